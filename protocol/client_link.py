@@ -1,0 +1,74 @@
+"""Client ↔ resident driver: questions from `distill run` and from ``Engine(endpoint)``.
+
+Same machine, same uid: contexts travel as paths, keys never travel.
+"""
+
+from distill.protocol.message import Count, Detail, Json, Message, Name, Seconds, Text, Welcome
+
+FRAME_LIMIT_BYTES = 64 << 20
+
+
+class ClientHello(Message):
+    """A client's first message."""
+
+    protocol: int
+    client: Name
+    pid: int
+
+
+class Ask(Message):
+    """One question. Paths are absolute; ``options`` are the run's, as `--help` names them."""
+
+    ask: Name
+    query: Text
+    context_paths: tuple[str, ...]
+    supervisor: str | None = None
+    options: dict[str, Json] = {}
+
+
+class Stop(Message):
+    """The client no longer wants this answer; its run is cancelled."""
+
+    ask: Name
+
+
+class Progress(Message):
+    """How far a run is."""
+
+    ask: Name
+    run: Name
+    turn: Count
+    turns: Count
+    calls_done: Count
+    calls_total: Count
+    tokens: Count
+    elapsed_s: Seconds
+    note: str = ""
+
+
+class Answer(Message):
+    """A run ended; ``result`` is its RunResult as a JSON object, ``summary`` for people."""
+
+    ask: Name
+    result: dict[str, Json]
+    summary: Text
+
+
+class Failed(Message):
+    """A question that could not be run; ``exit_code`` as the command line documents it."""
+
+    ask: Name
+    kind: Name
+    detail: Detail
+    exit_code: int
+
+
+FromClient = ClientHello | Ask | Stop
+ToClient = Welcome | Progress | Answer | Failed
+
+TRANSITIONS = {
+    "new": {ClientHello: "greeted"},
+    "greeted": {Welcome: "open"},
+    "open": {Ask: "open", Stop: "open", Progress: "open", Answer: "open", Failed: "open"},
+}
+"""State → message → next state, whoever sends it."""

@@ -1,0 +1,53 @@
+"""The base of every message, and the values that several links share."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+MIB = 1 << 20
+
+Text = Annotated[str, msgspec.Meta(max_length=64 * MIB)]
+"""Text of a size that a link's frame cap bounds anyway."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+"""An id or a name: short, never empty."""
+Detail = Annotated[str, msgspec.Meta(max_length=64 * 1024)]
+"""A sentence for a person, or a traceback."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Json = Any
+"""A JSON-like value: None, bool, int, float, str, list, dict with str keys."""
+
+Record = Literal["off", "ids", "ids+logprobs"]
+"""How much of a completion is logged beside its text."""
+
+
+class Message(
+    msgspec.Struct,
+    frozen=True,
+    tag_field="type",
+    tag=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
+    """A tagged map on the wire: ``{"type": "ClassName", field: value, …}``."""
+
+
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a message, not sent alone."""
+
+
+class Welcome(Message):
+    """The driver accepts a peer; nothing else is sent to it before this."""
+
+    protocol: int
+    heartbeat_s: Seconds
+
+
+class LogRecords(Message):
+    """Structured events of a process, on their way to the one writer."""
+
+    records: Annotated[tuple[dict[str, Json], ...], msgspec.Meta(max_length=1024)]
+
+
+class Shutdown(Message):
+    """The driver asks a peer to finish at once; the launcher kills it soon after."""

@@ -1,0 +1,233 @@
+"""Driver ↔ keeper: one keeper a run, one jail at a time behind it.
+
+In its Hello, before it has seen a single hostile byte, the keeper says how a jail is
+started on this machine (a JailPlan) or why none can be. The driver has the launcher
+start it; the jail's socket reaches the keeper straight from the launcher.
+"""
+
+from typing import Literal
+
+
+from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Variable
+from distill.protocol.message import (
+    Count,
+    Detail,
+    Json,
+    LogRecords,
+    Message,
+    Name,
+    Seconds,
+    Shutdown,
+    Text,
+    Value,
+    Welcome,
+)
+
+FRAME_LIMIT_BYTES = 80 << 20
+"""Above the jail's own cap: what the keeper passes on carries a few more fields."""
+
+
+class JailPlan(Value):
+    """How to start a jail: what to execute, with which descriptors.
+
+    ``argv`` finds its descriptors by these numbers: ``socket_fd`` one end of a fresh
+    socketpair, ``context_fd`` the sealed context, ``blobs`` sealed bytes (the seccomp
+    filter), ``status_fd`` where bubblewrap writes the interpreter's pid as JSON.
+    ``uid`` is what the launcher switches to first when it is root (None: stay).
+    """
+
+    tier: Literal["namespaces", "landlock", "none"]
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    socket_fd: int
+    context_fd: int
+    status_fd: int
+    blobs: dict[int, bytes]
+    uid: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class NoJail(Value):
+    """No safe jail can be built here: what was tried, what the kernel said, the remedy."""
+
+    tried: tuple[str, ...]
+    remedy: str
+
+
+class KeeperHello(Message):
+    """A keeper's first message."""
+
+    protocol: int
+    keeper: Name
+    epoch: Name
+    pid: int
+    plan: JailPlan | None = None
+    refusal: NoJail | None = None
+
+
+class OpenJail(Message):
+    """Make the jail of this id, whose socket the launcher passes, ready for cells."""
+
+    jail: Name
+    limits: Limits
+    namespace: dict[str, Json]
+    functions: tuple[Name, ...]
+    context_kind: Literal["text", "json", "none"]
+    context_bytes: Count
+
+
+class JailReady(Message):
+    """The jail said Ready; cells may run."""
+
+    jail: Name
+    python: Name
+    filtered: bool
+    start_s: Seconds
+    context_s: Seconds
+
+
+class JailLost(Message):
+    """The jail is gone or was killed. Its namespace is lost; the run goes on.
+
+    ``cause`` is the event, ``detail`` names the limit and the amount where one was hit.
+    ``stdout``/``stderr`` are what the open cell had printed, ``cell`` its number.
+    """
+
+    jail: Name
+    cause: Literal["exit", "signal", "deadline", "memory", "protocol", "output", "start"]
+    detail: Detail
+    status: int | None = None
+    cell: Count | None = None
+    stdout: Text = ""
+    stderr: Text = ""
+    elapsed_s: Seconds = 0.0
+    cpu_s: Seconds = 0.0
+
+
+class HostCall(Message):
+    """The open cell calls a host function."""
+
+    jail: Name
+    cell: Count
+    call: Count
+    function: Name
+    args: tuple[Json, ...]
+    kwargs: dict[str, Json]
+
+
+class FinalAnswer(Message):
+    """The open cell called FINAL with this value."""
+
+    jail: Name
+    cell: Count
+    call: Count
+    value: Json
+
+
+class CallReply(Message):
+    """The driver's answer to a HostCall or a FinalAnswer."""
+
+    jail: Name
+    call: Count
+    value: Json = None
+    error: CallError | None = None
+
+
+class CellDone(Message):
+    """A cell ended by itself, with its printed text in full up to ``output_bytes``."""
+
+    jail: Name
+    cell: Count
+    stdout: Text
+    stderr: Text
+    error: CellError | None = None
+    variables: tuple[Variable, ...] = ()
+    elapsed_s: Seconds = 0.0
+    cpu_s: Seconds = 0.0
+    dropped_bytes: Count = 0
+    interrupted: bool = False
+    """The soft deadline passed while it ran."""
+    live_threads: Count = 0
+
+
+class CloseJail(Message):
+    """Kill the jail; no message about it follows but JailLost with cause 'exit'."""
+
+    jail: Name
+
+
+FromKeeper = KeeperHello | JailReady | JailLost | HostCall | FinalAnswer | CellDone | LogRecords
+ToKeeper = Welcome | OpenJail | RunCell | CallReply | CloseJail | Shutdown
+
+TRANSITIONS = {
+    "new": {KeeperHello: "greeted"},
+    "greeted": {Welcome: "empty", Shutdown: "gone"},
+    "empty": {
+        OpenJail: "opening",
+        LogRecords: "empty",
+        CloseJail: "empty",
+        CallReply: "empty",
+        Shutdown: "gone",
+    },
+    "opening": {
+        JailReady: "idle",
+        JailLost: "empty",
+        LogRecords: "opening",
+        CloseJail: "opening",
+        CallReply: "opening",
+        Shutdown: "gone",
+    },
+    "idle": {
+        RunCell: "running",
+        JailLost: "empty",
+        LogRecords: "idle",
+        CloseJail: "idle",
+        CallReply: "idle",
+        Shutdown: "gone",
+    },
+    "running": {
+        HostCall: "running",
+        FinalAnswer: "running",
+        CallReply: "running",
+        CellDone: "idle",
+        JailLost: "empty",
+        LogRecords: "running",
+        CloseJail: "running",
+        Shutdown: "gone",
+    },
+    "gone": {},
+}
+"""State → message → next state, whoever sends it."""
+
+
+class SignalJail(Message):
+    """Keeper → launcher: interrupt or kill the jail of this id."""
+
+    jail: Name
+    signal: Literal["INT", "KILL"]
+
+
+class JailSocket(Message):
+    """Launcher → keeper, with the jail's socket attached (SCM_RIGHTS)."""
+
+    jail: Name
+    pid: int
+    """The interpreter's pid on the host: its CPU clock is read through it."""
+
+
+class JailExited(Message):
+    """Launcher → keeper: the jail's process was reaped; a negative status is a signal."""
+
+    jail: Name
+    status: int
+
+
+class JailRefused(Message):
+    """Launcher → keeper: the jail could not be started."""
+
+    jail: Name
+    detail: Detail
+
+
+KeeperToLauncher = SignalJail
+LauncherToKeeper = JailSocket | JailExited | JailRefused

@@ -1,0 +1,234 @@
+"""Driver ↔ worker server: requests in batches one way, results as they finish the other.
+
+A worker says Hello when it starts, heartbeats while it loads, and Ready once when it can
+serve. From then on its ``slots`` and ``token_budget`` are credit: the driver never has
+more in flight, so the queue stays with the driver and a dead worker returns only its
+window. A request is known by ``id`` and ``attempt``; the driver commits the first result
+of an id and drops the rest.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from distill.protocol.message import (
+    Count,
+    Detail,
+    Json,
+    LogRecords,
+    Message,
+    Name,
+    Record,
+    Seconds,
+    Shutdown,
+    Text,
+    Value,
+    Welcome,
+)
+
+FRAME_LIMIT_BYTES = 64 << 20
+BATCH_REQUESTS = 64
+"""Requests in one frame at most: 64 or 1 MiB gains 2-8x over one a frame (design §3)."""
+BATCH_BYTES = 1 << 20
+
+FailureKind = Literal["too_long", "bad_request", "engine", "cancelled"]
+
+
+class ChatMessage(Value):
+    """One message of a conversation."""
+
+    role: Name
+    content: Text
+
+
+class Sampling(Value, omit_defaults=True):
+    """How a completion is drawn; the defaults are greedy, so a run repeats itself.
+
+    ``max_tokens`` None means: as many as the window leaves. ``schema`` (a JSON schema),
+    ``choices`` and ``regex`` constrain the text; at most one of them may be set.
+    """
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    schema: dict[str, Json] | None = None
+    choices: tuple[str, ...] = ()
+    regex: str | None = None
+
+
+class Request(Value, omit_defaults=True):
+    """One prompt. Exactly one of ``messages``, ``prompt`` and ``prompt_token_ids`` is set.
+
+    ``messages`` go through the model's chat template, ``prompt`` is sent as it stands.
+    """
+
+    id: Name
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+    sampling: Sampling
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: Text | None = None
+    prompt_token_ids: tuple[Count, ...] | None = None
+    record: Record = "ids"
+
+
+class Result(Value, tag_field="type", tag=True, omit_defaults=True):
+    """One completion, with what makes it trainable.
+
+    ``prompt`` is the text as the model saw it, after the template. ``token_ids`` are the
+    sampled ids, never retokenised; ``logprobs`` has one value per sampled id.
+    """
+
+    id: Name
+    attempt: int
+    text: Text
+    finish_reason: Name
+    prompt: Text
+    prompt_tokens: Count
+    completion_tokens: Count
+    cached_tokens: Count = 0
+    prompt_token_ids: tuple[Count, ...] | None = None
+    token_ids: tuple[Count, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    queue_s: Seconds = 0.0
+    compute_s: Seconds = 0.0
+
+
+class Failure(Value, tag_field="type", tag=True, omit_defaults=True):
+    """A request that this worker can't serve; says by how much where that is known."""
+
+    id: Name
+    attempt: int
+    kind: FailureKind
+    detail: Detail
+    prompt_tokens: Count | None = None
+    window_tokens: Count | None = None
+
+
+class ModelCard(Value):
+    """Exactly which model answers: stamped on every line of ``worker.jsonl``.
+
+    Hashes are SHA-256 in hex. ``logprobs_mode`` is vLLM's: raw values are taken before
+    the sampling filters.
+    """
+
+    model: str
+    weights_hash: str
+    tokenizer_hash: str
+    template_hash: str
+    dtype: str
+    device: str
+    engine: str
+    engine_version: str
+    window_tokens: Count
+    logprobs_mode: str
+    adapter: str | None = None
+    weights_version: int = 0
+
+
+class WorkerHello(Message):
+    """A worker server's first message; ``epoch`` is fresh for every incarnation."""
+
+    protocol: int
+    worker: Name
+    epoch: Name
+    pid: int
+
+
+class WorkerReady(Message):
+    """The engine has generated a token: requests may come, up to this credit."""
+
+    card: ModelCard
+    slots: Annotated[int, msgspec.Meta(ge=1)]
+    token_budget: Annotated[int, msgspec.Meta(ge=1)]
+    load_s: Seconds
+
+
+class WorkerFailed(Message):
+    """The engine could not start or has died; the process exits after this."""
+
+    kind: Literal["model", "device", "memory", "engine"]
+    detail: Detail
+
+
+class Requests(Message):
+    """Up to BATCH_REQUESTS prompts."""
+
+    requests: Annotated[tuple[Request, ...], msgspec.Meta(max_length=BATCH_REQUESTS)]
+
+
+class Results(Message):
+    """Completions and failures, as they finish, in no particular order."""
+
+    results: tuple[Result | Failure, ...]
+
+
+class Cancel(Message):
+    """The answers to these requests are no longer wanted; unknown ids are ignored."""
+
+    ids: tuple[Name, ...]
+
+
+class Heartbeat(Message):
+    """The process is alive, and this is what the engine has done so far."""
+
+    state: Literal["loading", "ready", "draining"]
+    in_flight: Count
+    last_step_age_s: Seconds
+    prompt_tokens: Count
+    completion_tokens: Count
+
+
+class Drain(Message):
+    """Finish what is in flight, take nothing new, then say Goodbye."""
+
+
+class WorkerGoodbye(Message):
+    """Nothing is in flight any more; the process exits."""
+
+
+FromWorker = (
+    WorkerHello | WorkerReady | WorkerFailed | Results | Heartbeat | LogRecords | WorkerGoodbye
+)
+ToWorker = Welcome | Requests | Cancel | Drain | Shutdown
+
+TRANSITIONS = {
+    "new": {WorkerHello: "greeted"},
+    "greeted": {Welcome: "loading", Shutdown: "gone"},
+    "loading": {
+        Heartbeat: "loading",
+        LogRecords: "loading",
+        WorkerReady: "ready",
+        WorkerFailed: "gone",
+        Drain: "gone",
+        Shutdown: "gone",
+    },
+    "ready": {
+        Requests: "ready",
+        Results: "ready",
+        Cancel: "ready",
+        Heartbeat: "ready",
+        LogRecords: "ready",
+        Drain: "draining",
+        WorkerGoodbye: "gone",
+        WorkerFailed: "gone",
+        Shutdown: "gone",
+    },
+    "draining": {
+        Results: "draining",
+        Cancel: "draining",
+        Heartbeat: "draining",
+        LogRecords: "draining",
+        WorkerGoodbye: "gone",
+        WorkerFailed: "gone",
+        Shutdown: "gone",
+    },
+    "gone": {},
+}
+"""State → message → next state, whoever sends it."""
