@@ -1,0 +1,81 @@
+"""The public errors, each with the exit code that the command line ends with.
+
+::
+
+    DistillError                  6
+    ├── InputError                2   the question, the text or an argument can't be used
+    ├── MachineError              3   this machine can't do it: platform, memory, device
+    │   └── SandboxError          3   no safe jail can be built, or its process died for good
+    ├── ModelError                4   a model or its endpoint failed for good
+    │   ├── WorkerError           4   one worker call; ``kind`` says why
+    │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
+    └── BudgetError               5   a budget ended the run before there was an answer
+
+A failure inside the model's own code is none of these: it is data, shown to the model.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class DistillError(Exception):
+    """Something of distill's own failed; the message says what was wrong and what to do."""
+
+    exit_code = 6
+
+
+class InputError(DistillError):
+    """The question, the text or an argument can't be used."""
+
+    exit_code = 2
+
+
+class MachineError(DistillError):
+    """This machine can't do what was asked."""
+
+    exit_code = 3
+
+
+class SandboxError(MachineError):
+    """No safe jail can be built here, or the sandbox failed for good."""
+
+
+class ModelError(DistillError):
+    """A model, or the endpoint that serves it, failed for good."""
+
+    exit_code = 4
+
+
+class WorkerError(ModelError):
+    """One worker call failed for good.
+
+    ``kind`` is ``too_long``, ``bad_request``, ``engine``, ``lost``, ``poison``, ``cancelled``
+    or ``model``.
+    """
+
+    def __init__(self, detail: str, *, kind: str = "model") -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+class WorkerBatchError(ModelError):
+    """Some calls of a batch failed for good.
+
+    ``answers`` has one text per prompt, None where it failed; ``errors`` maps those
+    indices to their errors.
+    """
+
+    def __init__(
+        self, answers: Sequence[str | None], errors: Mapping[int, WorkerError], total: int
+    ) -> None:
+        first = min(errors)
+        super().__init__(
+            f"{len(errors)} of {total} worker calls failed; item {first}: {errors[first]}"
+        )
+        self.answers = list(answers)
+        self.errors = dict(errors)
+
+
+class BudgetError(DistillError):
+    """A budget ended the run before there was an answer."""
+
+    exit_code = 5

@@ -1,0 +1,148 @@
+"""The driver's end of the launcher: start children, hear of their deaths, survive its own.
+
+If the launcher dies, the driver kills the groups that it was told of and removes the run
+directory itself; children also die with the launcher (PDEATHSIG).
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from distill.protocol.codec import DRIVER_TO_LAUNCHER
+from distill.protocol.launcher_link import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    FromLauncher,
+    Kill,
+    Spawn,
+    SpawnJail,
+    Started,
+)
+
+KEY_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+CLOSE_S = 4.0
+
+OnEvent = Callable[[FromLauncher], None]
+
+
+def scrubbed_environment() -> dict[str, str]:
+    """This process's environment without anything that looks like a key."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not any(mark in name.upper() for mark in KEY_MARKS)
+    }
+
+
+class Children:
+    """The launcher process and what it started; lives on the driver's event loop.
+
+    ``on_event`` hears Started, NotStarted and Exited of every child; ``on_lost`` that the
+    launcher itself has died.
+    """
+
+    def __init__(
+        self, run_directory: Path, on_event: OnEvent, on_lost: Callable[[], None]
+    ) -> None:
+        self._run_directory = run_directory
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._groups: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue: list[bytes] = []
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pipe = ours
+        self._pipe.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "distill.supervisor.launcher"),
+                    *("--pipe-fd", str(theirs.fileno())),
+                    *("--driver-pid", str(os.getpid())),
+                    *("--run-directory", str(run_directory)),
+                ],
+                pass_fds=[theirs.fileno()],
+                env=scrubbed_environment(),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def launcher_pid(self) -> int:
+        """The launcher's pid."""
+        return self._process.pid
+
+    def listen(self) -> None:
+        """Start to hear the launcher; called on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pipe, self._read)
+
+    def send(self, message: Spawn | SpawnJail | Kill) -> None:
+        """Ask the launcher; called on the event loop. A dead launcher ignores it."""
+        self._queue.append(DRIVER_TO_LAUNCHER.encode(message))
+        self._write()
+
+    def _write(self) -> None:
+        """Send what is queued; a full socket is tried again when it has room."""
+        assert self._loop is not None
+        try:
+            while self._queue:
+                self._pipe.send(self._queue[0])
+                del self._queue[0]
+        except BlockingIOError:
+            self._loop.add_writer(self._pipe, self._write)
+            return
+        except OSError:
+            self._queue.clear()
+        self._loop.remove_writer(self._pipe)
+
+    def _read(self) -> None:
+        try:
+            packet = self._pipe.recv(PACKET_LIMIT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._lost()
+            return
+        message = DRIVER_TO_LAUNCHER.decode(packet, peer="launcher")
+        if isinstance(message, Started):
+            self._groups[message.child] = message.pid
+        elif isinstance(message, Exited):
+            self._groups.pop(message.child, None)
+        self._on_event(message)
+
+    def _lost(self) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(self._pipe)
+        self._clean_up()
+        self._on_lost()
+
+    def _clean_up(self) -> None:
+        for group in self._groups.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        self._groups.clear()
+        shutil.rmtree(self._run_directory, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the launcher, and so everything it started; called off the event loop."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.remove_reader, self._pipe)
+        with contextlib.suppress(OSError):
+            self._pipe.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._pipe.close()
+        self._clean_up()

@@ -1,0 +1,301 @@
+"""The launcher: a small single-threaded process that starts, reaps and cleans.
+
+::
+
+    driver ══ SEQPACKET pair ══► launcher ──► keepers, worker servers   (a process group each)
+                                    │    └──► jails                     (bubblewrap)
+                                    └══ SEQPACKET pair a keeper: jail sockets, signals
+
+The pair to the driver is its pulse. When it closes, or the driver's process ends, the
+launcher kills every group it started, removes the run directory and exits. It is a
+subreaper, so that what a killed worker server leaves behind (vLLM's EngineCore) becomes
+its child and is reaped too.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill.protocol.codec import LAUNCHER_TO_DRIVER, LAUNCHER_TO_KEEPER
+from distill.protocol.errors import RemoteProtocolError
+from distill.protocol.launcher_link import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    FromLauncher,
+    Kill,
+    NotStarted,
+    Spawn,
+    SpawnJail,
+    Started,
+)
+from distill.protocol.sandbox_link import (
+    JailExited,
+    JailRefused,
+    JailSocket,
+    LauncherToKeeper,
+    SignalJail,
+)
+from distill.supervisor import spawn
+
+PR_SET_CHILD_SUBREAPER = 36
+GROUP_DEATH_S = 10.0
+"""How long the members of a killed group may take to disappear (a GPU's driver is slow)."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that the launcher started; ``keeper`` is set for jails."""
+
+    name: str
+    pid: int
+    pidfd: int
+    keeper: str | None = None
+    control: socket.socket | None = None
+    status_fd: int = -1
+    jail_socket: socket.socket | None = None
+    inner_pidfd: int = -1
+    status_text: bytes = field(default=b"")
+
+
+class Launcher:
+    """The loop: one selector over the driver, the keepers, and every child's pidfd."""
+
+    def __init__(self, pipe: socket.socket, driver_pid: int) -> None:
+        self._pipe = pipe
+        self._children: dict[str, Child] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pipe, selectors.EVENT_READ, self._on_driver)
+        self._driver_fd = os.pidfd_open(driver_pid)
+        self._selector.register(self._driver_fd, selectors.EVENT_READ, self._on_driver_exit)
+        self._running = True
+
+    def serve(self) -> None:
+        """Work until the driver is gone, then kill everything that was started."""
+        while self._running:
+            for key, _ in self._selector.select():
+                handler: Callable[[], None] = key.data
+                handler()
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """SIGKILL every group and every descendant, and wait for them."""
+        for child in list(self._children.values()):
+            self._signal(child, signal.SIGKILL)
+        deadline = time.monotonic() + GROUP_DEATH_S
+        while time.monotonic() < deadline:
+            for pid in spawn.descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                    time.sleep(0.01)
+            except ChildProcessError:
+                return
+
+    # -- the driver's side
+
+    def _on_driver_exit(self) -> None:
+        self._running = False
+
+    def _on_driver(self) -> None:
+        try:
+            packet = self._pipe.recv(PACKET_LIMIT_BYTES)
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            self._running = False
+            return
+        message = LAUNCHER_TO_DRIVER.decode(packet, peer="driver")
+        try:
+            match message:
+                case Spawn():
+                    self._spawn(message)
+                case SpawnJail():
+                    self._spawn_jail(message)
+                case Kill():
+                    if child := self._children.get(message.child):
+                        self._signal(child, signal.SIGKILL)
+        except OSError as error:
+            self._refused(message, str(error))
+
+    def _refused(self, message: Spawn | SpawnJail | Kill, detail: str) -> None:
+        if isinstance(message, SpawnJail):
+            self._tell_keeper(message.keeper, JailRefused(message.jail, detail))
+            self._tell(NotStarted(message.jail, detail))
+        elif isinstance(message, Spawn):
+            self._tell(NotStarted(message.child, detail))
+
+    def _tell(self, message: FromLauncher) -> None:
+        # The driver may be gone; its pulse says so, not a failed send.
+        with contextlib.suppress(OSError):
+            self._pipe.send(LAUNCHER_TO_DRIVER.encode(message))
+
+    # -- starting
+
+    def _spawn(self, message: Spawn) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = spawn.child(
+                message.argv, message.env, message.output_path, theirs if message.control else None
+            )
+        child = self._watch(Child(message.child, pid, os.pidfd_open(pid)))
+        if message.control:
+            child.control = ours
+            self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_keeper(child))
+        else:
+            ours.close()
+        self._tell(Started(child.name, pid))
+
+    def _spawn_jail(self, message: SpawnJail) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = spawn.jail(message.plan, theirs, status_write, message.context_path)
+        except OSError:
+            ours.close()
+            os.close(status_read)
+            raise
+        finally:
+            theirs.close()
+            os.close(status_write)
+        child = Child(message.jail, pid, os.pidfd_open(pid), keeper=message.keeper)
+        child.jail_socket, child.status_fd = ours, status_read
+        self._watch(child)
+        self._selector.register(
+            status_read, selectors.EVENT_READ, lambda: self._on_jail_status(child)
+        )
+
+    def _watch(self, child: Child) -> Child:
+        self._children[child.name] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_exit(child))
+        return child
+
+    def _on_jail_status(self, child: Child) -> None:
+        """Bubblewrap names the interpreter's pid: hand the jail's socket to the keeper."""
+        chunk = os.read(child.status_fd, 4096)
+        child.status_text += chunk
+        pid = spawn.interpreter_pid(child.status_text)
+        if pid is None and chunk and len(child.status_text) < 4096:
+            return
+        self._selector.unregister(child.status_fd)
+        os.close(child.status_fd)
+        child.status_fd = -1
+        if pid is None or child.jail_socket is None or child.keeper is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.inner_pidfd = os.pidfd_open(pid)
+        self._tell_keeper(child.keeper, JailSocket(child.name, pid), child.jail_socket.fileno())
+        child.jail_socket.close()
+        child.jail_socket = None
+        self._tell(Started(child.name, child.pid))
+
+    # -- keepers
+
+    def _tell_keeper(self, name: str, message: LauncherToKeeper, *descriptors: int) -> None:
+        keeper = self._children.get(name)
+        if keeper is None or keeper.control is None:
+            return
+        with contextlib.suppress(OSError):
+            socket.send_fds(keeper.control, [LAUNCHER_TO_KEEPER.encode(message)], descriptors)
+
+    def _on_keeper(self, keeper: Child) -> None:
+        assert keeper.control is not None
+        try:
+            packet = keeper.control.recv(PACKET_LIMIT_BYTES)
+            message = LAUNCHER_TO_KEEPER.decode(packet, peer=keeper.name) if packet else None
+        except (OSError, RemoteProtocolError):
+            message = None
+        if message is None:
+            self._forget_control(keeper)
+            self._signal(keeper, signal.SIGKILL)
+        elif isinstance(message, SignalJail):
+            jail = self._children.get(message.jail)
+            if jail is not None and jail.keeper == keeper.name:
+                self._signal(jail, signal.SIGINT if message.signal == "INT" else signal.SIGKILL)
+
+    def _forget_control(self, keeper: Child) -> None:
+        if keeper.control is not None:
+            self._selector.unregister(keeper.control)
+            keeper.control.close()
+            keeper.control = None
+
+    # -- ending
+
+    def _signal(self, child: Child, number: signal.Signals) -> None:
+        """Signal a child's group, or the interpreter in a jail."""
+        with contextlib.suppress(ProcessLookupError):
+            if child.inner_pidfd >= 0:
+                signal.pidfd_send_signal(child.inner_pidfd, number)
+        if child.keeper is None or number == signal.SIGKILL:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+
+    def _on_exit(self, child: Child) -> None:
+        """Kill what is left of the group before its leader is reaped and its id is free."""
+        self._signal(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        group_size = spawn.reap_group(child.pid, GROUP_DEATH_S)
+        self._selector.unregister(child.pidfd)
+        for descriptor in (child.pidfd, child.inner_pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        if child.status_fd >= 0:
+            self._selector.unregister(child.status_fd)
+            os.close(child.status_fd)
+        del self._children[child.name]
+        self._forget_control(child)
+        if child.keeper is not None:
+            self._on_jail_exit(child, status)
+        else:
+            self._end_jails_of(child.name)
+        self._tell(Exited(child.name, status, group_size))
+
+    def _on_jail_exit(self, jail: Child, status: int) -> None:
+        assert jail.keeper is not None
+        if jail.jail_socket is not None:
+            jail.jail_socket.close()
+            detail = f"it ended with status {status} before it ran"
+            self._tell_keeper(jail.keeper, JailRefused(jail.name, detail))
+        else:
+            self._tell_keeper(jail.keeper, JailExited(jail.name, status))
+
+    def _end_jails_of(self, keeper: str) -> None:
+        for child in list(self._children.values()):
+            if child.keeper == keeper:
+                self._signal(child, signal.SIGKILL)
+
+
+def main() -> int:
+    """Serve the driver on the inherited pair until it is gone."""
+    parser = argparse.ArgumentParser(prog="distill-launcher")
+    parser.add_argument("--pipe-fd", type=int, required=True)
+    parser.add_argument("--driver-pid", type=int, required=True)
+    parser.add_argument("--run-directory", type=Path, required=True)
+    args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        return 1
+    os.umask(0o077)
+    spawn.reserve_low_descriptors(args.pipe_fd)
+    pipe = socket.socket(fileno=args.pipe_fd)
+    pipe.set_inheritable(False)
+    try:
+        Launcher(pipe, args.driver_pid).serve()
+    finally:
+        shutil.rmtree(args.run_directory, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
