@@ -21,27 +21,34 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ExecResult": "repl",
-    "LMResponse": "models",
-    "ModelHandler": "models",
-    "OpenAIHandler": "models",
-    "REPL": "repl",
-    "RunResult": "orchestrator",
-    "Usage": "models",
-    "VLLMHandler": "models",
-    "arun": "orchestrator",
-    "build_system_prompt": "prompts",
-    "run": "orchestrator",
-}
+__all__ = [
+    "REPL",
+    "ExecResult",
+    "LMResponse",
+    "ModelHandler",
+    "OpenAIHandler",
+    "RunResult",
+    "Usage",
+    "VLLMHandler",
+    "__version__",
+    "arun",
+    "build_system_prompt",
+    "run",
+]
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (the values are strings)
+_HOMES = {
+    "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
+    "orchestrator": ("RunResult", "arun", "run"),
+    "prompts": ("build_system_prompt",),
+    "repl": ("REPL", "ExecResult"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'distill' has no attribute {name!r}")
-    return getattr(import_module(f"distill.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"distill.{module}"), name)
+    raise AttributeError(f"module 'distill' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

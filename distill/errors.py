@@ -15,6 +15,7 @@ A failure inside the model's own code is none of these: it is data, shown to the
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class DistillError(Exception):
@@ -61,11 +62,15 @@ class WorkerBatchError(ModelError):
     """Some calls of a batch failed for good.
 
     ``answers`` has one text per prompt, None where it failed; ``errors`` maps those
-    indices to their errors.
+    indices to their errors; ``replies`` are the whole LMResponses where a handler raised it.
     """
 
     def __init__(
-        self, answers: Sequence[str | None], errors: Mapping[int, WorkerError], total: int
+        self,
+        answers: Sequence[Any],
+        errors: Mapping[int, WorkerError],
+        total: int,
+        replies: Sequence[Any] = (),
     ) -> None:
         first = min(errors)
         super().__init__(
@@ -73,6 +78,7 @@ class WorkerBatchError(ModelError):
         )
         self.answers = list(answers)
         self.errors = dict(errors)
+        self.replies = list(replies)
 
 
 class BudgetError(DistillError):

@@ -3,12 +3,22 @@
 Same machine, same uid: contexts travel as paths, keys never travel.
 """
 
-from distill.protocol.message import Count, Detail, Json, Message, Name, Seconds, Text, Welcome
+from distill.protocol.message import (
+    Count,
+    Detail,
+    Json,
+    Message,
+    Name,
+    Seconds,
+    Text,
+    Transitions,
+    Welcome,
+)
 
 FRAME_LIMIT_BYTES = 64 << 20
 
 
-class ClientHello(Message):
+class ClientHello(Message, frozen=True):
     """A client's first message."""
 
     protocol: int
@@ -16,7 +26,7 @@ class ClientHello(Message):
     pid: int
 
 
-class Ask(Message):
+class Ask(Message, frozen=True):
     """One question. Paths are absolute; ``options`` are the run's, as `--help` names them."""
 
     ask: Name
@@ -26,13 +36,13 @@ class Ask(Message):
     options: dict[str, Json] = {}
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """The client no longer wants this answer; its run is cancelled."""
 
     ask: Name
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """How far a run is."""
 
     ask: Name
@@ -46,7 +56,7 @@ class Progress(Message):
     note: str = ""
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """A run ended; ``result`` is its RunResult as a JSON object, ``summary`` for people."""
 
     ask: Name
@@ -54,7 +64,7 @@ class Answer(Message):
     summary: Text
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """A question that could not be run; ``exit_code`` as the command line documents it."""
 
     ask: Name
@@ -66,7 +76,7 @@ class Failed(Message):
 FromClient = ClientHello | Ask | Stop
 ToClient = Welcome | Progress | Answer | Failed
 
-TRANSITIONS = {
+TRANSITIONS: Transitions = {
     "new": {ClientHello: "greeted"},
     "greeted": {Welcome: "open"},
     "open": {Ask: "open", Stop: "open", Progress: "open", Answer: "open", Failed: "open"},

@@ -1,11 +1,7 @@
 """The legal conversations, enforced: one object a peer, fed every message both ways."""
 
-from collections.abc import Mapping
-
 from distill.protocol.errors import LocalProtocolError, RemoteProtocolError
-from distill.protocol.message import Message
-
-Transitions = Mapping[str, Mapping[type[Message], str]]
+from distill.protocol.message import Message, Transitions
 
 
 class Conversation:

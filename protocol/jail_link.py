@@ -10,7 +10,17 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from distill.protocol.message import Count, Detail, Json, Message, Name, Seconds, Text, Value
+from distill.protocol.message import (
+    Count,
+    Detail,
+    Json,
+    Message,
+    Name,
+    Seconds,
+    Text,
+    Transitions,
+    Value,
+)
 
 HEADER_BYTES = 4
 FRAME_LIMIT_BYTES = 64 << 20
@@ -19,7 +29,7 @@ BIG_INT_EXT = 1
 Stream = Literal["stdout", "stderr"]
 
 
-class Limits(Value):
+class Limits(Value, frozen=True):
     """What one jail may use. A cell's clock is max(CPU time, wall time without a host call).
 
     At ``cell_s`` the cell gets a KeyboardInterrupt; ``grace_s`` later the jail is killed.
@@ -40,7 +50,7 @@ class Limits(Value):
     call_bytes: Count = 32 << 20
 
 
-class Init(Message):
+class Init(Message, frozen=True):
     """Everything a fresh interpreter needs; it answers Ready before any cell runs.
 
     ``namespace`` are the names' values, ``functions`` the names that call the host.
@@ -55,14 +65,14 @@ class Init(Message):
     context_bytes: Count
 
 
-class RunCell(Message):
+class RunCell(Message, frozen=True):
     """Run this code as the cell of this number (the same message goes driver → keeper)."""
 
     cell: Count
     code: Text
 
 
-class Reply(Message):
+class Reply(Message, frozen=True):
     """The answer to a call. ``error`` set means: raise it inside."""
 
     call: Count
@@ -70,7 +80,7 @@ class Reply(Message):
     error: "CallError | None" = None
 
 
-class CallError(Value, omit_defaults=True):
+class CallError(Value, frozen=True, omit_defaults=True):
     """A host function's failure, raised in the cell as the exception class of this name.
 
     ``WorkerError`` is one failed item, ``WorkerBatchError`` carries the answers that did
@@ -83,7 +93,7 @@ class CallError(Value, omit_defaults=True):
     errors: dict[int, str] | None = None
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """The jail is closed behind the interpreter: limits set, second filter installed."""
 
     python: Name
@@ -91,7 +101,7 @@ class Ready(Message):
     context_s: Seconds
 
 
-class Call(Message):
+class Call(Message, frozen=True):
     """The cell calls a host function by name and waits for Reply."""
 
     call: Count
@@ -100,21 +110,21 @@ class Call(Message):
     kwargs: dict[str, Json]
 
 
-class Final(Message):
+class Final(Message, frozen=True):
     """The cell called FINAL; the host records the first one before it replies."""
 
     call: Count
     value: Json
 
 
-class Output(Message):
+class Output(Message, frozen=True):
     """Text that the cell printed, in order, as it is printed."""
 
     stream: Stream
     text: Text
 
 
-class Variable(Value):
+class Variable(Value, frozen=True):
     """A name in the namespace, with its type's name, a short repr and its length."""
 
     name: str
@@ -123,7 +133,7 @@ class Variable(Value):
     size: int | None = None
 
 
-class CellError(Value, omit_defaults=True):
+class CellError(Value, frozen=True, omit_defaults=True):
     """The exception that ended a cell: data, never an exception of ours."""
 
     name: str
@@ -132,7 +142,7 @@ class CellError(Value, omit_defaults=True):
     line: int | None = None
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """The cell ended by itself. ``dropped_bytes`` counts output over the limit."""
 
     cell: Count
@@ -146,7 +156,7 @@ class Done(Message):
 FromJail = Ready | Call | Final | Output | Done
 ToJail = Init | RunCell | Reply
 
-TRANSITIONS = {
+TRANSITIONS: Transitions = {
     "new": {Init: "starting"},
     "starting": {Ready: "idle"},
     "idle": {RunCell: "running", Output: "idle"},

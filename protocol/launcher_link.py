@@ -11,7 +11,7 @@ PACKET_LIMIT_BYTES = 160 << 10
 """A packet must fit the socket's send buffer (net.core.wmem_default is 208 KiB)."""
 
 
-class Spawn(Message):
+class Spawn(Message, frozen=True):
     """Start a child in its own process group; its output is appended to ``output_path``.
 
     ``{control_fd}`` in an argument becomes the number of the child's control socket:
@@ -25,7 +25,7 @@ class Spawn(Message):
     control: bool = False
 
 
-class SpawnJail(Message):
+class SpawnJail(Message, frozen=True):
     """Start a jail by this plan and pass its socket to this keeper."""
 
     jail: Name
@@ -35,27 +35,27 @@ class SpawnJail(Message):
     """The file that holds the context; empty: none."""
 
 
-class Kill(Message):
+class Kill(Message, frozen=True):
     """Kill the process group of a child or of a jail; unknown names are ignored."""
 
     child: Name
 
 
-class Started(Message):
+class Started(Message, frozen=True):
     """A child or jail runs."""
 
     child: Name
     pid: int
 
 
-class NotStarted(Message):
+class NotStarted(Message, frozen=True):
     """A child or jail could not be started."""
 
     child: Name
     detail: Detail
 
 
-class Exited(Message):
+class Exited(Message, frozen=True):
     """A child or jail ended, and its whole group is dead; a negative status is a signal."""
 
     child: Name

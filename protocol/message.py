@@ -1,5 +1,6 @@
 """The base of every message, and the values that several links share."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -36,18 +37,22 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a message, not sent alone."""
 
 
-class Welcome(Message):
+Transitions = Mapping[str, Mapping[type[Message], str]]
+"""A legal conversation: state → message → next state, whoever sends it."""
+
+
+class Welcome(Message, frozen=True):
     """The driver accepts a peer; nothing else is sent to it before this."""
 
     protocol: int
     heartbeat_s: Seconds
 
 
-class LogRecords(Message):
+class LogRecords(Message, frozen=True):
     """Structured events of a process, on their way to the one writer."""
 
     records: Annotated[tuple[dict[str, Json], ...], msgspec.Meta(max_length=1024)]
 
 
-class Shutdown(Message):
+class Shutdown(Message, frozen=True):
     """The driver asks a peer to finish at once; the launcher kills it soon after."""

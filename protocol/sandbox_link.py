@@ -7,7 +7,6 @@ start it; the jail's socket reaches the keeper straight from the launcher.
 
 from typing import Literal
 
-
 from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Variable
 from distill.protocol.message import (
     Count,
@@ -19,6 +18,7 @@ from distill.protocol.message import (
     Seconds,
     Shutdown,
     Text,
+    Transitions,
     Value,
     Welcome,
 )
@@ -27,7 +27,7 @@ FRAME_LIMIT_BYTES = 80 << 20
 """Above the jail's own cap: what the keeper passes on carries a few more fields."""
 
 
-class JailPlan(Value):
+class JailPlan(Value, frozen=True):
     """How to start a jail: what to execute, with which descriptors.
 
     ``argv`` finds its descriptors by these numbers: ``socket_fd`` one end of a fresh
@@ -47,14 +47,14 @@ class JailPlan(Value):
     notes: tuple[str, ...] = ()
 
 
-class NoJail(Value):
+class NoJail(Value, frozen=True):
     """No safe jail can be built here: what was tried, what the kernel said, the remedy."""
 
     tried: tuple[str, ...]
     remedy: str
 
 
-class KeeperHello(Message):
+class KeeperHello(Message, frozen=True):
     """A keeper's first message."""
 
     protocol: int
@@ -65,7 +65,7 @@ class KeeperHello(Message):
     refusal: NoJail | None = None
 
 
-class OpenJail(Message):
+class OpenJail(Message, frozen=True):
     """Make the jail of this id, whose socket the launcher passes, ready for cells."""
 
     jail: Name
@@ -76,7 +76,7 @@ class OpenJail(Message):
     context_bytes: Count
 
 
-class JailReady(Message):
+class JailReady(Message, frozen=True):
     """The jail said Ready; cells may run."""
 
     jail: Name
@@ -86,7 +86,7 @@ class JailReady(Message):
     context_s: Seconds
 
 
-class JailLost(Message):
+class JailLost(Message, frozen=True):
     """The jail is gone or was killed. Its namespace is lost; the run goes on.
 
     ``cause`` is the event, ``detail`` names the limit and the amount where one was hit.
@@ -104,7 +104,7 @@ class JailLost(Message):
     cpu_s: Seconds = 0.0
 
 
-class HostCall(Message):
+class HostCall(Message, frozen=True):
     """The open cell calls a host function."""
 
     jail: Name
@@ -115,7 +115,7 @@ class HostCall(Message):
     kwargs: dict[str, Json]
 
 
-class FinalAnswer(Message):
+class FinalAnswer(Message, frozen=True):
     """The open cell called FINAL with this value."""
 
     jail: Name
@@ -124,7 +124,7 @@ class FinalAnswer(Message):
     value: Json
 
 
-class CallReply(Message):
+class CallReply(Message, frozen=True):
     """The driver's answer to a HostCall or a FinalAnswer."""
 
     jail: Name
@@ -133,7 +133,7 @@ class CallReply(Message):
     error: CallError | None = None
 
 
-class CellDone(Message):
+class CellDone(Message, frozen=True):
     """A cell ended by itself, with its printed text in full up to ``output_bytes``."""
 
     jail: Name
@@ -150,7 +150,7 @@ class CellDone(Message):
     live_threads: Count = 0
 
 
-class CloseJail(Message):
+class CloseJail(Message, frozen=True):
     """Kill the jail; no message about it follows but JailLost with cause 'exit'."""
 
     jail: Name
@@ -159,7 +159,7 @@ class CloseJail(Message):
 FromKeeper = KeeperHello | JailReady | JailLost | HostCall | FinalAnswer | CellDone | LogRecords
 ToKeeper = Welcome | OpenJail | RunCell | CallReply | CloseJail | Shutdown
 
-TRANSITIONS = {
+TRANSITIONS: Transitions = {
     "new": {KeeperHello: "greeted"},
     "greeted": {Welcome: "empty", Shutdown: "gone"},
     "empty": {
@@ -200,14 +200,14 @@ TRANSITIONS = {
 """State → message → next state, whoever sends it."""
 
 
-class SignalJail(Message):
+class SignalJail(Message, frozen=True):
     """Keeper → launcher: interrupt or kill the jail of this id."""
 
     jail: Name
     signal: Literal["INT", "KILL"]
 
 
-class JailSocket(Message):
+class JailSocket(Message, frozen=True):
     """Launcher → keeper, with the jail's socket attached (SCM_RIGHTS)."""
 
     jail: Name
@@ -215,14 +215,14 @@ class JailSocket(Message):
     """The interpreter's pid on the host: its CPU clock is read through it."""
 
 
-class JailExited(Message):
+class JailExited(Message, frozen=True):
     """Launcher → keeper: the jail's process was reaped; a negative status is a signal."""
 
     jail: Name
     status: int
 
 
-class JailRefused(Message):
+class JailRefused(Message, frozen=True):
     """Launcher → keeper: the jail could not be started."""
 
     jail: Name

@@ -22,6 +22,7 @@ from distill.protocol.message import (
     Seconds,
     Shutdown,
     Text,
+    Transitions,
     Value,
     Welcome,
 )
@@ -34,14 +35,14 @@ BATCH_BYTES = 1 << 20
 FailureKind = Literal["too_long", "bad_request", "engine", "cancelled"]
 
 
-class ChatMessage(Value):
+class ChatMessage(Value, frozen=True):
     """One message of a conversation."""
 
     role: Name
     content: Text
 
 
-class Sampling(Value, omit_defaults=True):
+class Sampling(Value, frozen=True, omit_defaults=True):
     """How a completion is drawn; the defaults are greedy, so a run repeats itself.
 
     ``max_tokens`` None means: as many as the window leaves. ``schema`` (a JSON schema),
@@ -63,7 +64,7 @@ class Sampling(Value, omit_defaults=True):
     regex: str | None = None
 
 
-class Request(Value, omit_defaults=True):
+class Request(Value, frozen=True, omit_defaults=True):
     """One prompt. Exactly one of ``messages``, ``prompt`` and ``prompt_token_ids`` is set.
 
     ``messages`` go through the model's chat template, ``prompt`` is sent as it stands.
@@ -78,7 +79,7 @@ class Request(Value, omit_defaults=True):
     record: Record = "ids"
 
 
-class Result(Value, tag_field="type", tag=True, omit_defaults=True):
+class Result(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True):
     """One completion, with what makes it trainable.
 
     ``prompt`` is the text as the model saw it, after the template. ``token_ids`` are the
@@ -100,7 +101,7 @@ class Result(Value, tag_field="type", tag=True, omit_defaults=True):
     compute_s: Seconds = 0.0
 
 
-class Failure(Value, tag_field="type", tag=True, omit_defaults=True):
+class Failure(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True):
     """A request that this worker can't serve; says by how much where that is known."""
 
     id: Name
@@ -111,7 +112,7 @@ class Failure(Value, tag_field="type", tag=True, omit_defaults=True):
     window_tokens: Count | None = None
 
 
-class ModelCard(Value):
+class ModelCard(Value, frozen=True):
     """Exactly which model answers: stamped on every line of ``worker.jsonl``.
 
     Hashes are SHA-256 in hex. ``logprobs_mode`` is vLLM's: raw values are taken before
@@ -132,7 +133,7 @@ class ModelCard(Value):
     weights_version: int = 0
 
 
-class WorkerHello(Message):
+class WorkerHello(Message, frozen=True):
     """A worker server's first message; ``epoch`` is fresh for every incarnation."""
 
     protocol: int
@@ -141,7 +142,7 @@ class WorkerHello(Message):
     pid: int
 
 
-class WorkerReady(Message):
+class WorkerReady(Message, frozen=True):
     """The engine has generated a token: requests may come, up to this credit."""
 
     card: ModelCard
@@ -150,32 +151,32 @@ class WorkerReady(Message):
     load_s: Seconds
 
 
-class WorkerFailed(Message):
+class WorkerFailed(Message, frozen=True):
     """The engine could not start or has died; the process exits after this."""
 
     kind: Literal["model", "device", "memory", "engine"]
     detail: Detail
 
 
-class Requests(Message):
+class Requests(Message, frozen=True):
     """Up to BATCH_REQUESTS prompts."""
 
     requests: Annotated[tuple[Request, ...], msgspec.Meta(max_length=BATCH_REQUESTS)]
 
 
-class Results(Message):
+class Results(Message, frozen=True):
     """Completions and failures, as they finish, in no particular order."""
 
     results: tuple[Result | Failure, ...]
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """The answers to these requests are no longer wanted; unknown ids are ignored."""
 
     ids: tuple[Name, ...]
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """The process is alive, and this is what the engine has done so far."""
 
     state: Literal["loading", "ready", "draining"]
@@ -185,11 +186,11 @@ class Heartbeat(Message):
     completion_tokens: Count
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Finish what is in flight, take nothing new, then say Goodbye."""
 
 
-class WorkerGoodbye(Message):
+class WorkerGoodbye(Message, frozen=True):
     """Nothing is in flight any more; the process exits."""
 
 
@@ -198,7 +199,7 @@ FromWorker = (
 )
 ToWorker = Welcome | Requests | Cancel | Drain | Shutdown
 
-TRANSITIONS = {
+TRANSITIONS: Transitions = {
     "new": {WorkerHello: "greeted"},
     "greeted": {Welcome: "loading", Shutdown: "gone"},
     "loading": {

@@ -48,9 +48,7 @@ class Children:
     launcher itself has died.
     """
 
-    def __init__(
-        self, run_directory: Path, on_event: OnEvent, on_lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, run_directory: Path, on_event: OnEvent, on_lost: Callable[[], None]) -> None:
         self._run_directory = run_directory
         self._on_event = on_event
         self._on_lost = on_lost

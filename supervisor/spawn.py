@@ -58,7 +58,9 @@ def jail(plan: JailPlan, end: socket.socket, status_fd: int, context_path: str) 
     sealed memory files, so that nothing inside can change them.
     """
     wanted = {plan.socket_fd: end.fileno(), plan.status_fd: status_fd}
-    owned = {number: _sealed(f"blob-{number}", iter((data,))) for number, data in plan.blobs.items()}
+    owned = {
+        number: _sealed(f"blob-{number}", iter((data,))) for number, data in plan.blobs.items()
+    }
     owned[plan.context_fd] = _sealed("context", _chunks(context_path))
     wanted.update(owned)
     if not set(wanted) <= set(LOW_DESCRIPTORS):

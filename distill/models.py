@@ -1,0 +1,323 @@
+"""Models, as supervisors and as workers: one interface for an API and for a local engine.
+
+Handlers are synchronous; distill calls them in a bounded pool of threads, so one handler
+may be asked from several threads at once. The only module that imports ``openai``.
+"""
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
+
+if TYPE_CHECKING:
+    import openai
+
+    from distill.worker_server.offline import OfflineEngine
+
+Messages = Sequence[Mapping[str, str]]
+"""A conversation: ``{"role": "system" | "user" | "assistant", "content": text}`` each."""
+
+REQUEST_TIMEOUT_S = 600.0
+RETRIES = 4
+"""Tries after the first, with the client's exponential backoff; Retry-After is obeyed."""
+CONCURRENT_REQUESTS = 16
+"""Requests of one batch that an OpenAIHandler has open at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more replies. ``cached_input_tokens`` are part of ``input_tokens``."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LMResponse:
+    """One reply: its text, what it cost, which model gave it, and how long it took (s)."""
+
+    text: str
+    usage: Usage
+    model: str
+    elapsed: float
+    finish_reason: str = "stop"
+
+
+class ModelHandler(ABC):
+    """A model that can be the supervisor or the worker. A subclass need not call ``__init__``.
+
+    ``model`` names it in the logs; ``window_tokens`` is its context window where known.
+    """
+
+    model: str = ""
+    window_tokens: int | None = None
+
+    @abstractmethod
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        """Reply to one conversation; ``kw`` are sampling parameters. Raises ModelError."""
+
+    @abstractmethod
+    def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
+        """Reply to several, in their order.
+
+        Raises WorkerBatchError, with the replies that did come, when some failed.
+        """
+
+    def close(self) -> None:  # noqa: B027  (most handlers hold nothing)
+        """Let go of what the handler holds; it may be called twice."""
+
+
+def _all_or_error(
+    replies: list[LMResponse | None], errors: dict[int, WorkerError]
+) -> list[LMResponse]:
+    """The replies; raises WorkerBatchError, with those there are, if some failed."""
+    if errors:
+        texts = [reply.text if reply else None for reply in replies]
+        raise WorkerBatchError(texts, errors, len(replies), replies)
+    return [reply for reply in replies if reply is not None]
+
+
+def model_name(handler: ModelHandler) -> str:
+    """How a handler is named in the logs."""
+    return handler.model or type(handler).__name__
+
+
+class OpenAIHandler(ModelHandler):
+    """A model behind an OpenAI-compatible HTTP endpoint.
+
+    The key is ``api_key``, or OPENAI_API_KEY; a ``base_url`` that is not OpenAI's needs none.
+    Further keywords are sampling parameters of every request. Raises InputError without a key.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        **sampling: Any,
+    ) -> None:
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
+        api_key = api_key or os.environ.get("OPENAI_API_KEY")
+        if not api_key and not base_url:
+            raise InputError(
+                f"no key for {model}: set OPENAI_API_KEY, or name your own endpoint with "
+                "--base-url, or use a supervisor that needs no key (--supervisor recipe:find)"
+            )
+        self.model = model
+        self._sampling = sampling
+        self._where = base_url or "the OpenAI API"
+        self._settings: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": api_key or "none",
+            "timeout": timeout_s,
+            "max_retries": RETRIES,
+        }
+        self._opened: openai.OpenAI | None = None
+        self._lock = threading.Lock()
+
+    def _client(self) -> "openai.OpenAI":
+        """The client; importing it costs 0.8 s, so it waits for the first request."""
+        with self._lock:
+            if self._opened is None:
+                import openai
+
+                self._opened = openai.OpenAI(**self._settings)
+            return self._opened
+
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        """Ask once, with the client's retries. Raises ModelError that says what to do."""
+        import openai
+
+        started_s = time.monotonic()
+        request: Any = {"model": self.model, "messages": list(messages)}
+        request.update(_to_openai({**self._sampling, **kw}))
+        try:
+            reply = self._client().chat.completions.create(**request)
+            return self._response(reply, time.monotonic() - started_s)
+        except openai.APIError as error:
+            raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{self.model} at {self._where} answered with something that is no chat "
+                f"completion: {error}"
+            ) from error
+
+    def _response(self, reply: Any, elapsed_s: float) -> LMResponse:
+        choices = getattr(reply, "choices", None)
+        if not choices:
+            raise ValueError("it has no choices")
+        text = choices[0].message.content
+        usage = reply.usage
+        cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)
+        thought = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0)
+        counts = Usage(
+            getattr(usage, "prompt_tokens", 0) or 0,
+            getattr(usage, "completion_tokens", 0) or 0,
+            cached or 0,
+            0,
+            thought or 0,
+        )
+        finish = choices[0].finish_reason or "stop"
+        return LMResponse(text or "", counts, reply.model or self.model, elapsed_s, finish)
+
+    def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
+        """Ask several at once, CONCURRENT_REQUESTS open at most."""
+        replies: list[LMResponse | None] = [None] * len(message_batches)
+        errors: dict[int, WorkerError] = {}
+
+        def ask(index: int) -> None:
+            try:
+                replies[index] = self.chat(message_batches[index], **kw)
+            except ModelError as error:
+                errors[index] = WorkerError(str(error))
+
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+            list(pool.map(ask, range(len(message_batches))))
+        return _all_or_error(replies, errors)
+
+    def check(self) -> None:
+        """Ask the endpoint which models it serves. Raises ModelError if it can't be reached."""
+        import openai
+
+        try:
+            served = [model.id for model in self._client().with_options(timeout=10.0).models.list()]
+        except openai.NotFoundError:
+            return  # an endpoint without the list of models is fine
+        except openai.APIError as error:
+            raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"{self._where} is no OpenAI-compatible endpoint: {error}") from error
+        if served and self.model not in served:
+            raise ModelError(
+                f"{self._where} does not serve {self.model!r}; it serves {', '.join(served[:8])}"
+            )
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+
+def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """distill's sampling names as the API's: ``schema`` becomes a response format."""
+    request = {key: value for key, value in sampling.items() if value is not None}
+    schema = request.pop("schema", None)
+    if schema is not None:
+        request["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        }
+    extra: dict[str, Any] = {
+        key: request.pop(key)
+        for key in ("top_k", "min_p", "repetition_penalty", "guided_choice", "guided_regex")
+        if key in request
+    }
+    if choices := request.pop("choices", None):
+        extra["structured_outputs"] = {"choice": list(choices)}
+    if regex := request.pop("regex", None):
+        extra["structured_outputs"] = {"regex": regex}
+    if extra:
+        request["extra_body"] = extra
+    return request
+
+
+def _explain(error: "openai.APIError") -> str:
+    """What went wrong at an endpoint, and what to do about it."""
+    import openai
+
+    status = getattr(error, "status_code", None)
+    if isinstance(error, openai.APITimeoutError):
+        return "no answer in time; raise the timeout, or check the endpoint's load"
+    if isinstance(error, openai.APIConnectionError):
+        return f"can't be reached ({error.__cause__ or error}); check --base-url and that it runs"
+    if status == 401:
+        return "the key was refused; check OPENAI_API_KEY"
+    if status == 404:
+        return f"it knows no such model or path: {error.message}"
+    if status == 429:
+        return f"rate or quota limit after {RETRIES} retries: {error.message}"
+    return f"error {status}: {error.message}" if status else str(error)
+
+
+class VLLMHandler(ModelHandler):
+    """A model on vLLM inside this process, with no server; as supervisor or as worker.
+
+    ``model_path`` is a folder to load instead of the id ``model``. Keywords that begin with
+    ``engine_`` go to the engine without the prefix, the rest are sampling parameters. The
+    engine starts with the first request. Raises ModelError if it can't.
+    """
+
+    def __init__(self, model: str, model_path: str | Path | None = None, **kw: Any) -> None:
+        self.model = model
+        self._source = str(model_path or model)
+        prefix = "engine_"
+        self._engine_options = {
+            key.removeprefix(prefix): value for key, value in kw.items() if key.startswith(prefix)
+        }
+        self._sampling = {key: value for key, value in kw.items() if not key.startswith(prefix)}
+        self._opened: OfflineEngine | None = None
+        self._lock = threading.Lock()
+
+    def _engine(self) -> "OfflineEngine":
+        with self._lock:
+            if self._opened is None:
+                from distill.worker_server.offline import OfflineEngine
+
+                self._opened = OfflineEngine(self._source, **self._engine_options)
+                self.window_tokens = self._opened.window_tokens
+            return self._opened
+
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        """Reply to one conversation."""
+        try:
+            return self.chat_batch([messages], **kw)[0]
+        except WorkerBatchError as error:
+            raise error.errors[0] from error
+
+    def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
+        """Reply to several in one continuous batch."""
+        started_s = time.monotonic()
+        results = self._engine().chat(message_batches, {**self._sampling, **kw})
+        elapsed_s = time.monotonic() - started_s
+        replies: list[LMResponse | None] = []
+        errors: dict[int, WorkerError] = {}
+        for index, result in enumerate(results):
+            if isinstance(result, Exception):
+                replies.append(None)
+                errors[index] = WorkerError(str(result), kind=getattr(result, "kind", "engine"))
+            else:
+                usage = Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
+                replies.append(
+                    LMResponse(result.text, usage, self.model, elapsed_s, result.finish_reason)
+                )
+        return _all_or_error(replies, errors)
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None

@@ -1,0 +1,355 @@
+"""``run``: one question about one text, from the first message to the answer and its trace."""
+
+import asyncio
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distill
+from distill.errors import DistillError, InputError
+from distill.models import ModelHandler, Usage, model_name
+from distill.prompts import build_system_prompt
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol.jail_link import Limits
+from distill.protocol.message import Record
+from distill.repl import REPL, describe
+from distill.supervisor import background, driver
+from distill.supervisor.calls import Backend, HandlerBackend, WorkerCalls
+from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.evidence import Evidence, gather
+from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.run_log import RunLog
+from distill.supervisor.sandboxes import HostCallRecord
+from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
+from distill.traces import records as R
+
+SEED_NAMES = ("context", "query", "worker", "worker_batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: turns, worker calls, tokens of both models, seconds."""
+
+    run: str
+    turn: int
+    turns: int
+    calls_done: int
+    calls_total: int
+    tokens: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
+
+    ``elapsed`` is in seconds. The trace is in ``log_dir`` under ``run_id``.
+    """
+
+    answer: Any
+    iterations: int
+    supervisor_usage: Usage
+    worker_usage: Usage
+    elapsed: float
+    status: Status
+    run_id: str
+    log_dir: Path
+    worker_calls: int
+    worker_failures: int
+    evidence: Evidence
+
+
+def default_log_dir() -> Path:
+    """Where runs are logged if nobody says: a fresh folder under the user's state folder."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    return Path(state).expanduser() / "distill" / name
+
+
+async def _answer(
+    query: str,
+    context: str | list[Any] | dict[str, Any],
+    supervisor: ModelHandler,
+    worker: ModelHandler | Backend,
+    *,
+    max_iterations: int = 15,
+    log_dir: str | Path | None = None,
+    output_limit: int = 2000,
+    worker_ctx_k: int | None = None,
+    label: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    repl_class: type[REPL] = REPL,
+    messages: Sequence[dict[str, str]] | None = None,
+    record: Record = "ids",
+    worker_options: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    sources: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
+
+    ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
+    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL;
+    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how
+    much of each completion is logged; ``sources`` are the context's files, for the log;
+    ``on_progress`` is called from the background loop and must not block.
+
+    Raises InputError, SandboxError, ModelError; whatever it raises, the trace is complete.
+    """
+    _check(query, context, max_iterations, output_limit)
+    host = driver.shared()
+    backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
+    journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
+    try:
+        run = _Run(host, RunLog(journal, _run_id()), query, context, supervisor, backend)
+        run.on_progress, run.max_iterations = on_progress, max_iterations
+        await run.prepare(
+            repl_class, output_limit, primitives, limits, sources, worker_options, record
+        )
+        if worker_ctx_k is None and backend.window_tokens is not None:
+            worker_ctx_k = max(1, backend.window_tokens // 1000)
+        opening = (
+            messages
+            if messages is not None
+            else build_system_prompt(
+                context,
+                query,
+                worker_ctx_k=worker_ctx_k,
+                output_limit=output_limit,
+                primitives=run.primitive_lines(),
+            )
+        )
+        run.log_start(
+            label,
+            {
+                "max_iterations": max_iterations,
+                "output_limit": output_limit,
+                "worker_ctx_k": worker_ctx_k,
+                "record": record,
+                "worker_options": dict(worker_options or {}),
+                "prompt": "given" if messages is not None else "built",
+            },
+        )
+        return await run.work(opening)
+    finally:
+        host.release_journal(journal)
+
+
+run = background.waiting(_answer)
+run.__name__ = run.__qualname__ = "run"
+arun = background.arriving(_answer)
+arun.__name__ = arun.__qualname__ = "arun"
+
+
+class _Run:
+    """One run while it lasts: its REPL, its worker calls, its log."""
+
+    def __init__(
+        self,
+        host: Driver,
+        log: RunLog,
+        query: str,
+        context: Any,
+        supervisor: ModelHandler,
+        backend: Backend,
+    ) -> None:
+        self._host = host
+        self._log = log
+        self._query = query
+        self._context = context
+        self._supervisor = supervisor
+        self._backend = backend
+        self._started_s = time.monotonic()
+        self._loop: TurnLoop | None = None
+        self.max_iterations = 0
+        self.on_progress: Callable[[Progress], None] | None = None
+
+    async def prepare(
+        self,
+        repl_class: type[REPL],
+        output_limit: int,
+        primitives: Mapping[str, Callable[..., Any]] | None,
+        limits: Limits | None,
+        sources: Sequence[str],
+        worker_options: Mapping[str, Any] | None,
+        record: Record,
+    ) -> None:
+        """Store the context, index it, and make the REPL (its jail starts in ``work``)."""
+        store = self._log.journal.store_context
+        self._ref, path = await in_thread(self._host, store, self._context, sources)
+        index = await in_thread(self._host, SpanIndex, self._context)
+        self._calls = WorkerCalls(
+            self._host,
+            self._backend,
+            self._log,
+            index,
+            context_sha256=self._ref.sha256,
+            record=record,
+            defaults=worker_options,
+            on_progress=self._tell,
+        )
+        repl = repl_class(
+            self._context,
+            self._query,
+            self._calls.worker,
+            self._calls.worker_batch,
+            output_limit,
+            primitives,
+        )
+        self._repl = repl
+        if repl._namespace.get("context") is self._context:
+            repl.context_path = path
+        if self._backend.window_tokens is not None:
+            repl._namespace.setdefault("worker_window_tokens", self._backend.window_tokens)
+        repl.limits = limits or repl.limits
+        repl.on_final = lambda cell, value: self._log.write(R.Final, cell=cell, value=value)
+        repl.on_call = self._log_primitive
+
+    def primitive_lines(self) -> dict[str, str]:
+        """The functions that the prompt must name beside the given ones."""
+        return {
+            name: describe(name, function)
+            for name, function in self._repl.functions.items()
+            if name not in SEED_NAMES
+        }
+
+    def log_start(self, label: str | None, options: dict[str, Any]) -> None:
+        """Write run_start: from here on there is a run, and it will have an end."""
+        self._log.start(
+            query=self._query,
+            context=self._ref,
+            supervisor=model_name(self._supervisor),
+            worker=self._backend.name,
+            options=options,
+            label=label,
+            versions={
+                "distill": distill.__version__,
+                "protocol": str(PROTOCOL_VERSION),
+                "schema": str(R.SCHEMA_VERSION),
+                "python": platform.python_version(),
+            },
+        )
+
+    async def work(self, messages: Sequence[dict[str, str]]) -> RunResult:
+        """Start the jail, run the turns, and write the end, however they end."""
+        self._loop = TurnLoop(
+            self._host,
+            self._supervisor,
+            self._repl,
+            self._log,
+            max_iterations=self.max_iterations,
+            on_progress=self._tell,
+        )
+        status: Any = "failed"
+        error: str | None = None
+        try:
+            await in_thread(self._host, self._repl.start)
+            self._log_processes()
+            turns = await self._loop.run(messages)
+            status = turns.status
+            return self._result(turns)
+        except DistillError as failure:
+            error = str(failure)
+            raise
+        except BaseException as failure:
+            cancelled = isinstance(failure, asyncio.CancelledError)
+            status, error = "cancelled" if cancelled else "failed", repr(failure)
+            raise
+        finally:
+            self._calls.cancel()
+            self._log_end(status, error)
+            await in_thread(self._host, self._repl.close)
+
+    def _result(self, turns: Turns) -> RunResult:
+        calls = self._calls
+        return RunResult(
+            answer=turns.answer,
+            iterations=turns.iterations,
+            supervisor_usage=turns.usage,
+            worker_usage=calls.tally.usage,
+            elapsed=time.monotonic() - self._started_s,
+            status=turns.status,
+            run_id=self._log.run,
+            log_dir=self._log.journal.folder,
+            worker_calls=calls.tally.done,
+            worker_failures=calls.tally.failed,
+            evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
+        )
+
+    def _log_processes(self) -> None:
+        named: list[tuple[R.Producer, dict[str, Any]]] = [
+            (self._host.producer, {}),
+            (self._host.launcher, {}),
+        ]
+        if (sandbox := self._repl.sandbox) is not None and sandbox.plan is not None:
+            named.append((sandbox.producer, {"tier": sandbox.plan.tier}))
+        named += [(producer, {}) for producer in self._backend.producers()]
+        self._log.processes(named)
+
+    def _log_primitive(self, call: HostCallRecord) -> None:
+        if call.function in ("worker", "worker_batch"):
+            return
+        self._log.write(
+            R.Primitive,
+            cell=call.cell,
+            call=call.call,
+            function=call.function,
+            args=list(call.args),
+            kwargs=call.kwargs,
+            elapsed_s=call.elapsed_s,
+            value=call.value,
+            error=call.error,
+        )
+
+    def _log_end(self, status: Any, error: str | None) -> None:
+        turns = self._loop.turns if self._loop is not None else Turns()
+        self._log.write(
+            R.RunEnd,
+            status=status,
+            answer=turns.answer,
+            iterations=turns.iterations,
+            supervisor_usage=token_usage(turns.usage),
+            worker_usage=token_usage(self._calls.tally.usage),
+            worker_calls=self._calls.tally.done,
+            elapsed_s=time.monotonic() - self._started_s,
+            error=error,
+        )
+
+    def _tell(self) -> None:
+        if self.on_progress is None:
+            return
+        turns = self._loop.turns if self._loop is not None else Turns()
+        used = turns.usage + self._calls.tally.usage
+        self.on_progress(
+            Progress(
+                self._log.run,
+                turns.iterations,
+                self.max_iterations,
+                self._calls.tally.done,
+                self._calls.tally.asked,
+                used.input_tokens + used.output_tokens,
+                time.monotonic() - self._started_s,
+            )
+        )
+
+
+def _run_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _check(query: Any, context: Any, max_iterations: int, output_limit: int) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise InputError("the question is empty")
+    if not isinstance(context, str | list | dict):
+        raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
+    if not context or (isinstance(context, str) and not context.strip()):
+        raise InputError("the context is empty: there is nothing to ask about")
+    if max_iterations < 1:
+        raise InputError("max_iterations must be at least 1")
+    if output_limit < 100:
+        raise InputError("output_limit must be at least 100 characters")

@@ -1,0 +1,218 @@
+"""The REPL that a supervisor's code runs in: names on this side, code in a jail.
+
+``_namespace``, built in ``__init__``, is the whole interface: its data is shipped into the
+jail, its callables stay here and appear inside as functions that call back. A subclass
+adds names there; ``primitives=`` adds functions without one.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from distill.errors import InputError
+from distill.protocol.jail_link import CellError, Limits
+from distill.supervisor import background, driver, sandboxes
+from distill.supervisor.journal import encode_context
+
+UNSET: Any = object()
+"""No answer yet; None is an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariableInfo:
+    """A name in the namespace: its type's name, a short repr, its length where it has one."""
+
+    type: str
+    repr: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What came of one cell. Values stay in the jail: ``variables`` describes them.
+
+    ``stdout`` and ``stderr`` are cut to the REPL's ``output_limit`` (characters, head and
+    tail); ``full_stdout`` and ``full_stderr`` are not. ``error`` is the exception that ended
+    the cell; ``lost`` says how the jail died, after which the namespace is as at the start.
+    ``answer`` is UNSET unless FINAL was called, in this cell or before.
+    """
+
+    stdout: str
+    stderr: str
+    variables: Mapping[str, VariableInfo]
+    elapsed: float
+    cell: int
+    cpu_s: float
+    full_stdout: str
+    full_stderr: str
+    error: CellError | None = None
+    lost: str | None = None
+    answer: Any = UNSET
+    dropped_bytes: int = 0
+    interrupted: bool = False
+    live_threads: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether FINAL has been called."""
+        return self.answer is not UNSET
+
+
+class REPL:
+    """Runs cells one after another in one jail. A context manager; starts with the first cell.
+
+    ``context`` is a str, list or dict; ``output_limit`` the characters of a cell's output
+    that are shown. ``worker_fn(prompt, **options)`` and ``worker_batch_fn(prompts,
+    **options)`` run on this side, in threads. Raises SandboxError if no safe jail can be
+    built, InputError for a namespace that can't be shipped.
+    """
+
+    def __init__(
+        self,
+        context: Any,
+        query: str,
+        worker_fn: Callable[..., Any],
+        worker_batch_fn: Callable[..., Any],
+        output_limit: int = 2000,
+        primitives: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        self.output_limit = output_limit
+        self.limits = Limits()
+        self.answer: Any = UNSET
+        self.context_path: Path | None = None
+        """A file that already holds the context's bytes, so that it is not written again."""
+        self.on_final: Callable[[int, Any], None] = lambda cell, value: None
+        self.on_call: Callable[[sandboxes.HostCallRecord], None] = lambda record: None
+        self._sandbox: sandboxes.Sandbox | None = None
+        self._own_context: Path | None = None
+        self._namespace: dict[str, Any] = {
+            "context": context,
+            "query": query,
+            "worker": worker_fn,
+            "worker_batch": worker_batch_fn,
+            **(primitives or {}),
+        }
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The names whose values are functions of this side."""
+        return {name: value for name, value in self._namespace.items() if callable(value)}
+
+    @property
+    def sandbox(self) -> sandboxes.Sandbox | None:
+        """The sandbox behind it, once it has started."""
+        return self._sandbox
+
+    def start(self) -> None:
+        """Make the jail ready now instead of with the first cell."""
+        if self._sandbox is None:
+            self._sandbox = self._make_sandbox(driver.shared())
+        background.wait(self._sandbox.start())
+
+    def execute(self, code: str) -> ExecResult:
+        """Run one cell to its end, whatever end that is."""
+        if self._sandbox is None:
+            self.start()
+        assert self._sandbox is not None
+        outcome = background.wait(self._sandbox.execute(code))
+        return ExecResult(
+            stdout=clip(outcome.stdout, self.output_limit),
+            stderr=clip(outcome.stderr, self.output_limit),
+            variables={v.name: VariableInfo(v.type, v.repr, v.size) for v in outcome.variables},
+            elapsed=outcome.elapsed_s,
+            cell=outcome.cell,
+            cpu_s=outcome.cpu_s,
+            full_stdout=outcome.stdout,
+            full_stderr=outcome.stderr,
+            error=outcome.error,
+            lost=outcome.lost,
+            answer=self.answer,
+            dropped_bytes=outcome.dropped_bytes,
+            interrupted=outcome.interrupted,
+            live_threads=outcome.live_threads,
+        )
+
+    def _make_sandbox(self, host: driver.Driver) -> sandboxes.Sandbox:
+        functions = self.functions
+        context = self._namespace.get("context")
+        data = {
+            name: value
+            for name, value in self._namespace.items()
+            if name not in functions and name != "context"
+        }
+        for name, value in data.items():
+            if not sandboxes.is_json(value):
+                raise InputError(
+                    f"_namespace[{name!r}] is of type {type(value).__name__}: only JSON-like "
+                    "data and functions can be given to the sandbox"
+                )
+        kind, size_bytes = self._place_context(host, context)
+        contents = sandboxes.Contents(
+            data, functions, kind, self.context_path, size_bytes, self.limits
+        )
+        return sandboxes.Sandbox(
+            host, contents, on_final=self._record_final, on_call=self._record_call
+        )
+
+    def _place_context(self, host: driver.Driver, context: Any) -> tuple[Any, int]:
+        """Put the context into a file for the launcher, unless it stands in one."""
+        if context is None:
+            return "none", 0
+        kind = "text" if isinstance(context, str) else "json"
+        if self.context_path is None:
+            kind, data, _ = encode_context(context)
+            self._own_context = host.run_directory / f"context-{id(self)}"
+            self._own_context.write_bytes(data)
+            self.context_path = self._own_context
+        return kind, self.context_path.stat().st_size
+
+    def _record_final(self, cell: int, value: Any) -> None:
+        if self.answer is UNSET:
+            self.answer = value
+            self.on_final(cell, value)
+
+    def _record_call(self, record: sandboxes.HostCallRecord) -> None:
+        self.on_call(record)
+
+    def close(self) -> None:
+        """End the jail and its keeper. It may be called twice."""
+        if self._sandbox is not None:
+            background.wait(self._sandbox.close())
+            self._sandbox = None
+        if self._own_context is not None:
+            self._own_context.unlink(missing_ok=True)
+            self._own_context = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def clip(text: str, limit_chars: int) -> str:
+    """Head and tail of a text within the limit, saying how much was cut between them."""
+    if len(text) <= limit_chars:
+        return text
+    head = limit_chars * 2 // 3
+    tail = limit_chars - head
+    cut = len(text) - head - tail
+    return f"{text[:head]}\n… [{cut} characters cut] …\n{text[len(text) - tail :]}"
+
+
+def describe(name: str, function: Callable[..., Any]) -> str:
+    """A primitive as the prompt shows it: its signature and the first line of its docstring."""
+    try:
+        signature = str(inspect.signature(function))
+    except (TypeError, ValueError):
+        signature = "(…)"
+    summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
+    return f"- `{name}{signature}`" + (f": {summary}" if summary else "")

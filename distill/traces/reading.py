@@ -1,0 +1,139 @@
+"""Read the logs of a folder back: runs, their turns, cells, calls and conversations."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.traces import records as R
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A line that is no record: torn by a crash, or damaged."""
+
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Run:
+    """One run, its records in the order written. ``end`` is None if it was cut off."""
+
+    id: str
+    folder: Path
+    start: R.RunStart | None = None
+    end: R.RunEnd | None = None
+    final: R.Final | None = None
+    processes: list[R.Process] = field(default_factory=list)
+    events: list[R.Event] = field(default_factory=list)
+    messages: list[R.Message] = field(default_factory=list)
+    turns: list[R.Turn] = field(default_factory=list)
+    cells: list[R.Cell] = field(default_factory=list)
+    batches: list[R.Batch] = field(default_factory=list)
+    primitives: list[R.Primitive] = field(default_factory=list)
+    calls: list[R.Call] = field(default_factory=list)
+
+    @property
+    def answer(self) -> Any:
+        """The answer: what FINAL recorded, or what the last turn gave; None if there is none."""
+        if self.final is not None:
+            return self.final.value
+        return self.end.answer if self.end is not None else None
+
+    def conversation(self, turn: int | None = None) -> list[dict[str, str]]:
+        """The messages of the run, or those that were sent to get the reply of ``turn``."""
+        limit = len(self.messages)
+        if turn is not None:
+            limit = next(t.request_messages for t in self.turns if t.turn == turn)
+        return [{"role": m.role, "content": m.content} for m in self.messages[:limit]]
+
+    def context(self) -> Any:
+        """The text asked about (str, list or dict); raises InputError if it is not there."""
+        if self.start is None:
+            raise InputError(f"run {self.id} has no start record")
+        path = self.folder / self.start.context.file
+        try:
+            text = path.read_text("utf-8")
+        except OSError as error:
+            raise InputError(f"the context of run {self.id} can't be read: {error}") from error
+        return text if self.start.context.kind == "text" else json.loads(text)
+
+
+@dataclass(slots=True)
+class Trace:
+    """All runs of a folder by id, the events of no run, and what could not be read."""
+
+    runs: dict[str, Run]
+    events: list[R.Event]
+    skipped: list[Skipped]
+
+
+def lines(folder: Path, log: str) -> Iterator[tuple[int, R.AnyRecord | Skipped]]:
+    """Every line of one log with its number, as a record or as what was wrong with it."""
+    decoder = msgspec.json.Decoder(R.LOG_RECORDS[log])
+    with open(folder / log, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = decoder.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                yield number, Skipped(log, number, str(error))
+                continue
+            if record.v > R.SCHEMA_VERSION:
+                yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
+            else:
+                yield number, record
+
+
+_LISTS: dict[type[R.Record], str] = {
+    R.Process: "processes",
+    R.Event: "events",
+    R.Message: "messages",
+    R.Turn: "turns",
+    R.Cell: "cells",
+    R.Batch: "batches",
+    R.Primitive: "primitives",
+    R.Call: "calls",
+}
+
+
+def read(folder: str | Path) -> Trace:
+    """Both logs of ``folder``, joined by run. Raises InputError if there is no log there."""
+    folder = Path(folder)
+    if not (folder / R.SUPERVISOR_LOG).is_file():
+        raise InputError(f"{folder} holds no {R.SUPERVISOR_LOG}: not a log folder of distill")
+    trace = Trace({}, [], [])
+    runs: dict[str, Run] = {}
+    for log in R.LOG_RECORDS:
+        if not (folder / log).is_file():
+            continue
+        for _, record in lines(folder, log):
+            if isinstance(record, Skipped):
+                trace.skipped.append(record)
+            elif record.run is None:
+                if isinstance(record, R.Event):
+                    trace.events.append(record)
+            else:
+                run = runs.setdefault(record.run, Run(record.run, folder))
+                _add(run, record)
+    trace.runs = runs
+    return trace
+
+
+def _add(run: Run, record: R.AnyRecord) -> None:
+    match record:
+        case R.RunStart():
+            run.start = record
+        case R.RunEnd():
+            run.end = record
+        case R.Final():
+            run.final = run.final or record
+        case _:
+            getattr(run, _LISTS[type(record)]).append(record)

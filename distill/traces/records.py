@@ -1,0 +1,297 @@
+"""Every record of both logs, field by field: the schema is generated from these classes.
+
+One JSON object a line. ``v`` is the schema version, ``type`` the record's kind, ``t`` the
+wall clock in seconds since 1970, ``run`` the run it belongs to (null for an event of the
+engine itself), ``producer`` the process that it tells of.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+SUPERVISOR_LOG = "supervisor.jsonl"
+WORKER_LOG = "worker.jsonl"
+CONTEXT_FOLDER = "contexts"
+SPOOL_FOLDER = "spool"
+
+ProcessKind = Literal["driver", "launcher", "sandbox", "worker_server"]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a record."""
+
+
+class Record(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, kw_only=True):
+    """What every record has. Unknown fields are ignored: an older reader survives."""
+
+    v: int = SCHEMA_VERSION
+    t: float
+    run: str | None
+    producer: "Producer"
+
+
+class Producer(Part, frozen=True):
+    """A process: its kind, its name in this engine, its pid on its host."""
+
+    kind: ProcessKind
+    name: str
+    pid: int
+
+
+class ContextRef(Part, frozen=True):
+    """The text asked about, stored once under ``contexts/`` by the SHA-256 of its bytes.
+
+    ``chars`` counts characters of the text, or of all texts in a list or dict.
+    """
+
+    sha256: str
+    kind: Literal["text", "json"]
+    chars: int
+    bytes: int
+    file: str
+    sources: tuple[str, ...] = ()
+
+
+class TokenUsage(Part, frozen=True):
+    """Tokens in and out; ``cached`` of the input came from a prefix cache."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class RunStart(Record, frozen=True, tag="run_start"):
+    """A run begins; everything that decided how it goes."""
+
+    query: str
+    context: ContextRef
+    supervisor: str
+    worker: str
+    options: dict[str, Any]
+    versions: dict[str, str]
+    label: str | None = None
+
+
+class Process(Record, frozen=True, tag="process"):
+    """A process that takes part in the run; in both files, so that each stands alone."""
+
+    detail: dict[str, Any] = {}
+
+
+class Event(Record, frozen=True, tag="event"):
+    """Something happened to a process: started, ready, lost, restarted, ended."""
+
+    event: str
+    detail: dict[str, Any] = {}
+
+
+class Message(Record, frozen=True, tag="message"):
+    """One message of the conversation, logged once, when it is added.
+
+    ``index`` is its place; a turn's request is every message with a lower index than its
+    reply's, unless the turn's ``request`` says otherwise.
+    """
+
+    index: int
+    turn: int
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Turn(Record, frozen=True, tag="turn"):
+    """One reply of the supervisor model."""
+
+    turn: int
+    request_messages: int
+    reply_index: int
+    model: str
+    usage: TokenUsage
+    elapsed_s: float
+    cells: int
+    forced: bool = False
+
+
+class Variable(Part, frozen=True):
+    """A name in the REPL after a cell: type, short repr, length where it has one."""
+
+    name: str
+    type: str
+    repr: str
+    size: int | None = None
+
+
+class CellFailure(Part, frozen=True):
+    """The exception that ended a cell."""
+
+    name: str
+    message: str
+    traceback: str
+    line: int | None = None
+
+
+class Cell(Record, frozen=True, tag="cell"):
+    """One block of the model's code and what came of it.
+
+    ``status``: ``ok``, ``error`` (it raised), ``final`` (it called FINAL) or ``lost`` (the
+    jail died: ``lost`` says how). ``cpu_s`` is the jail's CPU time during the cell.
+    """
+
+    turn: int
+    cell: int
+    code: str
+    status: Literal["ok", "error", "final", "lost"]
+    stdout: str
+    stderr: str
+    elapsed_s: float
+    cpu_s: float
+    error: CellFailure | None = None
+    lost: str | None = None
+    variables: tuple[Variable, ...] = ()
+    dropped_bytes: int = 0
+    interrupted: bool = False
+    live_threads: int = 0
+
+
+class Primitive(Record, frozen=True, tag="primitive"):
+    """A host function called from a cell, other than the workers; exact both ways."""
+
+    cell: int
+    call: int
+    function: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    elapsed_s: float
+    value: Any = None
+    error: str | None = None
+
+
+class Batch(Record, frozen=True, tag="batch"):
+    """A ``worker`` or ``worker_batch`` call: its items are ``call`` lines in worker.jsonl."""
+
+    cell: int
+    call: int
+    function: str
+    items: int
+    failed: int
+    elapsed_s: float
+
+
+class Final(Record, frozen=True, tag="final"):
+    """The first FINAL of a run: from here on nothing changes the answer."""
+
+    cell: int
+    value: Any
+
+
+class RunEnd(Record, frozen=True, tag="run_end"):
+    """A run ended. ``status`` says how; ``answer`` is null unless there was one.
+
+    ``final``: by FINAL. ``forced``: the last turn's text. ``unanswered``: no answer within
+    the turns. ``failed`` and ``cancelled``: ``error`` says why.
+    """
+
+    status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
+    answer: Any
+    iterations: int
+    supervisor_usage: TokenUsage
+    worker_usage: TokenUsage
+    worker_calls: int
+    elapsed_s: float
+    error: str | None = None
+
+
+class Span(Part, frozen=True):
+    """Characters ``prompt_start…`` of a prompt are ``start:end`` of the context.
+
+    In a list or dict ``part`` is the index or key of the text. ``places`` is how often the
+    same text stands in the context: above 1 the place is one of several.
+    """
+
+    start: int
+    end: int
+    prompt_start: int
+    part: str | None = None
+    places: int = 1
+
+
+class CallFailure(Part, frozen=True):
+    """Why a worker call has no response."""
+
+    kind: str
+    detail: str
+
+
+class Model(Part, frozen=True):
+    """Which model answered, to the byte: SHA-256 hashes, empty where nobody can know."""
+
+    model: str
+    weights_hash: str = ""
+    tokenizer_hash: str = ""
+    template_hash: str = ""
+    adapter: str | None = None
+    weights_version: int = 0
+    dtype: str = ""
+    device: str = ""
+    engine: str = ""
+    engine_version: str = ""
+    window_tokens: int = 0
+    logprobs_mode: str = ""
+
+
+class Call(Record, frozen=True, tag="call"):
+    """One worker call; the line stands alone.
+
+    ``prompt`` is the text as the model saw it, template included; ``messages`` what was
+    asked. ``token_ids`` and ``logprobs`` are as sampled, never retokenised. ``call`` and
+    ``item`` join it to its ``batch``, ``cell`` to its cell.
+    """
+
+    id: str
+    turn: int
+    cell: int
+    call: int
+    item: int
+    function: str
+    attempt: int
+    prompt: str
+    response: str | None
+    finish_reason: str | None
+    usage: TokenUsage
+    sampling: dict[str, Any]
+    model: Model
+    source: Literal["sampled", "cached"] = "sampled"
+    messages: tuple[dict[str, str], ...] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    spans: tuple[Span, ...] = ()
+    context_sha256: str = ""
+    error: CallFailure | None = None
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
+
+
+SupervisorRecord = (
+    RunStart | Process | Event | Message | Turn | Cell | Primitive | Batch | Final | RunEnd
+)
+WorkerRecord = Process | Event | Call
+AnyRecord = SupervisorRecord | Call
+
+LOG_RECORDS = {SUPERVISOR_LOG: SupervisorRecord, WORKER_LOG: WorkerRecord}
+
+
+def json_schema(log: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one line of ``log``, a key of LOG_RECORDS."""
+    schema, definitions = msgspec.json.schema_components(
+        [LOG_RECORDS[log]], ref_template="#/$defs/{name}"
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"One line of {log}, schema version {SCHEMA_VERSION}",
+        **schema[0],
+        "$defs": definitions,
+    }

@@ -1,0 +1,241 @@
+"""The driver: one a process. It owns the launcher, the sockets, and who hears what.
+
+::
+
+    launcher ── Started/Exited ──┐
+                                 ▼
+    sockets thread ─ batches ─► loop ──► zone handlers (fleet, sandboxes, clients)
+                                 └─────► journals (events of processes)
+"""
+
+import asyncio
+import atexit
+import contextvars
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from distill.protocol import client_link, sandbox_link, worker_link
+from distill.protocol.launcher_link import Exited, FromLauncher, NotStarted, Started
+from distill.protocol.sockets import Inbound, SocketThread
+from distill.supervisor import background, run_directory
+from distill.supervisor.children import Children
+from distill.supervisor.journal import Journal, now
+from distill.traces import records as R
+
+ZONES = {
+    "sandboxes": sandbox_link.FRAME_LIMIT_BYTES,
+    "workers": worker_link.FRAME_LIMIT_BYTES,
+    "clients": client_link.FRAME_LIMIT_BYTES,
+}
+"""One ROUTER per trust zone, and the largest frame it takes."""
+EVENTS_KEPT = 500
+"""Events from before a journal was attached that it still gets."""
+
+ZoneHandler = Callable[[list[Inbound]], None]
+ChildHandler = Callable[[FromLauncher], None]
+
+
+class Driver:
+    """Started by its constructor, from any thread but the loop's; ended by ``close``.
+
+    All other methods are called on the background loop. Raises MachineError when no run
+    directory can be made.
+    """
+
+    def __init__(self) -> None:
+        self.loop = background.loop()
+        self.producer = R.Producer("driver", "driver", os.getpid())
+        self.run_directory, self._lock_fd = run_directory.create()
+        self._zones: dict[str, ZoneHandler] = {}
+        self._child_handlers: dict[str, ChildHandler] = {}
+        self._journals: dict[Path, Journal] = {}
+        self._uses: Counter[Path] = Counter()
+        self._history: deque[R.Event] = deque(maxlen=EVENTS_KEPT)
+        self._lost: list[Callable[[], None]] = []
+        self.children = Children(self.run_directory, self._on_child, self._on_launcher_lost)
+        self._sockets = SocketThread("distill-sockets", self._on_batch)
+        self.endpoints = {
+            zone: self._sockets.bind(
+                zone, f"ipc://{self.run_directory}/{zone}.sock", limit_bytes=limit
+            )
+            for zone, limit in ZONES.items()
+        }
+        self.launcher = R.Producer("launcher", "launcher", self.children.launcher_pid)
+        background.wait(self._listen())
+        self._sockets.start()
+        self._closed = False
+        atexit.register(self.close)
+
+    async def _listen(self) -> None:
+        self.children.listen()
+        self.event("driver_started", self.producer, run_directory=str(self.run_directory))
+        self.event("launcher_started", self.launcher)
+
+    # -- who hears what
+
+    def on_zone(self, zone: str, handler: ZoneHandler) -> None:
+        """Messages of this zone go to ``handler``, a batch at a time."""
+        self._zones[zone] = handler
+
+    def on_child(self, name: str, handler: ChildHandler) -> None:
+        """What the launcher says of this child goes to ``handler``, until it has ended."""
+        self._child_handlers[name] = handler
+
+    def on_launcher_lost(self, handler: Callable[[], None]) -> None:
+        """Called when the launcher has died: nothing more can be started."""
+        self._lost.append(handler)
+
+    def send(self, zone: str, peer: str, payload: bytes) -> None:
+        """Send encoded bytes to a peer of a zone; never blocks."""
+        self._sockets.send(zone, payload, peer=peer.encode())
+
+    def _on_batch(self, batch: list[Inbound]) -> None:
+        self.loop.call_soon_threadsafe(self._deliver, batch)
+
+    def _deliver(self, batch: list[Inbound]) -> None:
+        by_zone: dict[str, list[Inbound]] = {}
+        for inbound in batch:
+            by_zone.setdefault(inbound.zone, []).append(inbound)
+        for zone, inbounds in by_zone.items():
+            if zone in self._zones:
+                self._zones[zone](inbounds)
+
+    def _on_child(self, message: FromLauncher) -> None:
+        name = message.child
+        match message:
+            case Started():
+                self.event("child_started", self.launcher, child=name, pid=message.pid)
+            case NotStarted():
+                self.event("child_not_started", self.launcher, child=name, why=message.detail)
+            case Exited():
+                self.event(
+                    "child_exited",
+                    self.launcher,
+                    child=name,
+                    status=message.status,
+                    left_in_group=message.group_size,
+                )
+        handler = self._child_handlers.get(name)
+        if isinstance(message, Exited | NotStarted):
+            self._child_handlers.pop(name, None)
+        if handler is not None:
+            handler(message)
+
+    def _on_launcher_lost(self) -> None:
+        if not self._closed:
+            self.event("launcher_lost", self.launcher)
+        for handler in self._lost:
+            handler()
+
+    # -- events
+
+    def open_journal(self, folder: Path) -> Journal:
+        """The journal of a folder, shared by the runs that use it; events go there too.
+
+        Raises InputError if the folder can't be used.
+        """
+        folder = folder.resolve()
+        if folder not in self._journals:
+            journal = self._journals[folder] = Journal(folder)
+            for record in self._history:
+                self._log_to(journal, record)
+        self._uses[folder] += 1
+        return self._journals[folder]
+
+    def release_journal(self, journal: Journal) -> None:
+        """One user of a journal is done; with the last one it is closed."""
+        folder = journal.folder
+        self._uses[folder] -= 1
+        if self._uses[folder] == 0:
+            del self._journals[folder]
+            journal.close()
+
+    def event(self, event: str, producer: R.Producer, **detail: Any) -> None:
+        """Log that something happened to a process; a worker's goes to worker.jsonl."""
+        self._log(R.Event(t=now(), run=None, producer=producer, event=event, detail=detail))
+
+    def _log(self, record: R.Event) -> None:
+        self._history.append(record)
+        for journal in self._journals.values():
+            self._log_to(journal, record)
+
+    @staticmethod
+    def _log_to(journal: Journal, record: R.Event) -> None:
+        if record.producer.kind == "worker_server":
+            journal.worker([record])
+        else:
+            journal.supervisor(record)
+
+    def shipped(self, producer: R.Producer, records: Iterable[dict[str, Any]]) -> None:
+        """Log events that another process sent: maps with an ``event`` and what it likes."""
+        for record in records:
+            detail = {key: value for key, value in record.items() if key != "event"}
+            self._log(
+                R.Event(
+                    t=now(),
+                    run=None,
+                    producer=producer,
+                    event=str(record.get("event")),
+                    detail=detail,
+                )
+            )
+
+    # -- ending
+
+    def close(self) -> None:
+        """End every child, close the sockets, remove the run directory. Any thread; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sockets.close()
+        self.children.close()
+        os.close(self._lock_fd)
+        atexit.unregister(self.close)
+
+
+_shared_lock = threading.Lock()
+_shared: Driver | None = None
+
+
+def shared() -> Driver:
+    """The process's driver, started when first asked for (again if it ended, or after a fork)."""
+    global _shared
+    with _shared_lock:
+        if _shared is None or _shared._closed or _shared.producer.pid != os.getpid():
+            _shared = Driver()
+        return _shared
+
+
+async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) -> Any:
+    """Run a synchronous function in a thread of its own, with this task's context.
+
+    Its callers bound how many run at once (a jail's calls in flight, a backend's batches).
+    The thread is a daemon: one that hangs in a request never holds up the end of the process.
+    """
+    future: asyncio.Future[Any] = driver.loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, StopIteration):
+            future.set_exception(RuntimeError(f"a host function raised {error!r}"))
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        outcome: tuple[Any, BaseException | None]
+        try:
+            outcome = (context.run(function, *args), None)
+        except BaseException as error:  # noqa: BLE001  (the awaiting task raises it)
+            outcome = (None, error)
+        driver.loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, name="distill-handler", daemon=True).start()
+    return await future

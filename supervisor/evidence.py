@@ -1,0 +1,104 @@
+"""What stands behind an answer: found by the host in what passed through it.
+
+A vote is a worker's answer that matches the final one; its quotation is the passage that the
+worker had read. It is a match, not a cause: the code may have found the answer otherwise.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.supervisor.calls import Reading
+from distill.supervisor.journal import texts_of
+from distill.supervisor.provenance import coverage
+from distill.traces.records import Span
+
+QUOTATIONS = 3
+QUOTATION_CHARS = 240
+LONG_ANSWER_WORDS = 12
+"""A longer answer is a summary: no worker says it word for word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quotation:
+    """Characters ``start:end`` of the context (of ``part``, in a list or dict)."""
+
+    text: str
+    start: int
+    end: int
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Votes as ``(answer, count)``, most first; characters that workers have read, of all."""
+
+    votes: tuple[tuple[str, int], ...]
+    quotations: tuple[Quotation, ...]
+    passages: int
+    read_chars: int
+    total_chars: int
+
+
+def gather(
+    answer: Any, context: Any, readings: Sequence[Reading], spans: Sequence[Span]
+) -> Evidence:
+    """The evidence for ``answer`` among what the workers read and said."""
+    texts = dict(texts_of(context))
+    places: dict[str | None, list[tuple[int, int]]] = {}
+    for span in spans:
+        places.setdefault(span.part, []).append((span.start, span.end))
+    said = Counter(words for r in readings if (words := normalise(r.response)))
+    short = [(words, count) for words, count in said.most_common() if words.count(" ") < 8]
+    return Evidence(
+        votes=tuple(short[:5]),
+        quotations=tuple(_quotations(answer, texts, readings)),
+        passages=len({(r.span.part, r.span.start, r.span.end) for r in readings}),
+        read_chars=coverage(places),
+        total_chars=sum(len(text) for text in texts.values()),
+    )
+
+
+def normalise(text: str) -> str:
+    """Lower-case words without punctuation and leading article, as votes are counted."""
+    words = re.findall(r"\w+", text.lower())
+    if words and words[0] in ("the", "a", "an"):
+        words = words[1:]
+    return " ".join(words)
+
+
+def _quotations(
+    answer: Any, texts: dict[str | None, str], readings: Sequence[Reading]
+) -> list[Quotation]:
+    """Sentences that hold the answer, from passages whose worker gave it."""
+    wanted = normalise(str(answer)) if answer is not None else ""
+    if not wanted or wanted.count(" ") >= LONG_ANSWER_WORDS:
+        return []
+    pattern = re.compile(r"\W+".join(map(re.escape, wanted.split())), re.IGNORECASE)
+    found: list[Quotation] = []
+    for reading in readings:
+        if f" {wanted} " not in f" {normalise(reading.response)} ":
+            continue
+        span = reading.span
+        passage = texts[span.part][span.start : span.end]
+        if match := pattern.search(passage):
+            quotation = _around(passage, match.start(), match.end(), span)
+            if quotation not in found:
+                found.append(quotation)
+        if len(found) == QUOTATIONS:
+            break
+    return found
+
+
+def _around(passage: str, start: int, end: int, span: Span) -> Quotation:
+    """The sentence or line around a match, QUOTATION_CHARS at most."""
+    left = max(passage.rfind(mark, 0, start) for mark in ("\n", ". ", "? ", "! "))
+    begin = max(left + 1, start - QUOTATION_CHARS // 2)
+    stops = [at for mark in ("\n", ". ", "? ", "! ") if (at := passage.find(mark, end)) >= 0]
+    finish = min([*stops, begin + QUOTATION_CHARS, len(passage)])
+    text = passage[begin : max(finish, end)]
+    begin += len(text) - len(text.lstrip())
+    text = text.strip()
+    return Quotation(text, span.start + begin, span.start + begin + len(text), span.part)

@@ -1,0 +1,446 @@
+"""The worker servers and the queue before them.
+
+The queue stays here and workers pull by credit: each has at most its slots and its token
+budget in flight, so a dead worker returns only its window. A result is committed once per
+request id; what comes later, or from an earlier attempt, is counted and dropped. A request
+that was in flight at two deaths is poison: it gets an error instead of a third death.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from distill.errors import ModelError
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol import worker_link as W
+from distill.protocol.codec import DRIVER_TO_WORKER
+from distill.protocol.conversation import Conversation
+from distill.protocol.errors import ProtocolError, RemoteProtocolError
+from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
+from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
+from distill.protocol.sockets import Inbound
+from distill.supervisor.driver import Driver
+from distill.traces import records as R
+
+HEARTBEAT_S = 1.0
+SILENCE_LIMIT_S = 6.0
+"""A ready worker that is silent this long is frozen (design §3)."""
+DEATHS_LIMIT = 2
+RESTARTS_LIMIT = 3
+BACKOFF_S = (0.5, 2.0, 8.0)
+CHARS_PER_TOKEN = 3
+"""For credit only; the worker counts exactly."""
+DEFAULT_COMPLETION_TOKENS = 256
+
+
+@dataclass(slots=True)
+class WorkerSpec:
+    """How a local worker server is started."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a request: the answer, who gave it, and how long it took in all."""
+
+    request: W.Request
+    result: W.Result | W.Failure
+    lost: str | None
+    card: W.ModelCard | None
+    producer: R.Producer | None
+    total_s: float
+
+
+Deliver = Callable[[list[Outcome]], None]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that waits for a worker or an answer."""
+
+    request: W.Request
+    deliver: Deliver
+    tokens: int
+    since: float
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """One incarnation of a worker server, as the driver sees it."""
+
+    spec: WorkerSpec
+    conversation: Conversation
+    epoch: str = ""
+    producer: R.Producer = field(default_factory=lambda: R.Producer("worker_server", "", 0))
+    card: W.ModelCard | None = None
+    slots: int = 0
+    token_budget: int = 0
+    in_flight: dict[str, Pending] = field(default_factory=dict)
+    tokens_in_flight: int = 0
+    heard_s: float = 0.0
+    failure: W.WorkerFailed | None = None
+    restarts: int = 0
+    generated_tokens: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.conversation.state == "ready"
+
+    def has_room(self, pending: Pending) -> bool:
+        """Whether its credit covers one more; an idle worker takes any single request."""
+        if not self.in_flight:
+            return True
+        return (
+            len(self.in_flight) < self.slots
+            and self.tokens_in_flight + pending.tokens <= self.token_budget
+        )
+
+    def take(self, pending: Pending) -> None:
+        """Put a request in flight here."""
+        self.in_flight[pending.request.id] = pending
+        self.tokens_in_flight += pending.tokens
+
+    def give_back(self, request_id: str) -> Pending | None:
+        """Take a request out of flight; None if it is not in flight here."""
+        pending = self.in_flight.pop(request_id, None)
+        if pending is not None:
+            self.tokens_in_flight -= pending.tokens
+        return pending
+
+    def give_back_all(self) -> list[Pending]:
+        """Take every request out of flight."""
+        returned = list(self.in_flight.values())
+        self.in_flight.clear()
+        self.tokens_in_flight = 0
+        return returned
+
+
+class Fleet:
+    """Starts worker servers and gives them requests. Lives on the driver's loop."""
+
+    def __init__(self, driver: Driver, specs: Sequence[WorkerSpec]) -> None:
+        self._driver = driver
+        self._queue: deque[Pending] = deque()
+        self._workers = {
+            spec.name: Worker(spec, Conversation(W.TRANSITIONS, peer=spec.name)) for spec in specs
+        }
+        self._changed = asyncio.Event()
+        self.dropped_results = 0
+        self._closing = False
+        driver.on_zone("workers", self._on_batch)
+        driver.on_launcher_lost(self._on_launcher_lost)
+        for worker in self._workers.values():
+            self._start(worker)
+        self._watch = driver.loop.create_task(self._watch_silence())
+
+    # -- what callers see
+
+    async def ready(self) -> W.ModelCard:
+        """Wait until a worker can serve; its model. Raises ModelError if none ever will."""
+        while True:
+            for worker in self._workers.values():
+                if worker.is_ready and worker.card is not None:
+                    return worker.card
+            if self._failed():
+                raise self._failure()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def workers(self) -> Iterable[Worker]:
+        """The fleet's workers, whatever their state."""
+        return self._workers.values()
+
+    def submit(self, requests: Sequence[W.Request], deliver: Deliver) -> None:
+        """Queue requests; ``deliver`` gets every outcome once, in batches as they arrive."""
+        now_s = time.monotonic()
+        for request in requests:
+            self._queue.append(Pending(request, deliver, _estimate(request), now_s))
+        if self._failed():
+            self._fail_all()
+        self._dispatch()
+
+    def cancel(self, ids: set[str]) -> None:
+        """Forget these requests; their answers, if any come, are dropped."""
+        self._queue = deque(p for p in self._queue if p.request.id not in ids)
+        for worker in self._workers.values():
+            gone = tuple(key for key in worker.in_flight if key in ids)
+            for key in gone:
+                worker.give_back(key)
+            if gone and worker.conversation.allows(W.Cancel):
+                self._send(worker, W.Cancel(gone))
+        self._dispatch()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    async def close(self, deadline_s: float = 3.0) -> None:
+        """Ask the workers to end, and wait a little; the launcher sees to the rest."""
+        self._closing = True
+        self._watch.cancel()
+        for worker in self._workers.values():
+            if worker.conversation.allows(Shutdown):
+                self._send(worker, Shutdown())
+            elif worker.conversation.state != "gone":
+                self._driver.children.send(Kill(worker.spec.name))
+        deadline = time.monotonic() + deadline_s
+        while any(w.conversation.state != "ended" for w in self._workers.values()):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.02)
+
+    # -- processes
+
+    def _start(self, worker: Worker) -> None:
+        name = worker.spec.name
+        self._driver.on_child(name, lambda message: self._on_child(worker, message))
+        output = str(self._driver.run_directory / f"{name}.log")
+        self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
+
+    def _on_child(self, worker: Worker, message: FromLauncher) -> None:
+        if not isinstance(message, Exited | NotStarted):
+            return
+        was_ready = worker.conversation.state in ("ready", "draining") or (
+            worker.card is not None and worker.conversation.state == "gone"
+        )
+        if isinstance(message, Exited):
+            why = f"ended with status {message.status}"
+        else:
+            why = f"could not be started: {message.detail}"
+        returned = worker.give_back_all()
+        worker.conversation = Conversation(W.TRANSITIONS, peer=worker.spec.name)
+        worker.conversation.state = "ended"
+        if self._closing:
+            return
+        if was_ready and worker.restarts < RESTARTS_LIMIT:
+            delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
+            worker.restarts += 1
+            self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
+            self._driver.loop.call_later(delay_s, self._restart, worker)
+        elif worker.failure is None:
+            tail = _tail(self._driver.run_directory / f"{worker.spec.name}.log")
+            worker.failure = W.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
+        self._return(returned)
+        self._changed.set()
+        if self._failed():
+            self._fail_all()
+
+    def _restart(self, worker: Worker) -> None:
+        if self._closing:
+            return
+        worker.conversation = Conversation(W.TRANSITIONS, peer=worker.spec.name)
+        worker.failure = None
+        self._start(worker)
+
+    def _return(self, returned: list[Pending]) -> None:
+        """Requests of a dead worker go back to the front; those of two deaths are poison."""
+        for pending in reversed(returned):
+            pending.deaths += 1
+            if pending.deaths >= DEATHS_LIMIT:
+                self._settle(pending, None, "poison", "it was in flight at two worker deaths")
+            else:
+                attempt = pending.request.attempt + 1
+                pending.request = msgspec.structs.replace(pending.request, attempt=attempt)
+                self._queue.appendleft(pending)
+        self._dispatch()
+
+    def _failed(self) -> bool:
+        return all(
+            worker.conversation.state == "ended" and worker.failure is not None
+            for worker in self._workers.values()
+        )
+
+    def _failure(self) -> ModelError:
+        causes = [w.failure.detail for w in self._workers.values() if w.failure is not None]
+        return ModelError(causes[0] if causes else "there is no worker")
+
+    def _fail_all(self) -> None:
+        queued, self._queue = list(self._queue), deque()
+        for pending in queued:
+            self._settle(pending, None, "lost", f"no worker is left: {self._failure()}")
+
+    def _on_launcher_lost(self) -> None:
+        for worker in self._workers.values():
+            worker.failure = W.WorkerFailed("engine", "the launcher died, and the workers with it")
+            worker.conversation.state = "ended"
+            self._queue.extend(worker.give_back_all())
+        self._changed.set()
+        self._fail_all()
+
+    async def _watch_silence(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for worker in self._workers.values():
+                silent_s = time.monotonic() - worker.heard_s
+                if worker.is_ready and silent_s > SILENCE_LIMIT_S:
+                    self._driver.event("worker_frozen", worker.producer, silent_s=silent_s)
+                    worker.conversation.state = "gone"
+                    self._driver.children.send(Kill(worker.spec.name))
+
+    # -- messages
+
+    def _send(self, worker: Worker, message: Message) -> None:
+        worker.conversation.sent(message)
+        self._driver.send("workers", worker.spec.name, DRIVER_TO_WORKER.encode(message))  # type: ignore[arg-type]
+
+    def _on_batch(self, batch: list[Inbound]) -> None:
+        finished: list[tuple[Worker, W.Result | W.Failure]] = []
+        for inbound in batch:
+            worker = self._workers.get(inbound.peer.decode("utf-8", "replace"))
+            if worker is None:
+                self._driver.event("unknown_worker", self._driver.producer, peer=str(inbound.peer))
+                continue
+            try:
+                self._on_inbound(worker, inbound, finished)
+            except ProtocolError as error:
+                self._driver.event("worker_protocol_error", worker.producer, why=str(error))
+                self._driver.children.send(Kill(worker.spec.name))
+        self._commit(finished)
+        self._dispatch()
+
+    def _on_inbound(
+        self, worker: Worker, inbound: Inbound, finished: list[tuple[Worker, W.Result | W.Failure]]
+    ) -> None:
+        if inbound.event == "unreachable":
+            return
+        if inbound.event == "malformed":
+            raise RemoteProtocolError("a message of several frames", peer=worker.spec.name)
+        if worker.conversation.state in ("ended", "gone"):
+            return
+        message = DRIVER_TO_WORKER.decode(inbound.payload, peer=worker.spec.name)
+        worker.conversation.received(message)
+        worker.heard_s = time.monotonic()
+        match message:
+            case W.WorkerHello():
+                self._on_hello(worker, message)
+            case W.WorkerReady():
+                self._on_ready(worker, message)
+            case W.WorkerFailed():
+                worker.failure = message
+                self._driver.event(
+                    "worker_failed", worker.producer, kind=message.kind, why=message.detail
+                )
+            case W.Results():
+                finished.extend((worker, result) for result in message.results)
+            case W.Heartbeat():
+                worker.generated_tokens = message.completion_tokens
+            case LogRecords():
+                self._driver.shipped(worker.producer, message.records)
+
+    def _on_hello(self, worker: Worker, hello: W.WorkerHello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            raise RemoteProtocolError(
+                f"speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}", peer=hello.worker
+            )
+        worker.epoch = hello.epoch
+        worker.producer = R.Producer("worker_server", hello.worker, hello.pid)
+        self._driver.event("worker_connected", worker.producer, epoch=hello.epoch)
+        self._send(worker, Welcome(PROTOCOL_VERSION, HEARTBEAT_S))
+
+    def _on_ready(self, worker: Worker, ready: W.WorkerReady) -> None:
+        worker.card, worker.slots = ready.card, ready.slots
+        worker.token_budget = ready.token_budget
+        self._driver.event(
+            "worker_ready",
+            worker.producer,
+            model=ready.card.model,
+            device=ready.card.device,
+            slots=ready.slots,
+            load_s=ready.load_s,
+        )
+        self._changed.set()
+
+    # -- dispatch
+
+    def _dispatch(self) -> None:
+        """Give the queue's head to the worker with the fewest tokens in flight."""
+        batches: dict[str, list[W.Request]] = {}
+        while self._queue:
+            pending = self._queue[0]
+            ready = [w for w in self._workers.values() if w.is_ready and w.has_room(pending)]
+            if not ready:
+                break
+            worker = min(ready, key=lambda w: w.tokens_in_flight)
+            worker.take(self._queue.popleft())
+            batches.setdefault(worker.spec.name, []).append(pending.request)
+        for name, requests in batches.items():
+            for group in _frames(requests):
+                self._send(self._workers[name], W.Requests(tuple(group)))
+
+    def _commit(self, finished: list[tuple[Worker, W.Result | W.Failure]]) -> None:
+        """Deliver first results, a batch for each caller, and drop the rest."""
+        by_caller: dict[Deliver, list[Outcome]] = {}
+        for worker, result in finished:
+            pending = worker.in_flight.get(result.id)
+            if pending is None or pending.request.attempt != result.attempt:
+                self.dropped_results += 1
+                continue
+            worker.give_back(result.id)
+            outcome = Outcome(
+                pending.request,
+                result,
+                None,
+                worker.card,
+                worker.producer,
+                time.monotonic() - pending.since,
+            )
+            by_caller.setdefault(pending.deliver, []).append(outcome)
+        for deliver, outcomes in by_caller.items():
+            deliver(outcomes)
+
+    def _settle(self, pending: Pending, worker: Worker | None, kind: str, detail: str) -> None:
+        request = pending.request
+        failure = W.Failure(request.id, request.attempt, "engine", detail)
+        pending.deliver(
+            [
+                Outcome(
+                    request,
+                    failure,
+                    kind,
+                    worker.card if worker else None,
+                    worker.producer if worker else None,
+                    time.monotonic() - pending.since,
+                )
+            ]
+        )
+
+
+def _estimate(request: W.Request) -> int:
+    """Tokens that a request may take, roughly: prompt and completion."""
+    chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
+    prompt_tokens = chars // CHARS_PER_TOKEN + len(request.prompt_token_ids or ())
+    return prompt_tokens + (request.sampling.max_tokens or DEFAULT_COMPLETION_TOKENS)
+
+
+def _frames(requests: list[W.Request]) -> Iterable[list[W.Request]]:
+    """Groups of at most BATCH_REQUESTS requests and about BATCH_BYTES."""
+    group: list[W.Request] = []
+    size = 0
+    for request in requests:
+        chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
+        if group and (len(group) == W.BATCH_REQUESTS or size + chars > W.BATCH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(request)
+        size += chars
+    if group:
+        yield group
+
+
+def _tail(path: object) -> str:
+    """The last lines of a child's output, for a message about its death."""
+    try:
+        with open(str(path), "rb") as file:
+            text = file.read()[-1500:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "Its last output:\n" + text if text.strip() else ""

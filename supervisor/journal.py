@@ -1,0 +1,153 @@
+"""The journal: the two logs of a folder, and the one hand that writes them.
+
+A batch of records is one write, made before any of its answers is released: a call counts
+as done when it is in the log. Writes go to the kernel at once, so a killed driver loses
+nothing that it wrote.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.traces import records as R
+
+
+def now() -> float:
+    """The wall clock, in seconds since 1970, as records carry it."""
+    return time.time()
+
+
+class Journal:
+    """Append-only writer of one log folder. Raises InputError if it can't be used.
+
+    Thread-safe. One driver a folder at a time; a torn last line of an earlier one is closed
+    off, and what other processes spooled when their driver was gone is merged in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._encoder = msgspec.json.Encoder()
+        self._lock = threading.Lock()
+        try:
+            (folder / R.CONTEXT_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_fd = self._take(folder / ".lock")
+            self._files = {log: self._open(folder / log) for log in R.LOG_RECORDS}
+        except OSError as error:
+            raise InputError(
+                f"the log folder {folder} can't be used: {error.strerror or error}. "
+                "Choose another with --log-dir."
+            ) from error
+        self._merge_spool()
+
+    def _take(self, path: Path) -> int:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"another distill is writing to {self.folder}. Choose another with --log-dir."
+            ) from None
+        return descriptor
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.write(descriptor, b"\n")
+        return descriptor
+
+    def write(self, log: str, records: Sequence[R.AnyRecord]) -> None:
+        """Append records to one log, in one write. Raises OSError if the disk refuses."""
+        if not records:
+            return
+        data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
+        self._append(log, data)
+
+    def _append(self, log: str, data: bytes) -> None:
+        with self._lock:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._files[log], view) :]
+
+    def supervisor(self, *records: R.SupervisorRecord) -> None:
+        """Append to supervisor.jsonl."""
+        self.write(R.SUPERVISOR_LOG, records)
+
+    def worker(self, records: Iterable[R.WorkerRecord]) -> None:
+        """Append to worker.jsonl."""
+        self.write(R.WORKER_LOG, list(records))
+
+    def store_context(self, context: Any, sources: Sequence[str] = ()) -> tuple[R.ContextRef, Path]:
+        """Store a str, list or dict once, by hash; returns its reference and its file.
+
+        Raises InputError for a text with lone surrogates, or a value that JSON can't hold.
+        """
+        kind, data, chars = encode_context(context)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{R.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}"
+        path = self.folder / name
+        if not path.exists():
+            draft = path.with_suffix(f".{os.getpid()}.part")
+            draft.write_bytes(data)
+            draft.chmod(0o600)
+            draft.rename(path)
+        ref = R.ContextRef(digest, kind, chars, len(data), name, tuple(sources))
+        return ref, path
+
+    def _merge_spool(self) -> None:
+        for path in sorted((self.folder / R.SPOOL_FOLDER).glob("*.jsonl")):
+            data = path.read_bytes()
+            if data:
+                self._append(R.SUPERVISOR_LOG, data if data.endswith(b"\n") else data + b"\n")
+            path.unlink()
+
+    def close(self) -> None:
+        """Close the files and let the folder go."""
+        with self._lock:
+            for descriptor in (*self._files.values(), self._lock_fd):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+
+def encode_context(context: Any) -> tuple[Any, bytes, int]:
+    """``(kind, bytes, characters)`` of a context. Raises InputError where there are none."""
+    try:
+        if isinstance(context, str):
+            return "text", context.encode("utf-8"), len(context)
+        if isinstance(context, list | dict):
+            data = json.dumps(context, ensure_ascii=False, allow_nan=False).encode("utf-8")
+            return "json", data, sum(len(text) for _, text in texts_of(context))
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the context has a lone surrogate at character {error.start}: decode its bytes "
+            "with errors='replace' first"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the context must hold only JSON values: {error}") from None
+    raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
+
+
+def texts_of(context: Any) -> Iterable[tuple[str | None, str]]:
+    """The texts of a context with their index or key; a plain text has None."""
+    if isinstance(context, str):
+        yield None, context
+        return
+    items = context.items() if isinstance(context, dict) else enumerate(context)
+    for key, value in items:
+        if isinstance(value, str):
+            yield str(key), value
+        elif isinstance(value, list | dict):
+            for inner, text in texts_of(value):
+                yield f"{key}/{inner}", text

@@ -1,0 +1,40 @@
+"""Supervisors that need no key: a strategy, written as the code a supervisor would write."""
+
+import time
+from importlib import resources
+from typing import Any
+
+from distill.errors import InputError, ModelError
+from distill.models import LMResponse, Messages, ModelHandler, Usage
+
+PACKAGE = "distill.supervisor.recipes"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with distill, as they are named after ``recipe:``."""
+    files = resources.files(PACKAGE).iterdir()
+    names = (file.name for file in files)
+    return sorted(n[:-3].replace("_", "-") for n in names if n.endswith(".py") and n[0] != "_")
+
+
+class RecipeHandler(ModelHandler):
+    """Replies once, with the recipe's code as the cell to run. Raises InputError: no such."""
+
+    def __init__(self, name: str) -> None:
+        if name not in recipe_names():
+            raise InputError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+        self.model = f"recipe:{name}"
+        file = resources.files(PACKAGE) / f"{name.replace('-', '_')}.py"
+        self._code = file.read_text("utf-8")
+
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        """The recipe; a second time, what stopped it. Raises ModelError."""
+        started_s = time.monotonic()
+        if any(message["role"] == "assistant" for message in messages):
+            raise ModelError(f"{self.model} did not finish:\n{messages[-1]['content']}")
+        text = f"```repl\n{self._code.rstrip()}\n```"
+        return LMResponse(text, Usage(), self.model, time.monotonic() - started_s)
+
+    def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
+        """Reply to several runs."""
+        return [self.chat(messages, **kw) for messages in message_batches]

@@ -1,0 +1,233 @@
+"""The turn loop: prompt → reply → cells → output → … → FINAL."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from distill.errors import ModelError
+from distill.models import LMResponse, ModelHandler, Usage, model_name
+from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.reply import read_reply, without_thinking
+from distill.supervisor.run_log import RunLog
+from distill.traces import records as R
+
+Status = Literal["final", "forced", "unanswered"]
+
+NO_CODE = """\
+{problem} Nothing was run. Write Python in a fenced block:
+```repl
+print(len(context))
+```
+or, if you know the answer, call FINAL(answer) in one."""
+NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
+LAST = """\
+There are no turns left. Reply now with the final answer only: either one fenced block that \
+calls FINAL(answer), or the answer as plain text."""
+VARIABLES_SHOWN = 30
+
+
+class Cells(Protocol):
+    """What the loop needs of a REPL (``distill.repl.REPL`` and its subclasses)."""
+
+    def execute(self, code: str) -> Any:
+        """Run one cell; returns an ExecResult."""
+
+
+@dataclass(slots=True)
+class Turns:
+    """How a run stands: what the display shows and the result is made of."""
+
+    status: Status = "unanswered"
+    answer: Any = None
+    iterations: int = 0
+    usage: Usage = field(default_factory=Usage)
+    supervisor_s: float = 0.0
+
+
+class TurnLoop:
+    """One run's conversation with its supervisor model, at most ``max_iterations`` turns."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        supervisor: ModelHandler,
+        repl: Cells,
+        log: RunLog,
+        *,
+        max_iterations: int,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._driver = driver
+        self._supervisor = supervisor
+        self._repl = repl
+        self._log = log
+        self._max_iterations = max_iterations
+        self._on_progress = on_progress
+        self._messages: list[dict[str, str]] = []
+        self.turns = Turns()
+
+    async def run(self, messages: Sequence[dict[str, str]]) -> Turns:
+        """Work until FINAL or the last turn. Raises ModelError, SandboxError."""
+        for message in messages:
+            self._add(message["role"], message["content"])
+        for turn in range(1, self._max_iterations + 1):
+            self._log.turn = self.turns.iterations = turn
+            self._on_progress()
+            if await self._turn(turn):
+                return self.turns
+        await self._force()
+        return self.turns
+
+    def _add(self, role: str, content: str) -> int:
+        self._messages.append({"role": role, "content": content})
+        return self._log.message(role, content)
+
+    async def _turn(self, turn: int) -> bool:
+        """One reply and its cells; whether the run has its answer."""
+        text = await self._reply(forced=False)
+        reply = read_reply(text)
+        if not reply.blocks:
+            self._add("user", self._with_nudge(NO_CODE.format(problem=reply.problem), turn))
+            return False
+        shown = []
+        for position, code in enumerate(reply.blocks):
+            result = await self._cell(code)
+            if result.is_final:
+                return self._final(result)
+            shown.append(render(result))
+            if result.error is not None or result.lost is not None:
+                left = len(reply.blocks) - position - 1
+                if left:
+                    shown.append(f"The {left} block(s) after it did not run.")
+                break
+        self._add("user", self._with_nudge("\n\n".join(shown), turn))
+        return False
+
+    async def _force(self) -> None:
+        """One more reply, which is the answer whatever it is."""
+        self._log.turn = self.turns.iterations + 1
+        self._add("user", LAST)
+        text = await self._reply(forced=True)
+        for code in read_reply(text).blocks:
+            result = await self._cell(code)
+            if result.is_final:
+                self._final(result)
+                return
+        plain = without_thinking(text).strip()
+        if plain and not read_reply(text).blocks:
+            self.turns.status, self.turns.answer = "forced", plain
+
+    async def _reply(self, *, forced: bool) -> str:
+        request_messages = len(self._messages)
+        started_s = time.monotonic()
+        # A copy: a handler that keeps or changes the list must not change the conversation.
+        conversation = [dict(message) for message in self._messages]
+        response = await in_thread(self._driver, self._supervisor.chat, conversation)
+        if not isinstance(response, LMResponse):
+            raise ModelError(
+                f"{type(self._supervisor).__name__}.chat must return an LMResponse, "
+                f"not {type(response).__name__}"
+            )
+        self.turns.usage += response.usage
+        self.turns.supervisor_s += time.monotonic() - started_s
+        index = self._add("assistant", response.text)
+        self._log.write(
+            R.Turn,
+            turn=self._log.turn,
+            request_messages=request_messages,
+            reply_index=index,
+            model=response.model or model_name(self._supervisor),
+            usage=token_usage(response.usage),
+            elapsed_s=response.elapsed,
+            cells=len(read_reply(response.text).blocks),
+            forced=forced,
+        )
+        self._on_progress()
+        return response.text
+
+    async def _cell(self, code: str) -> Any:
+        result = await in_thread(self._driver, self._repl.execute, code)
+        self._log.write(R.Cell, **cell_fields(self._log.turn, code, result))
+        return result
+
+    def _final(self, result: Any) -> bool:
+        self.turns.status, self.turns.answer = "final", result.answer
+        return True
+
+    def _with_nudge(self, text: str, turn: int) -> str:
+        left = self._max_iterations - turn
+        if left > 2 or left == 0:
+            return text
+        return f"{text}\n\n{NUDGE.format(left='1 turn' if left == 1 else f'{left} turns')}"
+
+
+def token_usage(usage: Usage) -> R.TokenUsage:
+    """A Usage as it is logged."""
+    return R.TokenUsage(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    )
+
+
+def cell_fields(turn: int, code: str, result: Any) -> dict[str, Any]:
+    """The fields of a cell's record."""
+    error = result.error
+    if result.lost is not None:
+        status = "final" if result.is_final else "lost"
+    else:
+        status = "final" if result.is_final else "ok" if error is None else "error"
+    return {
+        "turn": turn,
+        "cell": result.cell,
+        "code": code,
+        "status": status,
+        "stdout": result.full_stdout,
+        "stderr": result.full_stderr,
+        "elapsed_s": result.elapsed,
+        "cpu_s": result.cpu_s,
+        "error": error and R.CellFailure(error.name, error.message, error.traceback, error.line),
+        "lost": result.lost,
+        "variables": tuple(
+            R.Variable(name, v.type, v.repr, v.size) for name, v in result.variables.items()
+        ),
+        "dropped_bytes": result.dropped_bytes,
+        "interrupted": result.interrupted,
+        "live_threads": result.live_threads,
+    }
+
+
+def render(result: Any) -> str:
+    """A cell's outcome as the supervisor model sees it."""
+    parts = [f"[cell {result.cell}, {result.elapsed:.1f} s]"]
+    if result.stdout:
+        parts.append(result.stdout.rstrip("\n"))
+    if result.stderr:
+        parts.append(f"stderr:\n{result.stderr.rstrip()}")
+    if result.dropped_bytes:
+        parts.append(f"({result.dropped_bytes} bytes of output over the limit were dropped)")
+    if result.error is not None:
+        parts.append(result.error.traceback.rstrip())
+    if result.lost is not None:
+        parts.append(
+            f"The cell was killed: {result.lost}. The REPL starts anew: all names but the "
+            "given ones are lost."
+        )
+    if len(parts) == 1:
+        parts.append("(no output)")
+    if result.variables:
+        parts.append(f"Names: {describe_variables(result.variables)}")
+    return "\n".join(parts)
+
+
+def describe_variables(variables: Any) -> str:
+    """Names with their types and sizes, the first VARIABLES_SHOWN of them."""
+    described = [
+        f"{name}: {v.type}" + (f"[{v.size}]" if v.size is not None else "")
+        for name, v in list(variables.items())[:VARIABLES_SHOWN]
+    ]
+    more = len(variables) - VARIABLES_SHOWN
+    return ", ".join(described) + (f" and {more} more" if more > 0 else "")
