@@ -284,9 +284,13 @@ class VLLMHandler(ModelHandler):
     def _engine(self) -> "OfflineEngine":
         with self._lock:
             if self._opened is None:
+                from distill.worker_server.errors import WorkerError as EngineError
                 from distill.worker_server.offline import OfflineEngine
 
-                self._opened = OfflineEngine(self._source, **self._engine_options)
+                try:
+                    self._opened = OfflineEngine(self._source, **self._engine_options)
+                except EngineError as error:
+                    raise ModelError(str(error)) from error
                 self.window_tokens = self._opened.window_tokens
             return self._opened
 

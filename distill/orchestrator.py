@@ -71,7 +71,7 @@ def default_log_dir() -> Path:
     return Path(state).expanduser() / "distill" / name
 
 
-async def _answer(
+async def answer_on_loop(
     query: str,
     context: str | list[Any] | dict[str, Any],
     supervisor: ModelHandler,
@@ -140,9 +140,9 @@ async def _answer(
         host.release_journal(journal)
 
 
-run = background.waiting(_answer)
+run = background.waiting(answer_on_loop)
 run.__name__ = run.__qualname__ = "run"
-arun = background.arriving(_answer)
+arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
 
 

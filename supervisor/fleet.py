@@ -132,6 +132,7 @@ class Fleet:
         self._workers = {
             spec.name: Worker(spec, Conversation(W.TRANSITIONS, peer=spec.name)) for spec in specs
         }
+        self._peers: dict[bytes, Worker] = {}
         self._changed = asyncio.Event()
         self.dropped_results = 0
         self._closing = False
@@ -217,6 +218,7 @@ class Fleet:
         else:
             why = f"could not be started: {message.detail}"
         returned = worker.give_back_all()
+        self._peers.pop(worker.epoch.encode(), None)
         worker.conversation = Conversation(W.TRANSITIONS, peer=worker.spec.name)
         worker.conversation.state = "ended"
         if self._closing:
@@ -290,14 +292,13 @@ class Fleet:
 
     def _send(self, worker: Worker, message: Message) -> None:
         worker.conversation.sent(message)
-        self._driver.send("workers", worker.spec.name, DRIVER_TO_WORKER.encode(message))  # type: ignore[arg-type]
+        self._driver.send("workers", worker.epoch, DRIVER_TO_WORKER.encode(message))  # type: ignore[arg-type]
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         finished: list[tuple[Worker, W.Result | W.Failure]] = []
         for inbound in batch:
-            worker = self._workers.get(inbound.peer.decode("utf-8", "replace"))
+            worker = self._peers.get(inbound.peer) or self._greeted_by(inbound)
             if worker is None:
-                self._driver.event("unknown_worker", self._driver.producer, peer=str(inbound.peer))
                 continue
             try:
                 self._on_inbound(worker, inbound, finished)
@@ -306,6 +307,23 @@ class Fleet:
                 self._driver.children.send(Kill(worker.spec.name))
         self._commit(finished)
         self._dispatch()
+
+    def _greeted_by(self, inbound: Inbound) -> Worker | None:
+        """The worker whose new incarnation says Hello here; None for a stranger.
+
+        A peer's identity on the socket is its epoch, so an incarnation never meets the
+        messages of another.
+        """
+        try:
+            hello = DRIVER_TO_WORKER.decode(inbound.payload)
+        except RemoteProtocolError:
+            hello = None
+        worker = self._workers.get(hello.worker) if isinstance(hello, W.WorkerHello) else None
+        if worker is None or worker.conversation.state != "new":
+            self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
+            return None
+        self._peers[inbound.peer] = worker
+        return worker
 
     def _on_inbound(
         self, worker: Worker, inbound: Inbound, finished: list[tuple[Worker, W.Result | W.Failure]]
@@ -341,6 +359,8 @@ class Fleet:
             raise RemoteProtocolError(
                 f"speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}", peer=hello.worker
             )
+        if self._peers.get(hello.epoch.encode()) is not worker:
+            raise RemoteProtocolError("its identity is not its epoch", peer=hello.worker)
         worker.epoch = hello.epoch
         worker.producer = R.Producer("worker_server", hello.worker, hello.pid)
         self._driver.event("worker_connected", worker.producer, epoch=hello.epoch)

@@ -103,7 +103,7 @@ class Sandbox:
         self._contents = contents
         self._on_final = on_final
         self._on_call = on_call
-        self.name = f"sandbox-{next(_numbers)}"
+        self.name = ""
         self.producer = R.Producer("sandbox", self.name, 0)
         self.plan: S.JailPlan | None = None
         self._conversation = Conversation(S.TRANSITIONS, peer=self.name, start="gone")
@@ -118,7 +118,6 @@ class Sandbox:
         self._tasks: set[asyncio.Task[None]] = set()
         driver.on_zone("sandboxes", _route)
         driver.on_launcher_lost(self._on_launcher_lost)
-        _open[self.name] = self
 
     # -- what callers see
 
@@ -170,6 +169,10 @@ class Sandbox:
     # -- processes
 
     def _start_keeper(self) -> None:
+        # A new keeper has a new name: its identity on the socket must not meet the old one's.
+        _open.pop(self.name, None)
+        self.name = f"sandbox-{next(_numbers)}"
+        _open[self.name] = self
         self._conversation = Conversation(S.TRANSITIONS, peer=self.name)
         argv = (
             *(sys.executable, "-m", "distill.sandbox.keeper"),
@@ -177,7 +180,8 @@ class Sandbox:
             *("--control-fd", "{control_fd}"),
         )
         output = str(self._driver.run_directory / f"{self.name}.log")
-        self._driver.on_child(self.name, self._on_keeper_child)
+        name = self.name
+        self._driver.on_child(name, lambda message: self._on_keeper_child(name, message))
         self._driver.children.send(
             Spawn(self.name, argv, scrubbed_environment(), output, control=True)
         )
@@ -188,7 +192,9 @@ class Sandbox:
         elif self._conversation.state != "gone":
             self._driver.children.send(Kill(self.name))
 
-    def _on_keeper_child(self, message: FromLauncher) -> None:
+    def _on_keeper_child(self, name: str, message: FromLauncher) -> None:
+        if name != self.name:
+            return
         if isinstance(message, NotStarted):
             self._failure = f"the keeper could not be started: {message.detail}"
         elif isinstance(message, Exited):

@@ -1,0 +1,223 @@
+"""The command line: ``distill up | run | doctor``.
+
+The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
+those of ``distill.errors``; 130 is Ctrl-C.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from distill import __version__
+from distill.errors import DistillError, InputError, MachineError
+
+EXIT_CODES = """\
+\b
+Exit codes:
+  0    answered
+  2    the question, the text or an argument can't be used
+  3    this machine can't do it (platform, sandbox, device, memory)
+  4    a model or its endpoint failed
+  5    no answer within the turns
+  6    distill failed
+  130  Ctrl-C"""
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def apply(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+_question = _options(
+    click.option(
+        "--context",
+        "-c",
+        "paths",
+        multiple=True,
+        metavar="FILE|FOLDER|-",
+        help="The text: a file, several (repeat it), a folder, or - for standard input.",
+    ),
+    click.option("--query", "-q", metavar="TEXT", help="The question."),
+    click.option(
+        "--supervisor",
+        metavar="MODEL|recipe:NAME",
+        help="Who writes the code: an API model, or a recipe, which needs no key: find "
+        "(facts; the default), map-reduce (summaries).",
+    ),
+    click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
+    click.option(
+        "--max-iterations",
+        type=click.IntRange(min=1),
+        default=15,
+        show_default=True,
+        help="Turns of the supervisor.",
+    ),
+    click.option(
+        "--output-limit",
+        type=click.IntRange(min=100),
+        default=2000,
+        show_default=True,
+        help="Characters of a cell's output that the supervisor sees.",
+    ),
+    click.option(
+        "--record",
+        type=click.Choice(["off", "ids", "ids+logprobs"]),
+        default="ids",
+        show_default=True,
+        help="What the log keeps of each completion beside its text.",
+    ),
+    click.option(
+        "--log-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Where the trace goes (default: a new folder under ~/.local/state/distill).",
+    ),
+    click.option("--label", metavar="TEXT", help="A label for the run, in the log."),
+    click.option(
+        "--encoding",
+        default="utf-8",
+        show_default=True,
+        metavar="NAME",
+        help="The text's encoding.",
+    ),
+    click.option("--traceback", "show_traceback", is_flag=True, help="Show tracebacks of errors."),
+)
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Ask questions of texts far longer than any model can read."""
+
+
+@cli.command(epilog=EXIT_CODES)
+@_question
+@click.option(
+    "--worker",
+    metavar="MODEL",
+    help="The worker model: a Hugging Face id or folder (default: SmolLM2-135M-Instruct), or, "
+    "with --worker-url, the name that the server knows it by.",
+)
+@click.option(
+    "--worker-url",
+    metavar="URL",
+    help="Use an OpenAI-compatible server as worker; vLLM is then neither installed nor run.",
+)
+@click.option("--gpus", metavar="0,1", help="One worker server on each of these GPUs.")
+@click.option(
+    "--window-tokens",
+    type=click.IntRange(min=256),
+    metavar="N",
+    help="The worker's context window, if it should be less than the model's.",
+)
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Only do all downloads and conversions, for a machine that will have no network.",
+)
+def up(**options: Any) -> int:
+    """Bring an engine up and answer a question; without --query it stays up for `distill run`.
+
+    \b
+    Examples:
+      bin/distill-up -c examples/kjv.txt -q "Which giant did David slay?"
+      bin/distill-up --supervisor gpt-5 --worker Qwen/Qwen3-4B --gpus 0,1
+      distill run -c report.txt -q "What was the revenue in 2024?"
+    """
+    from distill import commands
+
+    with _errors(options.pop("show_traceback")):
+        return commands.up(**options)
+
+
+@cli.command(epilog=EXIT_CODES)
+@_question
+@click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+def run(**options: Any) -> int:
+    """Put a question to an engine that is up."""
+    from distill import commands
+
+    with _errors(options.pop("show_traceback")):
+        return commands.run(**options)
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("run_folder", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+def doctor(run_folder: Path | None) -> int:
+    """Check this machine, or the files of a run (RUN is a log folder)."""
+    from distill import doctor as checks
+
+    with _errors(False):
+        return checks.check_run(run_folder) if run_folder else checks.check_machine()
+
+
+class _Exit(Exception):
+    """Ends a command with this exit code; its message has been printed."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def _errors(show_traceback: bool) -> Iterator[None]:
+    """Errors as one message on stderr and an exit code; the traceback only if asked for."""
+    try:
+        yield
+    except DistillError as error:
+        if show_traceback:
+            traceback.print_exc()
+        click.echo(f"distill: {error}", err=True)
+        raise _Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        click.echo("distill: stopped", err=True)
+        raise _Exit(130) from error
+
+
+def main() -> int:
+    """Run the command line; the exit code."""
+    if sys.platform != "linux":
+        click.echo(
+            f"distill: this is {sys.platform}; distill needs Linux (its sandbox is the "
+            "kernel's). Use WSL2, or a container: podman build -t distill . ",
+            err=True,
+        )
+        return MachineError.exit_code
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: Any = cli.main(standalone_mode=False)
+    except _Exit as end:
+        code = end.code
+    except click.ClickException as error:
+        error.show()
+        code = InputError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    _flush()
+    return code if isinstance(code, int) else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,181 @@
+"""What the commands do, once their arguments are read."""
+
+import contextlib
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.display import Display
+from distill.engine import Engine
+from distill.errors import BudgetError, InputError, ModelError
+from distill.inputs import STDIN, read_context
+from distill.models import ModelHandler
+from distill.orchestrator import RunResult
+from distill.protocol.client_link import Ask
+from distill.resident import Resident, WorkerSettings, supervisor_from
+from distill.summary import answer_text
+
+
+def up(
+    *,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    worker: str | None,
+    worker_url: str | None,
+    gpus: str | None,
+    window_tokens: int | None,
+    prepare: bool,
+    **options: Any,
+) -> int:
+    """Bring an engine up; answer one question, or stay up until Ctrl-C."""
+    settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
+    if prepare:
+        return _prepare(settings)
+    with _paths(paths) as paths:
+        handler = _check_first(paths, query, supervisor, base_url, options)
+        with Display() as display:
+            resident = Resident(settings)
+            try:
+                display.phase(f"starting the worker: {worker or 'SmolLM2-135M-Instruct'}")
+                resident.start()
+                if query is None:
+                    return _stay(resident, display)
+                display.phase("starting the run")
+                ask = Ask("up", query, tuple(paths), supervisor, _given(options))
+                result, text = resident.answer(ask, display.progress, handler)
+            finally:
+                display.phase("ending")
+                resident.close()
+        return _print(result, text)
+
+
+def run(
+    *,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    connect: str | None,
+    **options: Any,
+) -> int:
+    """Put a question to an engine that is up."""
+    if query is None:
+        raise InputError("no question: add --query TEXT")
+    with _paths(paths) as paths:
+        read_context(paths, options["encoding"])
+        asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
+        if asked.get("log_dir"):
+            asked["log_dir"] = str(Path(asked["log_dir"]).resolve())
+        with Engine(connect) as engine, Display() as display:
+            display.phase("asking the engine")
+            result, text = engine.ask(query, list(paths), supervisor, asked, display.progress)
+        return _print(result, text)
+
+
+def _check_first(
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    options: dict[str, Any],
+) -> ModelHandler:
+    """All that can be wrong and is cheap to see, before anything expensive starts."""
+    if query is None and paths:
+        raise InputError("a text but no question: add --query TEXT")
+    if query is not None:
+        if not query.strip():
+            raise InputError("the question is empty")
+        read_context(paths, options["encoding"])
+    if (folder := options.get("log_dir")) is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the log folder {folder} can't be used: {error.strerror or error}"
+            ) from error
+    return supervisor_from(supervisor, base_url)
+
+
+@contextlib.contextmanager
+def _paths(paths: Sequence[str]) -> Iterator[list[str]]:
+    """The paths, with standard input spooled to a file of its own while it lasts."""
+    if STDIN not in paths:
+        yield list(paths)
+        return
+    if len(paths) > 1:
+        raise InputError("- (standard input) can't be mixed with files")
+    with tempfile.NamedTemporaryFile(prefix="distill-stdin-", suffix=".txt") as file:
+        while chunk := sys.stdin.buffer.read(1 << 20):
+            file.write(chunk)
+        file.flush()
+        yield [file.name]
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The run's options without those that nobody set."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def _split(gpus: str | None) -> tuple[str, ...]:
+    if gpus is None:
+        return ()
+    names = tuple(name.strip() for name in gpus.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise InputError(f"--gpus {gpus}: give each GPU once, for example --gpus 0,1")
+    return names
+
+
+def _stay(resident: Resident, display: Display) -> int:
+    resident.serve()
+    display.phase("")
+    display.line(
+        f"The engine is up ({resident.worker_name}). In another terminal:\n"
+        f'  {_distill()} run -c FILE -q "QUESTION"\n'
+        f"or, in Python:  distill.Engine({resident.endpoint!r})\n"
+        "Ctrl-C ends it."
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    return 0
+
+
+def _distill() -> str:
+    """How to call this program from another terminal."""
+    beside = Path(sys.executable).with_name("distill")
+    return str(beside) if beside.exists() else f"{sys.executable} -m distill"
+
+
+def _prepare(settings: WorkerSettings) -> int:
+    """Do the downloads and conversions that a run would do."""
+    if settings.url is not None:
+        print("nothing to prepare: the worker is behind --worker-url", file=sys.stderr)
+        return 0
+    from distill.worker_server import model
+    from distill.worker_server.errors import WorkerError
+
+    try:
+        folder = model.resolve(settings.model, model.cache_dir())
+    except WorkerError as error:
+        raise ModelError(str(error)) from error
+    print(f"ready: {folder.path}", file=sys.stderr)
+    return 0
+
+
+def _print(result: RunResult, text: str) -> int:
+    if result.status == "unanswered":
+        print(text, file=sys.stderr)
+        raise BudgetError(f"no answer within {result.iterations} turns")
+    print(answer_text(result.answer), flush=True)
+    print(f"\n{text}", file=sys.stderr)
+    return 0

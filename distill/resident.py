@@ -1,0 +1,269 @@
+"""An engine that is up: workers, and the runs that use them, for this process or for clients.
+
+``distill up`` makes one. With a question it answers that and ends; without, it stays and
+answers clients on a third ROUTER. Keys stay here.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from distill.errors import DistillError, InputError
+from distill.inputs import read_context, read_json
+from distill.models import ModelHandler, OpenAIHandler, model_name
+from distill.orchestrator import Progress, RunResult
+from distill.orchestrator import answer_on_loop
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol import client_link as C
+from distill.protocol.codec import DRIVER_TO_CLIENT
+from distill.protocol.conversation import Conversation
+from distill.protocol.errors import ProtocolError
+from distill.protocol.message import Message, Welcome
+from distill.protocol.sockets import Inbound
+from distill.summary import summary
+from distill.supervisor import background, driver
+from distill.supervisor.calls import Backend, FleetBackend, HandlerBackend
+from distill.supervisor.children import scrubbed_environment
+from distill.supervisor.fleet import Fleet, WorkerSpec
+from distill.supervisor.recipe import RecipeHandler, recipe_names
+
+DEFAULT_SUPERVISOR = "recipe:find"
+PROGRESS_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Which workers an engine has. ``gpus`` empty means: what is there."""
+
+    model: str | None = None
+    url: str | None = None
+    gpus: tuple[str, ...] = ()
+    window_tokens: int | None = None
+
+
+def supervisor_from(spec: str | None, base_url: str | None = None) -> ModelHandler:
+    """The supervisor of a name: ``recipe:NAME``, or a model of an OpenAI-compatible API.
+
+    Raises InputError for an unknown recipe or a missing key, ModelError for an endpoint
+    that can't be reached or does not serve the model.
+    """
+    spec = spec or DEFAULT_SUPERVISOR
+    kind, _, name = spec.partition(":")
+    if kind == "recipe":
+        return RecipeHandler(name)
+    if spec in recipe_names():
+        raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
+    handler = OpenAIHandler(spec, base_url)
+    handler.check()
+    return handler
+
+
+class Resident:
+    """The engine of this process. Methods are called from any thread but the loop's."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._host = driver.shared()
+        self._fleet: Fleet | None = None
+        self._backend: Backend | None = None
+        self._clients: dict[str, Conversation] = {}
+        self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach it."""
+        return self._host.endpoints["clients"]
+
+    @property
+    def worker_name(self) -> str:
+        """The worker model's name, once it is up."""
+        return self._backend.name if self._backend is not None else ""
+
+    def start(self) -> None:
+        """Bring the workers up. Raises ModelError when none comes."""
+        background.wait(self._start())
+
+    async def _start(self) -> None:
+        if self._settings.url is not None:
+            self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
+            return
+        self._fleet = Fleet(self._host, _specs(self._settings, self._host.endpoints["workers"]))
+        card = await self._fleet.ready()
+        self._backend = FleetBackend(self._fleet, card)
+
+    def answer(
+        self, ask: C.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+    ) -> tuple[RunResult, str]:
+        """Run one question to its end; the result and its summary."""
+        return background.wait(self._answer(ask, on_progress, supervisor))
+
+    async def _answer(
+        self, ask: C.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+    ) -> tuple[RunResult, str]:
+        assert self._backend is not None
+        options = dict(ask.options)
+        context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
+        try:
+            result = await answer_on_loop(
+                ask.query,
+                context,
+                supervisor,
+                self._backend,
+                sources=sources,
+                on_progress=on_progress,
+                **options,
+            )
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            raise InputError(f"no such option: {error}") from error
+        return result, summary(result, model_name(supervisor), self._backend.name)
+
+    # -- clients
+
+    def serve(self) -> None:
+        """Answer clients from now on, and let them find this engine."""
+        (self._host.run_directory / "resident").touch()
+        self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
+
+    def _on_batch(self, batch: list[Inbound]) -> None:
+        for inbound in batch:
+            client = inbound.peer.decode("utf-8", "replace")
+            try:
+                self._on_inbound(client, inbound)
+            except ProtocolError as error:
+                self._host.event("client_protocol_error", self._host.producer, why=str(error))
+                self._forget(client)
+
+    def _on_inbound(self, client: str, inbound: Inbound) -> None:
+        if inbound.event != "message":
+            self._forget(client)
+            return
+        message = DRIVER_TO_CLIENT.decode(inbound.payload, peer=client)
+        if isinstance(message, C.ClientHello):
+            self._forget(client)
+            self._clients[client] = Conversation(C.TRANSITIONS, peer=client)
+        conversation = self._clients.setdefault(client, Conversation(C.TRANSITIONS, peer=client))
+        conversation.received(message)
+        match message:
+            case C.ClientHello():
+                self._send(client, Welcome(PROTOCOL_VERSION, 0.0))
+            case C.Ask():
+                task = self._host.loop.create_task(self._serve_ask(client, message))
+                self._asks[client, message.ask] = task
+            case C.Stop():
+                if task_ := self._asks.get((client, message.ask)):
+                    task_.cancel()
+
+    def _forget(self, client: str) -> None:
+        """A client is gone: its runs end."""
+        self._clients.pop(client, None)
+        for (owner, _), task in list(self._asks.items()):
+            if owner == client:
+                task.cancel()
+
+    def _send(self, client: str, message: Message) -> None:
+        conversation = self._clients.get(client)
+        if conversation is None:
+            return
+        payload = DRIVER_TO_CLIENT.encode(message)  # type: ignore[arg-type]
+        conversation.sent(message)
+        self._host.send("clients", client, payload)
+
+    async def _serve_ask(self, client: str, ask: C.Ask) -> None:
+        last_s = 0.0
+
+        def tell(progress: Progress) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= PROGRESS_EVERY_S:
+                last_s = time.monotonic()
+                self._send(client, C.Progress(ask.ask, *_progress_fields(progress)))
+
+        try:
+            options = dict(ask.options)
+            base_url = options.pop("base_url", None)
+            supervisor = await driver.in_thread(
+                self._host, supervisor_from, ask.supervisor, base_url
+            )
+            asked = msgspec.structs.replace(ask, options=options)
+            result, text = await self._answer(asked, tell, supervisor)
+            plain = msgspec.to_builtins(result, enc_hook=str)
+            self._send(client, C.Answer(ask.ask, plain, text))
+        except DistillError as error:
+            failed = C.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
+            self._send(client, failed)
+        except Exception as error:  # a bug of ours must reach the one who waits
+            self._send(client, C.Failed(ask.ask, type(error).__name__, repr(error), 6))
+            raise
+        finally:
+            self._asks.pop((client, ask.ask), None)
+
+    # -- ending
+
+    def close(self) -> None:
+        """End the runs, the workers, and the driver with all its children."""
+        try:
+            background.wait(self._close())
+        finally:
+            self._host.close()
+
+    async def _close(self) -> None:
+        tasks = list(self._asks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._fleet is not None:
+            await self._fleet.close()
+
+
+def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The context at these paths; takes the options that say how to read it."""
+    encoding = str(options.pop("encoding", "utf-8"))
+    if options.pop("json", False):
+        return read_json(paths[0]), []
+    return read_context(paths, encoding)
+
+
+def _progress_fields(progress: Progress) -> Sequence[Any]:
+    return (
+        progress.run,
+        progress.turn,
+        progress.turns,
+        progress.calls_done,
+        progress.calls_total,
+        progress.tokens,
+        progress.elapsed_s,
+    )
+
+
+def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
+    if settings.model is None:
+        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
+    handler = OpenAIHandler(settings.model, settings.url)
+    handler.check()
+    handler.window_tokens = settings.window_tokens
+    return handler
+
+
+def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
+    """One worker server a GPU, or one on the CPU's cores."""
+    environment = scrubbed_environment()
+    if token := os.environ.get("HF_TOKEN"):
+        environment["HF_TOKEN"] = token  # gated models; the worker server has no other key
+    specs = []
+    for number, gpu in enumerate(settings.gpus or ("",)):
+        name = f"worker-{number}"
+        argv = [sys.executable, "-m", "distill.worker_server"]
+        argv += ["--connect", endpoint, "--worker", name]
+        argv += ["--model", settings.model] if settings.model else []
+        argv += ["--gpu", gpu] if gpu else []
+        if settings.window_tokens:
+            argv += ["--window-tokens", str(settings.window_tokens)]
+        specs.append(WorkerSpec(name, tuple(argv), environment))
+    return specs

@@ -1,0 +1,66 @@
+"""A run's outcome on one screen: the evidence, what it cost, where the trace is."""
+
+import json
+from typing import Any
+
+from distill.orchestrator import RunResult
+from distill.supervisor.evidence import Evidence, Quotation
+
+SMALL_MODEL = "SmolLM2-135M"
+BETTER_WORKER = """\
+A very small model answered (135 million parameters): check the quotations. A better one:
+  --worker MODEL       a Hugging Face id or folder that your machine can hold
+  --worker-url URL     any OpenAI-compatible server, with --worker MODEL naming its model
+  --supervisor MODEL   an API model that writes code for your question (OPENAI_API_KEY)"""
+
+
+def answer_text(answer: Any) -> str:
+    """The answer as it goes to stdout: text as it stands, anything else as JSON."""
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+
+
+def summary(result: RunResult, supervisor: str, worker: str) -> str:
+    """The lines that follow an answer, for people."""
+    lines = [*_evidence(result.evidence), *_cost(result, supervisor, worker)]
+    lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")
+    if SMALL_MODEL.lower() in worker.lower():
+        lines += ["", *BETTER_WORKER.splitlines()]
+    return "\n".join(lines)
+
+
+def _evidence(evidence: Evidence) -> list[str]:
+    lines = []
+    for number, quotation in enumerate(evidence.quotations):
+        lines.append(f"{'Evidence' if number == 0 else '':<12}{_quote(quotation)}")
+    if evidence.votes:
+        votes = ", ".join(f"{answer} ({count})" for answer, count in evidence.votes)
+        lines.append(f"Votes       {votes}")
+    if evidence.total_chars:
+        share = 100 * evidence.read_chars / evidence.total_chars
+        lines.append(
+            f"Read        {evidence.passages:,} passages, {evidence.read_chars:,} of "
+            f"{evidence.total_chars:,} characters ({share:.1f} %)"
+        )
+    return lines
+
+
+def _quote(quotation: Quotation) -> str:
+    place = f"{quotation.start:,}-{quotation.end:,}"
+    if quotation.part is not None:
+        place = f"{quotation.part}:{place}"
+    text = " ".join(quotation.text.split())
+    return f"“{text}”  [{place}]"
+
+
+def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
+    def tokens(usage: Any) -> str:
+        return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+
+    failed = f", {result.worker_failures} failed" if result.worker_failures else ""
+    return [
+        f"Supervisor  {supervisor}: {result.iterations} turn"
+        f"{'' if result.iterations == 1 else 's'}, {tokens(result.supervisor_usage)}",
+        f"Workers     {worker}: {result.worker_calls:,} calls{failed}, "
+        f"{tokens(result.worker_usage)}",
+        f"Time        {result.elapsed:.1f} s",
+    ]
