@@ -128,7 +128,7 @@ def cli() -> None:
     help="Only do all downloads and conversions, for a machine that will have no network.",
 )
 def up(**options: Any) -> int:
-    """Bring an engine up and answer a question; without --query it stays up for `distill run`.
+    r"""Bring an engine up and answer a question; without --query it stays up for `distill run`.
 
     \b
     Examples:

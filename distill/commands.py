@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from distill.display import Display
 from distill.engine import Engine
 from distill.errors import BudgetError, InputError, ModelError
@@ -36,8 +38,8 @@ def up(
     settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
     if prepare:
         return _prepare(settings)
-    with _paths(paths) as paths:
-        handler = _check_first(paths, query, supervisor, base_url, options)
+    with _spooled(paths) as files:
+        handler = _check_first(files, query, supervisor, base_url, options)
         with Display() as display:
             resident = Resident(settings)
             try:
@@ -46,7 +48,7 @@ def up(
                 if query is None:
                     return _stay(resident, display)
                 display.phase("starting the run")
-                ask = Ask("up", query, tuple(paths), supervisor, _given(options))
+                ask = Ask("up", query, tuple(files), supervisor, _given(options))
                 result, text = resident.answer(ask, display.progress, handler)
             finally:
                 display.phase("ending")
@@ -66,14 +68,14 @@ def run(
     """Put a question to an engine that is up."""
     if query is None:
         raise InputError("no question: add --query TEXT")
-    with _paths(paths) as paths:
-        read_context(paths, options["encoding"])
+    with _spooled(paths) as files:
+        read_context(files, options["encoding"])
         asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
         if asked.get("log_dir"):
             asked["log_dir"] = str(Path(asked["log_dir"]).resolve())
         with Engine(connect) as engine, Display() as display:
             display.phase("asking the engine")
-            result, text = engine.ask(query, list(paths), supervisor, asked, display.progress)
+            result, text = engine.ask(query, files, supervisor, asked, display.progress)
         return _print(result, text)
 
 
@@ -104,7 +106,7 @@ def _check_first(
 
 
 @contextlib.contextmanager
-def _paths(paths: Sequence[str]) -> Iterator[list[str]]:
+def _spooled(paths: Sequence[str]) -> Iterator[list[str]]:
     """The paths, with standard input spooled to a file of its own while it lasts."""
     if STDIN not in paths:
         yield list(paths)
@@ -159,7 +161,7 @@ def _distill() -> str:
 def _prepare(settings: WorkerSettings) -> int:
     """Do the downloads and conversions that a run would do."""
     if settings.url is not None:
-        print("nothing to prepare: the worker is behind --worker-url", file=sys.stderr)
+        click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
         return 0
     from distill.worker_server import model
     from distill.worker_server.errors import WorkerError
@@ -168,14 +170,14 @@ def _prepare(settings: WorkerSettings) -> int:
         folder = model.resolve(settings.model, model.cache_dir())
     except WorkerError as error:
         raise ModelError(str(error)) from error
-    print(f"ready: {folder.path}", file=sys.stderr)
+    click.echo(f"ready: {folder.path}", err=True)
     return 0
 
 
 def _print(result: RunResult, text: str) -> int:
     if result.status == "unanswered":
-        print(text, file=sys.stderr)
+        click.echo(text, err=True)
         raise BudgetError(f"no answer within {result.iterations} turns")
-    print(answer_text(result.answer), flush=True)
-    print(f"\n{text}", file=sys.stderr)
+    click.echo(answer_text(result.answer))
+    click.echo(f"\n{text}", err=True)
     return 0

@@ -60,7 +60,8 @@ class Display:
             self._status.update(text)
         elif new or time.monotonic() - self._printed_s > PLAIN_EVERY_S:
             self._printed_s = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def _tick(self) -> None:
         """Count the seconds of a phase that says nothing of its own."""

@@ -16,7 +16,7 @@ from distill import errors
 from distill.errors import DistillError, MachineError
 from distill.orchestrator import Progress, RunResult
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol import client_link as C
+from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.message import Message
@@ -46,13 +46,13 @@ class Engine:
         self.endpoint = endpoint or find_endpoint()
         name = f"client-{os.getpid()}-{secrets.token_hex(4)}"
         self._inbox: SimpleQueue[Inbound] = SimpleQueue()
-        self._conversation = Conversation(C.TRANSITIONS, peer="engine")
+        self._conversation = Conversation(wire.TRANSITIONS, peer="engine")
         self._sockets = SocketThread("distill-client", self._on_batch)
         self._sockets.connect(
-            "engine", self.endpoint, identity=name.encode(), limit_bytes=C.FRAME_LIMIT_BYTES
+            "engine", self.endpoint, identity=name.encode(), limit_bytes=wire.FRAME_LIMIT_BYTES
         )
         self._sockets.start()
-        self._send(C.ClientHello(PROTOCOL_VERSION, name, os.getpid()))
+        self._send(wire.ClientHello(PROTOCOL_VERSION, name, os.getpid()))
         if self._receive(GREETING_S) is None:
             self.close()
             raise MachineError(f"no engine answers at {self.endpoint}")
@@ -105,11 +105,11 @@ class Engine:
         """Put a question about files; the result and its summary. Raises what the run raised."""
         ask = secrets.token_hex(8)
         absolute = tuple(str(Path(path).resolve()) for path in paths)
-        self._send(C.Ask(ask, query, absolute, supervisor, options))
+        self._send(wire.Ask(ask, query, absolute, supervisor, options))
         try:
             return self._wait(ask, on_progress)
         except KeyboardInterrupt:
-            self._send(C.Stop(ask))
+            self._send(wire.Stop(ask))
             raise
 
     def _wait(
@@ -119,13 +119,13 @@ class Engine:
             message = self._receive(PATIENCE_S)
             if message is None:
                 self._check_alive()
-            elif isinstance(message, C.Progress) and message.ask == ask:
+            elif isinstance(message, wire.Progress) and message.ask == ask:
                 if on_progress is not None:
                     on_progress(_progress(message))
-            elif isinstance(message, C.Answer) and message.ask == ask:
+            elif isinstance(message, wire.Answer) and message.ask == ask:
                 result = msgspec.convert(message.result, RunResult, dec_hook=_path)
                 return result, message.summary
-            elif isinstance(message, C.Failed) and message.ask == ask:
+            elif isinstance(message, wire.Failed) and message.ask == ask:
                 raise _error(message)
 
     def _check_alive(self) -> None:
@@ -149,7 +149,7 @@ class Engine:
         self.close()
 
 
-def _progress(message: C.Progress) -> Progress:
+def _progress(message: wire.Progress) -> Progress:
     return Progress(
         message.run,
         message.turn,
@@ -165,7 +165,7 @@ def _path(kind: type, value: Any) -> Any:
     return Path(value) if issubclass(kind, Path) else value
 
 
-def _error(failed: C.Failed) -> DistillError:
+def _error(failed: wire.Failed) -> DistillError:
     """The engine's error as the class it had there, where that is public."""
     kind: Any = getattr(errors, failed.kind, DistillError)
     if not (isinstance(kind, type) and issubclass(kind, DistillError)):

@@ -222,7 +222,7 @@ class OpenAIHandler(ModelHandler):
 
 
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """distill's sampling names as the API's: ``schema`` becomes a response format."""
+    """Our sampling names as the API's: ``schema`` becomes a response format."""
     request = {key: value for key, value in sampling.items() if value is not None}
     schema = request.pop("schema", None)
     if schema is not None:

@@ -26,7 +26,7 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.sandboxes import HostCallRecord
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
-from distill.traces import records as R
+from distill.traces import records
 
 SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
@@ -106,36 +106,30 @@ async def answer_on_loop(
     backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
     journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
     try:
-        run = _Run(host, RunLog(journal, _run_id()), query, context, supervisor, backend)
-        run.on_progress, run.max_iterations = on_progress, max_iterations
-        await run.prepare(
-            repl_class, output_limit, primitives, limits, sources, worker_options, record
+        options = _Options(
+            max_iterations,
+            output_limit,
+            dict(primitives or {}),
+            repl_class,
+            record,
+            dict(worker_options or {}),
+            limits,
+            tuple(sources),
+            on_progress,
         )
+        asked = _Run(host, RunLog(journal, _run_id()), _Question(query, context), options)
+        await asked.prepare(supervisor, backend)
         if worker_ctx_k is None and backend.window_tokens is not None:
             worker_ctx_k = max(1, backend.window_tokens // 1000)
-        opening = (
-            messages
-            if messages is not None
-            else build_system_prompt(
-                context,
-                query,
-                worker_ctx_k=worker_ctx_k,
-                output_limit=output_limit,
-                primitives=run.primitive_lines(),
-            )
+        opening = messages or build_system_prompt(
+            context,
+            query,
+            worker_ctx_k=worker_ctx_k,
+            output_limit=output_limit,
+            primitives=asked.primitive_lines(),
         )
-        run.log_start(
-            label,
-            {
-                "max_iterations": max_iterations,
-                "output_limit": output_limit,
-                "worker_ctx_k": worker_ctx_k,
-                "record": record,
-                "worker_options": dict(worker_options or {}),
-                "prompt": "given" if messages is not None else "built",
-            },
-        )
-        return await run.work(opening)
+        asked.log_start(label, worker_ctx_k, prompt_given=messages is not None)
+        return await asked.work(opening)
     finally:
         host.release_journal(journal)
 
@@ -146,69 +140,72 @@ arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    query: str
+    context: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    max_iterations: int
+    output_limit: int
+    primitives: Mapping[str, Callable[..., Any]]
+    repl_class: type[REPL]
+    record: Record
+    worker_options: Mapping[str, Any]
+    limits: Limits | None
+    sources: tuple[str, ...]
+    on_progress: Callable[[Progress], None] | None
+
+
 class _Run:
     """One run while it lasts: its REPL, its worker calls, its log."""
 
-    def __init__(
-        self,
-        host: Driver,
-        log: RunLog,
-        query: str,
-        context: Any,
-        supervisor: ModelHandler,
-        backend: Backend,
-    ) -> None:
+    def __init__(self, host: Driver, log: RunLog, question: _Question, options: _Options) -> None:
         self._host = host
         self._log = log
-        self._query = query
-        self._context = context
-        self._supervisor = supervisor
-        self._backend = backend
+        self._query, self._context = question.query, question.context
+        self._options = options
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
-        self.max_iterations = 0
-        self.on_progress: Callable[[Progress], None] | None = None
 
-    async def prepare(
-        self,
-        repl_class: type[REPL],
-        output_limit: int,
-        primitives: Mapping[str, Callable[..., Any]] | None,
-        limits: Limits | None,
-        sources: Sequence[str],
-        worker_options: Mapping[str, Any] | None,
-        record: Record,
-    ) -> None:
+    async def prepare(self, supervisor: ModelHandler, backend: Backend) -> None:
         """Store the context, index it, and make the REPL (its jail starts in ``work``)."""
+        self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, path = await in_thread(self._host, store, self._context, sources)
+        self._ref, path = await in_thread(self._host, store, self._context, self._options.sources)
         index = await in_thread(self._host, SpanIndex, self._context)
         self._calls = WorkerCalls(
             self._host,
-            self._backend,
+            backend,
             self._log,
             index,
             context_sha256=self._ref.sha256,
-            record=record,
-            defaults=worker_options,
+            record=self._options.record,
+            defaults=self._options.worker_options,
             on_progress=self._tell,
         )
-        repl = repl_class(
+        self._repl = self._make_repl(path)
+
+    def _make_repl(self, path: Path) -> REPL:
+        options = self._options
+        repl = options.repl_class(
             self._context,
             self._query,
             self._calls.worker,
             self._calls.worker_batch,
-            output_limit,
-            primitives,
+            options.output_limit,
+            options.primitives,
         )
-        self._repl = repl
-        if repl._namespace.get("context") is self._context:
+        if repl.namespace.get("context") is self._context:
             repl.context_path = path
         if self._backend.window_tokens is not None:
-            repl._namespace.setdefault("worker_window_tokens", self._backend.window_tokens)
-        repl.limits = limits or repl.limits
-        repl.on_final = lambda cell, value: self._log.write(R.Final, cell=cell, value=value)
+            repl.namespace.setdefault("worker_window_tokens", self._backend.window_tokens)
+        repl.limits = options.limits or repl.limits
+        repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
+        return repl
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
@@ -218,19 +215,28 @@ class _Run:
             if name not in SEED_NAMES
         }
 
-    def log_start(self, label: str | None, options: dict[str, Any]) -> None:
+    def log_start(self, label: str | None, worker_ctx_k: int | None, *, prompt_given: bool) -> None:
         """Write run_start: from here on there is a run, and it will have an end."""
+        options = self._options
         self._log.start(
             query=self._query,
             context=self._ref,
             supervisor=model_name(self._supervisor),
             worker=self._backend.name,
-            options=options,
             label=label,
+            options={
+                "max_iterations": options.max_iterations,
+                "output_limit": options.output_limit,
+                "worker_ctx_k": worker_ctx_k,
+                "record": options.record,
+                "worker_options": dict(options.worker_options),
+                "prompt": "given" if prompt_given else "built",
+                "primitives": sorted(self.primitive_lines()),
+            },
             versions={
                 "distill": distill.__version__,
                 "protocol": str(PROTOCOL_VERSION),
-                "schema": str(R.SCHEMA_VERSION),
+                "schema": str(records.SCHEMA_VERSION),
                 "python": platform.python_version(),
             },
         )
@@ -242,7 +248,7 @@ class _Run:
             self._supervisor,
             self._repl,
             self._log,
-            max_iterations=self.max_iterations,
+            max_iterations=self._options.max_iterations,
             on_progress=self._tell,
         )
         status: Any = "failed"
@@ -282,7 +288,7 @@ class _Run:
         )
 
     def _log_processes(self) -> None:
-        named: list[tuple[R.Producer, dict[str, Any]]] = [
+        named: list[tuple[records.Producer, dict[str, Any]]] = [
             (self._host.producer, {}),
             (self._host.launcher, {}),
         ]
@@ -295,7 +301,7 @@ class _Run:
         if call.function in ("worker", "worker_batch"):
             return
         self._log.write(
-            R.Primitive,
+            records.Primitive,
             cell=call.cell,
             call=call.call,
             function=call.function,
@@ -309,7 +315,7 @@ class _Run:
     def _log_end(self, status: Any, error: str | None) -> None:
         turns = self._loop.turns if self._loop is not None else Turns()
         self._log.write(
-            R.RunEnd,
+            records.RunEnd,
             status=status,
             answer=turns.answer,
             iterations=turns.iterations,
@@ -321,15 +327,15 @@ class _Run:
         )
 
     def _tell(self) -> None:
-        if self.on_progress is None:
+        if self._options.on_progress is None:
             return
         turns = self._loop.turns if self._loop is not None else Turns()
         used = turns.usage + self._calls.tally.usage
-        self.on_progress(
+        self._options.on_progress(
             Progress(
                 self._log.run,
                 turns.iterations,
-                self.max_iterations,
+                self._options.max_iterations,
                 self._calls.tally.done,
                 self._calls.tally.asked,
                 used.input_tokens + used.output_tokens,

@@ -84,8 +84,8 @@ class REPL:
         self.answer: Any = UNSET
         self.context_path: Path | None = None
         """A file that already holds the context's bytes, so that it is not written again."""
-        self.on_final: Callable[[int, Any], None] = lambda cell, value: None
-        self.on_call: Callable[[sandboxes.HostCallRecord], None] = lambda record: None
+        self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
+        self.on_call: Callable[[sandboxes.HostCallRecord], None] = lambda _record: None
         self._sandbox: sandboxes.Sandbox | None = None
         self._own_context: Path | None = None
         self._namespace: dict[str, Any] = {
@@ -95,6 +95,11 @@ class REPL:
             "worker_batch": worker_batch_fn,
             **(primitives or {}),
         }
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The names that the first cell finds; to be changed before it runs."""
+        return self._namespace
 
     @property
     def functions(self) -> dict[str, Callable[..., Any]]:

@@ -17,10 +17,9 @@ import msgspec
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.models import ModelHandler, OpenAIHandler, model_name
-from distill.orchestrator import Progress, RunResult
-from distill.orchestrator import answer_on_loop
+from distill.orchestrator import Progress, RunResult, answer_on_loop
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol import client_link as C
+from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
@@ -98,13 +97,13 @@ class Resident:
         self._backend = FleetBackend(self._fleet, card)
 
     def answer(
-        self, ask: C.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+        self, ask: wire.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
     ) -> tuple[RunResult, str]:
         """Run one question to its end; the result and its summary."""
         return background.wait(self._answer(ask, on_progress, supervisor))
 
     async def _answer(
-        self, ask: C.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+        self, ask: wire.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
     ) -> tuple[RunResult, str]:
         assert self._backend is not None
         options = dict(ask.options)
@@ -146,18 +145,18 @@ class Resident:
             self._forget(client)
             return
         message = DRIVER_TO_CLIENT.decode(inbound.payload, peer=client)
-        if isinstance(message, C.ClientHello):
+        if isinstance(message, wire.ClientHello):
             self._forget(client)
-            self._clients[client] = Conversation(C.TRANSITIONS, peer=client)
-        conversation = self._clients.setdefault(client, Conversation(C.TRANSITIONS, peer=client))
+            self._clients[client] = Conversation(wire.TRANSITIONS, peer=client)
+        conversation = self._clients.setdefault(client, Conversation(wire.TRANSITIONS, peer=client))
         conversation.received(message)
         match message:
-            case C.ClientHello():
+            case wire.ClientHello():
                 self._send(client, Welcome(PROTOCOL_VERSION, 0.0))
-            case C.Ask():
+            case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
-            case C.Stop():
+            case wire.Stop():
                 if task_ := self._asks.get((client, message.ask)):
                     task_.cancel()
 
@@ -176,14 +175,14 @@ class Resident:
         conversation.sent(message)
         self._host.send("clients", client, payload)
 
-    async def _serve_ask(self, client: str, ask: C.Ask) -> None:
+    async def _serve_ask(self, client: str, ask: wire.Ask) -> None:
         last_s = 0.0
 
         def tell(progress: Progress) -> None:
             nonlocal last_s
             if time.monotonic() - last_s >= PROGRESS_EVERY_S:
                 last_s = time.monotonic()
-                self._send(client, C.Progress(ask.ask, *_progress_fields(progress)))
+                self._send(client, wire.Progress(ask.ask, *_progress_fields(progress)))
 
         try:
             options = dict(ask.options)
@@ -194,12 +193,12 @@ class Resident:
             asked = msgspec.structs.replace(ask, options=options)
             result, text = await self._answer(asked, tell, supervisor)
             plain = msgspec.to_builtins(result, enc_hook=str)
-            self._send(client, C.Answer(ask.ask, plain, text))
+            self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
-            failed = C.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
+            failed = wire.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
             self._send(client, failed)
-        except Exception as error:  # a bug of ours must reach the one who waits
-            self._send(client, C.Failed(ask.ask, type(error).__name__, repr(error), 6))
+        except Exception as error:
+            self._send(client, wire.Failed(ask.ask, type(error).__name__, repr(error), 6))
             raise
         finally:
             self._asks.pop((client, ask.ask), None)

@@ -57,10 +57,10 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
         return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
 
     failed = f", {result.worker_failures} failed" if result.worker_failures else ""
+    turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+    calls = f"{result.worker_calls:,} calls{failed}"
     return [
-        f"Supervisor  {supervisor}: {result.iterations} turn"
-        f"{'' if result.iterations == 1 else 's'}, {tokens(result.supervisor_usage)}",
-        f"Workers     {worker}: {result.worker_calls:,} calls{failed}, "
-        f"{tokens(result.worker_usage)}",
+        f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
+        f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",
         f"Time        {result.elapsed:.1f} s",
     ]

@@ -167,6 +167,7 @@ TRANSITIONS: Transitions = {
         LogRecords: "empty",
         CloseJail: "empty",
         CallReply: "empty",
+        RunCell: "empty",  # it crossed the JailLost on its way; the keeper ignores it
         Shutdown: "gone",
     },
     "opening": {

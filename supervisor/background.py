@@ -20,7 +20,7 @@ _owner_pid = 0
 
 def loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started when first asked for (again after a fork)."""
-    global _loop, _owner_pid
+    global _loop, _owner_pid  # noqa: PLW0603  (one a process is the point)
     with _lock:
         if _loop is None or _owner_pid != os.getpid():
             _loop = asyncio.new_event_loop()

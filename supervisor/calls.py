@@ -15,14 +15,14 @@ import msgspec
 
 from distill.errors import WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, Usage, model_name
-from distill.protocol import worker_link as W
+from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Deliver, Fleet, Outcome
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.sandboxes import CURRENT_CALL
-from distill.traces import records as R
+from distill.traces import records
 
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
@@ -36,27 +36,27 @@ class Backend(Protocol):
     name: str
     window_tokens: int | None
 
-    def submit(self, requests: Sequence[W.Request], deliver: Deliver) -> None:
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
         """Start them; ``deliver`` gets every outcome once, on the driver's loop."""
 
     def cancel(self, ids: set[str]) -> None:
         """Forget these."""
 
-    def producers(self) -> Sequence[R.Producer]:
+    def producers(self) -> Sequence[records.Producer]:
         """The processes that answer."""
 
 
 class FleetBackend:
     """The worker servers."""
 
-    def __init__(self, fleet: Fleet, card: W.ModelCard) -> None:
+    def __init__(self, fleet: Fleet, card: wire.ModelCard) -> None:
         self.name = card.model
         self.window_tokens: int | None = card.window_tokens
         self._fleet = fleet
         self.submit = fleet.submit
         self.cancel = fleet.cancel
 
-    def producers(self) -> Sequence[R.Producer]:
+    def producers(self) -> Sequence[records.Producer]:
         """The worker servers that are ready."""
         return [worker.producer for worker in self._fleet.workers() if worker.is_ready]
 
@@ -73,7 +73,7 @@ class HandlerBackend:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancelled: set[str] = set()
 
-    def submit(self, requests: Sequence[W.Request], deliver: Deliver) -> None:
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
         """Start them, in batches."""
         for start in range(0, len(requests), HANDLER_BATCH):
             batch = list(requests[start : start + HANDLER_BATCH])
@@ -85,11 +85,11 @@ class HandlerBackend:
         """Batches not yet begun don't begin; those under way are not waited for."""
         self._cancelled |= ids
 
-    def producers(self) -> Sequence[R.Producer]:
+    def producers(self) -> Sequence[records.Producer]:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(self, batch: list[W.Request], deliver: Deliver) -> None:
+    async def _run(self, batch: list[wire.Request], deliver: Deliver) -> None:
         async with self._gate:
             batch = [request for request in batch if request.id not in self._cancelled]
             if not batch:
@@ -104,7 +104,9 @@ class HandlerBackend:
                 ]
             )
 
-    async def _ask(self, batch: list[W.Request]) -> list[tuple[W.Result | W.Failure, str | None]]:
+    async def _ask(
+        self, batch: list[wire.Request]
+    ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
         conversations = [_messages_of(request) for request in batch]
         options = _options_of(batch[0].sampling)
         try:
@@ -115,13 +117,13 @@ class HandlerBackend:
             _check_replies(self._handler, replies, len(batch))
         except WorkerBatchError as error:
             replies, errors = error.replies or [None] * len(batch), error.errors
-        except Exception as error:  # a handler is the user's code: its failure is the calls'
+        except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
             replies = [None] * len(batch)
             errors = dict.fromkeys(range(len(batch)), error)
         return [
             (_result(request, reply), None)
             if reply is not None
-            else (W.Failure(request.id, request.attempt, "engine", str(errors.get(i))), "model")
+            else (wire.Failure(request.id, request.attempt, "engine", str(errors.get(i))), "model")
             for i, (request, reply) in enumerate(zip(batch, replies, strict=True))
         ]
 
@@ -136,15 +138,15 @@ def _check_replies(handler: ModelHandler, replies: Any, count: int) -> None:
             raise WorkerError(f"{name} must return LMResponse, not {type(reply).__name__}")
 
 
-def _messages_of(request: W.Request) -> list[dict[str, str]]:
+def _messages_of(request: wire.Request) -> list[dict[str, str]]:
     if request.messages is None:
         return [{"role": "user", "content": request.prompt or ""}]
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
-def _options_of(sampling: W.Sampling) -> dict[str, Any]:
+def _options_of(sampling: wire.Sampling) -> dict[str, Any]:
     """The sampling parameters that differ from the defaults, and the temperature."""
-    default = W.Sampling()
+    default = wire.Sampling()
     names = sampling.__struct_fields__
     options = {
         n: getattr(sampling, n) for n in names if getattr(sampling, n) != getattr(default, n)
@@ -152,8 +154,8 @@ def _options_of(sampling: W.Sampling) -> dict[str, Any]:
     return {"temperature": sampling.temperature, **options}
 
 
-def _result(request: W.Request, reply: LMResponse) -> W.Result:
-    return W.Result(
+def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
+    return wire.Result(
         request.id,
         request.attempt,
         reply.text,
@@ -178,10 +180,22 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a worker said about the largest span of the context in its prompt."""
+    """What a worker said about the passage in its prompt."""
 
     response: str
-    span: R.Span
+    span: records.Span
+
+
+def passage_of(spans: Sequence[records.Span]) -> records.Span:
+    """The passage that a prompt's spans make up, where a few characters between them were
+    rewritten (line breaks, labels); the longest span where they lie apart.
+    """
+    longest = max(spans, key=lambda span: span.end - span.start)
+    near = [span for span in spans if span.part == longest.part]
+    start, end = min(span.start for span in near), max(span.end for span in near)
+    if end - start <= 2 * sum(span.end - span.start for span in near):
+        return msgspec.structs.replace(longest, start=start, end=end)
+    return longest
 
 
 class WorkerCalls:
@@ -210,7 +224,7 @@ class WorkerCalls:
         self._open: dict[str, tuple[asyncio.Future[str], dict[str, Any]]] = {}
         self.tally = Tally()
         self.readings: list[Reading] = []
-        self.spans: list[R.Span] = []
+        self.spans: list[records.Span] = []
 
     # -- host functions, called in threads of the pool
 
@@ -260,7 +274,7 @@ class WorkerCalls:
         parsed = [_parse(answer, options) for answer in answers]
         errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
         self._log.write(
-            R.Batch,
+            records.Batch,
             cell=cell,
             call=call,
             function=function,
@@ -275,18 +289,18 @@ class WorkerCalls:
 
     def _requests(
         self, prompts: Sequence[Any], options: Mapping[str, Any], prefix: str
-    ) -> list[W.Request]:
+    ) -> list[wire.Request]:
         sampling = _sampling({k: v for k, v in options.items() if k not in OWN_OPTIONS})
         chat, system = options.get("chat", True), options.get("system")
         requests = []
         for item, prompt in enumerate(prompts):
             name = f"{prefix}.{item}"
             if isinstance(prompt, str) and not chat:
-                requests.append(W.Request(name, 1, sampling, prompt=prompt, record=self._record))
+                requests.append(wire.Request(name, 1, sampling, prompt=prompt, record=self._record))
             else:
                 messages = _conversation(prompt, system, item)
                 requests.append(
-                    W.Request(name, 1, sampling, messages=messages, record=self._record)
+                    wire.Request(name, 1, sampling, messages=messages, record=self._record)
                 )
         return requests
 
@@ -307,14 +321,14 @@ class WorkerCalls:
             self._count(call)
             if future.done():
                 continue
-            if isinstance(outcome.result, W.Failure):
+            if isinstance(outcome.result, wire.Failure):
                 kind = outcome.lost or outcome.result.kind
                 future.set_exception(WorkerError(outcome.result.detail, kind=kind))
             else:
                 future.set_result(outcome.result.text)
         self._on_progress()
 
-    def _call(self, outcome: Outcome, place: Mapping[str, Any]) -> R.Call:
+    def _call(self, outcome: Outcome, place: Mapping[str, Any]) -> records.Call:
         request, result = outcome.request, outcome.result
         sampling = msgspec.to_builtins(request.sampling)
         fields: dict[str, Any] = {
@@ -328,24 +342,24 @@ class WorkerCalls:
             "messages": None if request.messages is None else tuple(_messages_of(request)),
             "total_s": outcome.total_s,
         }
-        if isinstance(result, W.Failure):
+        if isinstance(result, wire.Failure):
             prompt = "\n".join(message["content"] for message in _messages_of(request))
             kind = outcome.lost or result.kind
             fields |= {
                 "prompt": prompt,
                 "response": None,
                 "finish_reason": None,
-                "usage": R.TokenUsage(result.prompt_tokens or 0, 0),
-                "error": R.CallFailure(kind, result.detail),
+                "usage": records.TokenUsage(result.prompt_tokens or 0, 0),
+                "error": records.CallFailure(kind, result.detail),
             }
-            return R.Call(**fields)
+            return records.Call(**fields)
         spans = self._index.spans(result.prompt)
-        return R.Call(
+        return records.Call(
             **fields,
             prompt=result.prompt,
             response=result.text,
             finish_reason=result.finish_reason,
-            usage=R.TokenUsage(
+            usage=records.TokenUsage(
                 result.prompt_tokens, result.completion_tokens, result.cached_tokens
             ),
             prompt_token_ids=result.prompt_token_ids,
@@ -357,7 +371,7 @@ class WorkerCalls:
             compute_s=result.compute_s,
         )
 
-    def _count(self, call: R.Call) -> None:
+    def _count(self, call: records.Call) -> None:
         self.tally.done += 1
         if call.response is None:
             self.tally.failed += 1
@@ -366,8 +380,7 @@ class WorkerCalls:
         self.tally.usage += Usage(used.input_tokens, used.output_tokens, used.cached_input_tokens)
         self.spans.extend(call.spans)
         if call.spans:
-            longest = max(call.spans, key=lambda span: span.end - span.start)
-            self.readings.append(Reading(call.response, longest))
+            self.readings.append(Reading(call.response, passage_of(call.spans)))
 
     def cancel(self) -> None:
         """Forget every open call: the run has ended."""
@@ -378,19 +391,19 @@ class WorkerCalls:
                 future.set_exception(WorkerError("the run ended", kind="cancelled"))
 
 
-def _sampling(options: Mapping[str, Any]) -> W.Sampling:
+def _sampling(options: Mapping[str, Any]) -> wire.Sampling:
     """Sampling parameters from a cell's keywords; hostile, so checked field by field."""
     options = dict(options)
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]
-    unknown = set(options) - set(W.Sampling.__struct_fields__)
+    unknown = set(options) - set(wire.Sampling.__struct_fields__)
     if unknown:
-        known = ", ".join((*W.Sampling.__struct_fields__, *OWN_OPTIONS))
+        known = ", ".join((*wire.Sampling.__struct_fields__, *OWN_OPTIONS))
         raise WorkerError(
             f"no such option: {', '.join(sorted(unknown))}; there are {known}", kind="bad_request"
         )
     try:
-        sampling = msgspec.convert(options, W.Sampling)
+        sampling = msgspec.convert(options, wire.Sampling)
     except msgspec.ValidationError as error:
         raise WorkerError(f"bad option: {error}", kind="bad_request") from None
     if sum(map(bool, (sampling.schema, sampling.choices, sampling.regex))) > 1:
@@ -398,17 +411,17 @@ def _sampling(options: Mapping[str, Any]) -> W.Sampling:
     return sampling
 
 
-def _conversation(prompt: Any, system: Any, item: int) -> tuple[W.ChatMessage, ...]:
+def _conversation(prompt: Any, system: Any, item: int) -> tuple[wire.ChatMessage, ...]:
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     try:
-        messages = msgspec.convert(prompt, tuple[W.ChatMessage, ...])
+        messages = msgspec.convert(prompt, tuple[wire.ChatMessage, ...])
     except msgspec.ValidationError as error:
         raise WorkerError(
             f"prompt {item} must be a str, or a list of {{'role', 'content'}}: {error}",
             kind="bad_request",
         ) from None
-    return (W.ChatMessage("system", str(system)), *messages) if system else messages
+    return (wire.ChatMessage("system", str(system)), *messages) if system else messages
 
 
 def _parse(answer: Any, options: Mapping[str, Any]) -> Any:
@@ -425,7 +438,7 @@ def _parse(answer: Any, options: Mapping[str, Any]) -> Any:
         )
 
 
-def _model(card: W.ModelCard | None, name: str) -> R.Model:
+def _model(card: wire.ModelCard | None, name: str) -> records.Model:
     if card is None:
-        return R.Model(name)
-    return R.Model(**msgspec.structs.asdict(card))
+        return records.Model(name)
+    return records.Model(**msgspec.structs.asdict(card))

@@ -24,7 +24,7 @@ from distill.protocol.sockets import Inbound, SocketThread
 from distill.supervisor import background, run_directory
 from distill.supervisor.children import Children
 from distill.supervisor.journal import Journal, now
-from distill.traces import records as R
+from distill.traces import records
 
 ZONES = {
     "sandboxes": sandbox_link.FRAME_LIMIT_BYTES,
@@ -48,13 +48,13 @@ class Driver:
 
     def __init__(self) -> None:
         self.loop = background.loop()
-        self.producer = R.Producer("driver", "driver", os.getpid())
+        self.producer = records.Producer("driver", "driver", os.getpid())
         self.run_directory, self._lock_fd = run_directory.create()
         self._zones: dict[str, ZoneHandler] = {}
         self._child_handlers: dict[str, ChildHandler] = {}
         self._journals: dict[Path, Journal] = {}
         self._uses: Counter[Path] = Counter()
-        self._history: deque[R.Event] = deque(maxlen=EVENTS_KEPT)
+        self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
         self.children = Children(self.run_directory, self._on_child, self._on_launcher_lost)
         self._sockets = SocketThread("distill-sockets", self._on_batch)
@@ -64,10 +64,10 @@ class Driver:
             )
             for zone, limit in ZONES.items()
         }
-        self.launcher = R.Producer("launcher", "launcher", self.children.launcher_pid)
+        self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
         background.wait(self._listen())
         self._sockets.start()
-        self._closed = False
+        self.is_closed = False
         atexit.register(self.close)
 
     async def _listen(self) -> None:
@@ -126,7 +126,7 @@ class Driver:
             handler(message)
 
     def _on_launcher_lost(self) -> None:
-        if not self._closed:
+        if not self.is_closed:
             self.event("launcher_lost", self.launcher)
         for handler in self._lost:
             handler()
@@ -154,28 +154,28 @@ class Driver:
             del self._journals[folder]
             journal.close()
 
-    def event(self, event: str, producer: R.Producer, **detail: Any) -> None:
+    def event(self, event: str, producer: records.Producer, **detail: Any) -> None:
         """Log that something happened to a process; a worker's goes to worker.jsonl."""
-        self._log(R.Event(t=now(), run=None, producer=producer, event=event, detail=detail))
+        self._log(records.Event(t=now(), run=None, producer=producer, event=event, detail=detail))
 
-    def _log(self, record: R.Event) -> None:
+    def _log(self, record: records.Event) -> None:
         self._history.append(record)
         for journal in self._journals.values():
             self._log_to(journal, record)
 
     @staticmethod
-    def _log_to(journal: Journal, record: R.Event) -> None:
+    def _log_to(journal: Journal, record: records.Event) -> None:
         if record.producer.kind == "worker_server":
             journal.worker([record])
         else:
             journal.supervisor(record)
 
-    def shipped(self, producer: R.Producer, records: Iterable[dict[str, Any]]) -> None:
+    def shipped(self, producer: records.Producer, shipped: Iterable[dict[str, Any]]) -> None:
         """Log events that another process sent: maps with an ``event`` and what it likes."""
-        for record in records:
+        for record in shipped:
             detail = {key: value for key, value in record.items() if key != "event"}
             self._log(
-                R.Event(
+                records.Event(
                     t=now(),
                     run=None,
                     producer=producer,
@@ -188,9 +188,9 @@ class Driver:
 
     def close(self) -> None:
         """End every child, close the sockets, remove the run directory. Any thread; idempotent."""
-        if self._closed:
+        if self.is_closed:
             return
-        self._closed = True
+        self.is_closed = True
         self._sockets.close()
         self.children.close()
         os.close(self._lock_fd)
@@ -203,9 +203,9 @@ _shared: Driver | None = None
 
 def shared() -> Driver:
     """The process's driver, started when first asked for (again if it ended, or after a fork)."""
-    global _shared
+    global _shared  # noqa: PLW0603  (one a process is the point)
     with _shared_lock:
-        if _shared is None or _shared._closed or _shared.producer.pid != os.getpid():
+        if _shared is None or _shared.is_closed or _shared.producer.pid != os.getpid():
             _shared = Driver()
         return _shared
 

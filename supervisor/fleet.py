@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
 from distill.errors import ModelError
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol import worker_link as W
+from distill.protocol import worker_link as wire
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
@@ -24,7 +25,7 @@ from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarte
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.driver import Driver
-from distill.traces import records as R
+from distill.traces import records
 
 HEARTBEAT_S = 1.0
 SILENCE_LIMIT_S = 6.0
@@ -50,11 +51,11 @@ class WorkerSpec:
 class Outcome:
     """What came of a request: the answer, who gave it, and how long it took in all."""
 
-    request: W.Request
-    result: W.Result | W.Failure
+    request: wire.Request
+    result: wire.Result | wire.Failure
     lost: str | None
-    card: W.ModelCard | None
-    producer: R.Producer | None
+    card: wire.ModelCard | None
+    producer: records.Producer | None
     total_s: float
 
 
@@ -65,7 +66,7 @@ Deliver = Callable[[list[Outcome]], None]
 class Pending:
     """A request that waits for a worker or an answer."""
 
-    request: W.Request
+    request: wire.Request
     deliver: Deliver
     tokens: int
     since: float
@@ -79,14 +80,16 @@ class Worker:
     spec: WorkerSpec
     conversation: Conversation
     epoch: str = ""
-    producer: R.Producer = field(default_factory=lambda: R.Producer("worker_server", "", 0))
-    card: W.ModelCard | None = None
+    producer: records.Producer = field(
+        default_factory=lambda: records.Producer("worker_server", "", 0)
+    )
+    card: wire.ModelCard | None = None
     slots: int = 0
     token_budget: int = 0
     in_flight: dict[str, Pending] = field(default_factory=dict)
     tokens_in_flight: int = 0
     heard_s: float = 0.0
-    failure: W.WorkerFailed | None = None
+    failure: wire.WorkerFailed | None = None
     restarts: int = 0
     generated_tokens: int = 0
 
@@ -130,7 +133,8 @@ class Fleet:
         self._driver = driver
         self._queue: deque[Pending] = deque()
         self._workers = {
-            spec.name: Worker(spec, Conversation(W.TRANSITIONS, peer=spec.name)) for spec in specs
+            spec.name: Worker(spec, Conversation(wire.TRANSITIONS, peer=spec.name))
+            for spec in specs
         }
         self._peers: dict[bytes, Worker] = {}
         self._changed = asyncio.Event()
@@ -144,7 +148,7 @@ class Fleet:
 
     # -- what callers see
 
-    async def ready(self) -> W.ModelCard:
+    async def ready(self) -> wire.ModelCard:
         """Wait until a worker can serve; its model. Raises ModelError if none ever will."""
         while True:
             for worker in self._workers.values():
@@ -159,7 +163,7 @@ class Fleet:
         """The fleet's workers, whatever their state."""
         return self._workers.values()
 
-    def submit(self, requests: Sequence[W.Request], deliver: Deliver) -> None:
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
         """Queue requests; ``deliver`` gets every outcome once, in batches as they arrive."""
         now_s = time.monotonic()
         for request in requests:
@@ -175,8 +179,8 @@ class Fleet:
             gone = tuple(key for key in worker.in_flight if key in ids)
             for key in gone:
                 worker.give_back(key)
-            if gone and worker.conversation.allows(W.Cancel):
-                self._send(worker, W.Cancel(gone))
+            if gone and worker.conversation.allows(wire.Cancel):
+                self._send(worker, wire.Cancel(gone))
         self._dispatch()
 
     @property
@@ -219,7 +223,7 @@ class Fleet:
             why = f"could not be started: {message.detail}"
         returned = worker.give_back_all()
         self._peers.pop(worker.epoch.encode(), None)
-        worker.conversation = Conversation(W.TRANSITIONS, peer=worker.spec.name)
+        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.spec.name)
         worker.conversation.state = "ended"
         if self._closing:
             return
@@ -230,7 +234,7 @@ class Fleet:
             self._driver.loop.call_later(delay_s, self._restart, worker)
         elif worker.failure is None:
             tail = _tail(self._driver.run_directory / f"{worker.spec.name}.log")
-            worker.failure = W.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
+            worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
         self._return(returned)
         self._changed.set()
         if self._failed():
@@ -239,7 +243,7 @@ class Fleet:
     def _restart(self, worker: Worker) -> None:
         if self._closing:
             return
-        worker.conversation = Conversation(W.TRANSITIONS, peer=worker.spec.name)
+        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.spec.name)
         worker.failure = None
         self._start(worker)
 
@@ -272,7 +276,9 @@ class Fleet:
 
     def _on_launcher_lost(self) -> None:
         for worker in self._workers.values():
-            worker.failure = W.WorkerFailed("engine", "the launcher died, and the workers with it")
+            worker.failure = wire.WorkerFailed(
+                "engine", "the launcher died, and the workers with it"
+            )
             worker.conversation.state = "ended"
             self._queue.extend(worker.give_back_all())
         self._changed.set()
@@ -295,7 +301,7 @@ class Fleet:
         self._driver.send("workers", worker.epoch, DRIVER_TO_WORKER.encode(message))  # type: ignore[arg-type]
 
     def _on_batch(self, batch: list[Inbound]) -> None:
-        finished: list[tuple[Worker, W.Result | W.Failure]] = []
+        finished: list[tuple[Worker, wire.Result | wire.Failure]] = []
         for inbound in batch:
             worker = self._peers.get(inbound.peer) or self._greeted_by(inbound)
             if worker is None:
@@ -318,7 +324,7 @@ class Fleet:
             hello = DRIVER_TO_WORKER.decode(inbound.payload)
         except RemoteProtocolError:
             hello = None
-        worker = self._workers.get(hello.worker) if isinstance(hello, W.WorkerHello) else None
+        worker = self._workers.get(hello.worker) if isinstance(hello, wire.WorkerHello) else None
         if worker is None or worker.conversation.state != "new":
             self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
             return None
@@ -326,7 +332,10 @@ class Fleet:
         return worker
 
     def _on_inbound(
-        self, worker: Worker, inbound: Inbound, finished: list[tuple[Worker, W.Result | W.Failure]]
+        self,
+        worker: Worker,
+        inbound: Inbound,
+        finished: list[tuple[Worker, wire.Result | wire.Failure]],
     ) -> None:
         if inbound.event == "unreachable":
             return
@@ -338,23 +347,23 @@ class Fleet:
         worker.conversation.received(message)
         worker.heard_s = time.monotonic()
         match message:
-            case W.WorkerHello():
+            case wire.WorkerHello():
                 self._on_hello(worker, message)
-            case W.WorkerReady():
+            case wire.WorkerReady():
                 self._on_ready(worker, message)
-            case W.WorkerFailed():
+            case wire.WorkerFailed():
                 worker.failure = message
                 self._driver.event(
                     "worker_failed", worker.producer, kind=message.kind, why=message.detail
                 )
-            case W.Results():
+            case wire.Results():
                 finished.extend((worker, result) for result in message.results)
-            case W.Heartbeat():
+            case wire.Heartbeat():
                 worker.generated_tokens = message.completion_tokens
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
 
-    def _on_hello(self, worker: Worker, hello: W.WorkerHello) -> None:
+    def _on_hello(self, worker: Worker, hello: wire.WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise RemoteProtocolError(
                 f"speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}", peer=hello.worker
@@ -362,11 +371,11 @@ class Fleet:
         if self._peers.get(hello.epoch.encode()) is not worker:
             raise RemoteProtocolError("its identity is not its epoch", peer=hello.worker)
         worker.epoch = hello.epoch
-        worker.producer = R.Producer("worker_server", hello.worker, hello.pid)
+        worker.producer = records.Producer("worker_server", hello.worker, hello.pid)
         self._driver.event("worker_connected", worker.producer, epoch=hello.epoch)
         self._send(worker, Welcome(PROTOCOL_VERSION, HEARTBEAT_S))
 
-    def _on_ready(self, worker: Worker, ready: W.WorkerReady) -> None:
+    def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:
         worker.card, worker.slots = ready.card, ready.slots
         worker.token_budget = ready.token_budget
         self._driver.event(
@@ -383,7 +392,7 @@ class Fleet:
 
     def _dispatch(self) -> None:
         """Give the queue's head to the worker with the fewest tokens in flight."""
-        batches: dict[str, list[W.Request]] = {}
+        batches: dict[str, list[wire.Request]] = {}
         while self._queue:
             pending = self._queue[0]
             ready = [w for w in self._workers.values() if w.is_ready and w.has_room(pending)]
@@ -394,9 +403,9 @@ class Fleet:
             batches.setdefault(worker.spec.name, []).append(pending.request)
         for name, requests in batches.items():
             for group in _frames(requests):
-                self._send(self._workers[name], W.Requests(tuple(group)))
+                self._send(self._workers[name], wire.Requests(tuple(group)))
 
-    def _commit(self, finished: list[tuple[Worker, W.Result | W.Failure]]) -> None:
+    def _commit(self, finished: list[tuple[Worker, wire.Result | wire.Failure]]) -> None:
         """Deliver first results, a batch for each caller, and drop the rest."""
         by_caller: dict[Deliver, list[Outcome]] = {}
         for worker, result in finished:
@@ -419,7 +428,7 @@ class Fleet:
 
     def _settle(self, pending: Pending, worker: Worker | None, kind: str, detail: str) -> None:
         request = pending.request
-        failure = W.Failure(request.id, request.attempt, "engine", detail)
+        failure = wire.Failure(request.id, request.attempt, "engine", detail)
         pending.deliver(
             [
                 Outcome(
@@ -434,20 +443,20 @@ class Fleet:
         )
 
 
-def _estimate(request: W.Request) -> int:
+def _estimate(request: wire.Request) -> int:
     """Tokens that a request may take, roughly: prompt and completion."""
     chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
     prompt_tokens = chars // CHARS_PER_TOKEN + len(request.prompt_token_ids or ())
     return prompt_tokens + (request.sampling.max_tokens or DEFAULT_COMPLETION_TOKENS)
 
 
-def _frames(requests: list[W.Request]) -> Iterable[list[W.Request]]:
+def _frames(requests: list[wire.Request]) -> Iterable[list[wire.Request]]:
     """Groups of at most BATCH_REQUESTS requests and about BATCH_BYTES."""
-    group: list[W.Request] = []
+    group: list[wire.Request] = []
     size = 0
     for request in requests:
         chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
-        if group and (len(group) == W.BATCH_REQUESTS or size + chars > W.BATCH_BYTES):
+        if group and (len(group) == wire.BATCH_REQUESTS or size + chars > wire.BATCH_BYTES):
             yield group
             group, size = [], 0
         group.append(request)
@@ -456,11 +465,10 @@ def _frames(requests: list[W.Request]) -> Iterable[list[W.Request]]:
         yield group
 
 
-def _tail(path: object) -> str:
+def _tail(path: Path) -> str:
     """The last lines of a child's output, for a message about its death."""
     try:
-        with open(str(path), "rb") as file:
-            text = file.read()[-1500:].decode("utf-8", "replace")
+        text = path.read_bytes()[-1500:].decode("utf-8", "replace")
     except OSError:
         return ""
     return "Its last output:\n" + text if text.strip() else ""

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
-from distill.traces import records as R
+from distill.traces import records
 
 
 def now() -> float:
@@ -39,9 +39,9 @@ class Journal:
         self._encoder = msgspec.json.Encoder()
         self._lock = threading.Lock()
         try:
-            (folder / R.CONTEXT_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
+            (folder / records.CONTEXT_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_fd = self._take(folder / ".lock")
-            self._files = {log: self._open(folder / log) for log in R.LOG_RECORDS}
+            self._files = {log: self._open(folder / log) for log in records.LOG_RECORDS}
         except OSError as error:
             raise InputError(
                 f"the log folder {folder} can't be used: {error.strerror or error}. "
@@ -68,11 +68,11 @@ class Journal:
             os.write(descriptor, b"\n")
         return descriptor
 
-    def write(self, log: str, records: Sequence[R.AnyRecord]) -> None:
+    def write(self, log: str, lines: Sequence[records.AnyRecord]) -> None:
         """Append records to one log, in one write. Raises OSError if the disk refuses."""
-        if not records:
+        if not lines:
             return
-        data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
+        data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
         self._append(log, data)
 
     def _append(self, log: str, data: bytes) -> None:
@@ -81,36 +81,38 @@ class Journal:
             while view:
                 view = view[os.write(self._files[log], view) :]
 
-    def supervisor(self, *records: R.SupervisorRecord) -> None:
+    def supervisor(self, *lines: records.SupervisorRecord) -> None:
         """Append to supervisor.jsonl."""
-        self.write(R.SUPERVISOR_LOG, records)
+        self.write(records.SUPERVISOR_LOG, lines)
 
-    def worker(self, records: Iterable[R.WorkerRecord]) -> None:
+    def worker(self, lines: Iterable[records.WorkerRecord]) -> None:
         """Append to worker.jsonl."""
-        self.write(R.WORKER_LOG, list(records))
+        self.write(records.WORKER_LOG, list(lines))
 
-    def store_context(self, context: Any, sources: Sequence[str] = ()) -> tuple[R.ContextRef, Path]:
+    def store_context(
+        self, context: Any, sources: Sequence[str] = ()
+    ) -> tuple[records.ContextRef, Path]:
         """Store a str, list or dict once, by hash; returns its reference and its file.
 
         Raises InputError for a text with lone surrogates, or a value that JSON can't hold.
         """
         kind, data, chars = encode_context(context)
         digest = hashlib.sha256(data).hexdigest()
-        name = f"{R.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}"
+        name = f"{records.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}"
         path = self.folder / name
         if not path.exists():
             draft = path.with_suffix(f".{os.getpid()}.part")
             draft.write_bytes(data)
             draft.chmod(0o600)
             draft.rename(path)
-        ref = R.ContextRef(digest, kind, chars, len(data), name, tuple(sources))
+        ref = records.ContextRef(digest, kind, chars, len(data), name, tuple(sources))
         return ref, path
 
     def _merge_spool(self) -> None:
-        for path in sorted((self.folder / R.SPOOL_FOLDER).glob("*.jsonl")):
+        for path in sorted((self.folder / records.SPOOL_FOLDER).glob("*.jsonl")):
             data = path.read_bytes()
             if data:
-                self._append(R.SUPERVISOR_LOG, data if data.endswith(b"\n") else data + b"\n")
+                self._append(records.SUPERVISOR_LOG, data if data.endswith(b"\n") else data + b"\n")
             path.unlink()
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class RecipeHandler(ModelHandler):
         file = resources.files(PACKAGE) / f"{name.replace('-', '_')}.py"
         self._code = file.read_text("utf-8")
 
-    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+    def chat(self, messages: Messages, **_kw: Any) -> LMResponse:
         """The recipe; a second time, what stopped it. Raises ModelError."""
         started_s = time.monotonic()
         if any(message["role"] == "assistant" for message in messages):

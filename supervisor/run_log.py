@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distill.supervisor.journal import Journal, now
-from distill.traces import records as R
+from distill.traces import records
 
 
 class RunLog:
@@ -15,36 +15,36 @@ class RunLog:
         self.journal = journal
         self.run = run
         self.turn = 0
-        self.driver = R.Producer("driver", "driver", os.getpid())
+        self.driver = records.Producer("driver", "driver", os.getpid())
         self._messages = 0
 
-    def stamp(self, producer: R.Producer | None = None) -> dict[str, Any]:
+    def stamp(self, producer: records.Producer | None = None) -> dict[str, Any]:
         """The fields that every record of this run has."""
         return {"t": now(), "run": self.run, "producer": producer or self.driver}
 
     def start(self, **fields: Any) -> None:
         """The run begins."""
-        self.journal.supervisor(R.RunStart(**self.stamp(), **fields))
+        self.journal.supervisor(records.RunStart(**self.stamp(), **fields))
 
-    def processes(self, producers: Iterable[tuple[R.Producer, dict[str, Any]]]) -> None:
+    def processes(self, producers: Iterable[tuple[records.Producer, dict[str, Any]]]) -> None:
         """Name the processes that take part, in both logs."""
-        records = [R.Process(**self.stamp(p), detail=detail) for p, detail in producers]
-        self.journal.supervisor(*records)
-        self.journal.worker(records)
+        named = [records.Process(**self.stamp(p), detail=detail) for p, detail in producers]
+        self.journal.supervisor(*named)
+        self.journal.worker(named)
 
     def message(self, role: Any, content: str) -> int:
         """A message was added to the conversation; its index."""
         index = self._messages
         self._messages += 1
         self.journal.supervisor(
-            R.Message(**self.stamp(), index=index, turn=self.turn, role=role, content=content)
+            records.Message(**self.stamp(), index=index, turn=self.turn, role=role, content=content)
         )
         return index
 
-    def write(self, kind: type[R.SupervisorRecord], **fields: Any) -> None:
+    def write(self, kind: type[records.SupervisorRecord], **fields: Any) -> None:
         """A record of any other kind, in supervisor.jsonl."""
         self.journal.supervisor(kind(**self.stamp(), **fields))
 
-    def calls(self, calls: Iterable[R.Call]) -> None:
+    def calls(self, calls: Iterable[records.Call]) -> None:
         """Worker calls that ended, in one write."""
         self.journal.worker(calls)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from distill.errors import SandboxError, WorkerBatchError, WorkerError
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol import sandbox_link as S
+from distill.protocol import sandbox_link as wire
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -28,7 +28,7 @@ from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.driver import Driver, in_thread
-from distill.traces import records as R
+from distill.traces import records
 
 START_DEADLINE_S = 30.0
 AFTER_FINAL_S = 5.0
@@ -104,9 +104,9 @@ class Sandbox:
         self._on_final = on_final
         self._on_call = on_call
         self.name = ""
-        self.producer = R.Producer("sandbox", self.name, 0)
-        self.plan: S.JailPlan | None = None
-        self._conversation = Conversation(S.TRANSITIONS, peer=self.name, start="gone")
+        self.producer = records.Producer("sandbox", self.name, 0)
+        self.plan: wire.JailPlan | None = None
+        self._conversation = Conversation(wire.TRANSITIONS, peer=self.name, start="gone")
         self._changed = asyncio.Event()
         self._jails = itertools.count(1)
         self._jail = ""
@@ -173,7 +173,7 @@ class Sandbox:
         _open.pop(self.name, None)
         self.name = f"sandbox-{next(_numbers)}"
         _open[self.name] = self
-        self._conversation = Conversation(S.TRANSITIONS, peer=self.name)
+        self._conversation = Conversation(wire.TRANSITIONS, peer=self.name)
         argv = (
             *(sys.executable, "-m", "distill.sandbox.keeper"),
             *("--connect", self._driver.endpoints["sandboxes"], "--keeper", self.name),
@@ -220,7 +220,7 @@ class Sandbox:
         self._driver.children.send(
             SpawnJail(self._jail, self.name, self.plan, str(contents.path or ""))
         )
-        opening = S.OpenJail(
+        opening = wire.OpenJail(
             self._jail,
             contents.limits,
             dict(contents.namespace),
@@ -235,8 +235,8 @@ class Sandbox:
             raise SandboxError(f"the namespace can't be sent into the jail: {error}") from error
 
     def _close_jail(self) -> None:
-        if self._conversation.allows(S.CloseJail):
-            self._send(S.CloseJail(self._jail))
+        if self._conversation.allows(wire.CloseJail):
+            self._send(wire.CloseJail(self._jail))
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
@@ -276,32 +276,32 @@ class Sandbox:
             self._driver.children.send(Kill(self.name))
         self._changed.set()
 
-    def _act(self, message: S.FromKeeper) -> None:
+    def _act(self, message: wire.FromKeeper) -> None:
         match message:
-            case S.KeeperHello():
+            case wire.KeeperHello():
                 self._on_hello(message)
-            case S.JailReady():
+            case wire.JailReady():
                 self._failure = None
                 self._driver.event(
                     "jail_ready", self.producer, jail=message.jail, start_s=message.start_s
                 )
-            case S.JailLost():
+            case wire.JailLost():
                 self._on_jail_lost(message)
-            case S.CellDone():
+            case wire.CellDone():
                 self._on_cell_done(message)
-            case S.HostCall():
+            case wire.HostCall():
                 self._spawn(self._answer(message))
-            case S.FinalAnswer():
+            case wire.FinalAnswer():
                 self._on_final_answer(message)
             case LogRecords():
                 self._driver.shipped(self.producer, message.records)
 
-    def _on_hello(self, hello: S.KeeperHello) -> None:
+    def _on_hello(self, hello: wire.KeeperHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"speaks protocol {hello.protocol}", peer=self.name)
-        self.producer = R.Producer("sandbox", self.name, hello.pid)
+        self.producer = records.Producer("sandbox", self.name, hello.pid)
         if hello.plan is None:
-            refusal = hello.refusal or S.NoJail((), "")
+            refusal = hello.refusal or wire.NoJail((), "")
             self._end_keeper()
             tried = "; ".join(refusal.tried)
             self._refusal = f"no safe jail can be built here: {tried}. {refusal.remedy}"
@@ -312,7 +312,7 @@ class Sandbox:
         )
         self._send(Welcome(PROTOCOL_VERSION, 1.0))
 
-    def _on_jail_lost(self, lost: S.JailLost) -> None:
+    def _on_jail_lost(self, lost: wire.JailLost) -> None:
         self._driver.event(
             "jail_lost", self.producer, jail=lost.jail, cause=lost.cause, why=lost.detail
         )
@@ -322,7 +322,7 @@ class Sandbox:
                 lost.cell, lost.stdout, lost.stderr, lost.elapsed_s, lost.cpu_s, lost=lost.detail
             )
 
-    def _on_cell_done(self, done: S.CellDone) -> None:
+    def _on_cell_done(self, done: wire.CellDone) -> None:
         if self._outcome is None:
             self._outcome = CellOutcome(
                 done.cell,
@@ -348,7 +348,7 @@ class Sandbox:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, call: S.HostCall) -> None:
+    async def _answer(self, call: wire.HostCall) -> None:
         """Run the function with its hostile arguments, and reply whatever came of it."""
         record = HostCallRecord(call.cell, call.call, call.function, call.args, call.kwargs, 0.0)
         started_s = time.monotonic()
@@ -360,24 +360,24 @@ class Sandbox:
             record.value = await in_thread(
                 self._driver, lambda: function(*call.args, **call.kwargs)
             )
-            reply = S.CallReply(call.jail, call.call, value=record.value)
+            reply = wire.CallReply(call.jail, call.call, value=record.value)
             DRIVER_TO_KEEPER.encode(reply)
-        except Exception as error:  # any failure of a primitive is the cell's to see
+        except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
             record.value, record.error = None, f"{type(error).__name__}: {error}"
-            reply = S.CallReply(call.jail, call.call, error=_call_error(error))
+            reply = wire.CallReply(call.jail, call.call, error=_call_error(error))
         record.elapsed_s = time.monotonic() - started_s
         self._on_call(record)
-        if call.jail == self._jail and self._conversation.allows(S.CallReply):
+        if call.jail == self._jail and self._conversation.allows(wire.CallReply):
             self._send(reply)
 
-    def _on_final_answer(self, final: S.FinalAnswer) -> None:
+    def _on_final_answer(self, final: wire.FinalAnswer) -> None:
         error = None
         if not is_json(final.value):
             error = CallError("FinalError", "FINAL takes JSON-like values only")
         elif self._final_s is None:
             self._final_s = time.monotonic()
             self._on_final(final.cell, final.value)
-        self._send(S.CallReply(final.jail, final.call, error=error))
+        self._send(wire.CallReply(final.jail, final.call, error=error))
 
 
 def _call_error(error: Exception) -> CallError:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -47,7 +48,7 @@ def child(
     """Start a child as the leader of its own group; returns its pid. Raises OSError."""
     passed = [control.fileno()] if control is not None else []
     numbered = [word.replace("{control_fd}", str(*passed)) if passed else word for word in argv]
-    with open(output_path, "ab") as output:
+    with Path(output_path).open("ab") as output:
         return _popen(numbered, env, output.fileno(), passed, _die_with_launcher)
 
 
@@ -85,6 +86,7 @@ def _popen(
     output: int,
     passed: list[int],
     prepare: Callable[[], None],
+    *,
     uid: int | None = None,
 ) -> int:
     process = subprocess.Popen(
@@ -94,7 +96,7 @@ def _popen(
         stdout=output,
         stderr=output,
         pass_fds=passed,
-        preexec_fn=prepare,
+        preexec_fn=prepare,  # noqa: PLW1509  (the launcher has one thread)
         process_group=0,
         user=uid,
         group=uid,
@@ -123,7 +125,7 @@ def _die_with_launcher() -> None:
 
 def _chunks(path: str) -> Iterator[bytes]:
     if path:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             while chunk := file.read(COPY_BYTES):
                 yield chunk
 

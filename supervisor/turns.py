@@ -10,7 +10,7 @@ from distill.models import LMResponse, ModelHandler, Usage, model_name
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.run_log import RunLog
-from distill.traces import records as R
+from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
 
@@ -133,7 +133,7 @@ class TurnLoop:
         self.turns.supervisor_s += time.monotonic() - started_s
         index = self._add("assistant", response.text)
         self._log.write(
-            R.Turn,
+            records.Turn,
             turn=self._log.turn,
             request_messages=request_messages,
             reply_index=index,
@@ -148,7 +148,7 @@ class TurnLoop:
 
     async def _cell(self, code: str) -> Any:
         result = await in_thread(self._driver, self._repl.execute, code)
-        self._log.write(R.Cell, **cell_fields(self._log.turn, code, result))
+        self._log.write(records.Cell, **cell_fields(self._log.turn, code, result))
         return result
 
     def _final(self, result: Any) -> bool:
@@ -162,9 +162,9 @@ class TurnLoop:
         return f"{text}\n\n{NUDGE.format(left='1 turn' if left == 1 else f'{left} turns')}"
 
 
-def token_usage(usage: Usage) -> R.TokenUsage:
+def token_usage(usage: Usage) -> records.TokenUsage:
     """A Usage as it is logged."""
-    return R.TokenUsage(
+    return records.TokenUsage(
         usage.input_tokens,
         usage.output_tokens,
         usage.cached_input_tokens,
@@ -189,10 +189,11 @@ def cell_fields(turn: int, code: str, result: Any) -> dict[str, Any]:
         "stderr": result.full_stderr,
         "elapsed_s": result.elapsed,
         "cpu_s": result.cpu_s,
-        "error": error and R.CellFailure(error.name, error.message, error.traceback, error.line),
+        "error": error
+        and records.CellFailure(error.name, error.message, error.traceback, error.line),
         "lost": result.lost,
         "variables": tuple(
-            R.Variable(name, v.type, v.repr, v.size) for name, v in result.variables.items()
+            records.Variable(name, v.type, v.repr, v.size) for name, v in result.variables.items()
         ),
         "dropped_bytes": result.dropped_bytes,
         "interrupted": result.interrupted,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
-from distill.traces import records as R
+from distill.traces import records
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Run:
 
     id: str
     folder: Path
-    start: R.RunStart | None = None
-    end: R.RunEnd | None = None
-    final: R.Final | None = None
-    processes: list[R.Process] = field(default_factory=list)
-    events: list[R.Event] = field(default_factory=list)
-    messages: list[R.Message] = field(default_factory=list)
-    turns: list[R.Turn] = field(default_factory=list)
-    cells: list[R.Cell] = field(default_factory=list)
-    batches: list[R.Batch] = field(default_factory=list)
-    primitives: list[R.Primitive] = field(default_factory=list)
-    calls: list[R.Call] = field(default_factory=list)
+    start: records.RunStart | None = None
+    end: records.RunEnd | None = None
+    final: records.Final | None = None
+    processes: list[records.Process] = field(default_factory=list)
+    events: list[records.Event] = field(default_factory=list)
+    messages: list[records.Message] = field(default_factory=list)
+    turns: list[records.Turn] = field(default_factory=list)
+    cells: list[records.Cell] = field(default_factory=list)
+    batches: list[records.Batch] = field(default_factory=list)
+    primitives: list[records.Primitive] = field(default_factory=list)
+    calls: list[records.Call] = field(default_factory=list)
 
     @property
     def answer(self) -> Any:
@@ -70,14 +70,14 @@ class Trace:
     """All runs of a folder by id, the events of no run, and what could not be read."""
 
     runs: dict[str, Run]
-    events: list[R.Event]
+    events: list[records.Event]
     skipped: list[Skipped]
 
 
-def lines(folder: Path, log: str) -> Iterator[tuple[int, R.AnyRecord | Skipped]]:
+def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Skipped]]:
     """Every line of one log with its number, as a record or as what was wrong with it."""
-    decoder = msgspec.json.Decoder(R.LOG_RECORDS[log])
-    with open(folder / log, "rb") as file:
+    decoder = msgspec.json.Decoder(records.LOG_RECORDS[log])
+    with (folder / log).open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -86,39 +86,39 @@ def lines(folder: Path, log: str) -> Iterator[tuple[int, R.AnyRecord | Skipped]]
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 yield number, Skipped(log, number, str(error))
                 continue
-            if record.v > R.SCHEMA_VERSION:
+            if record.v > records.SCHEMA_VERSION:
                 yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
             else:
                 yield number, record
 
 
-_LISTS: dict[type[R.Record], str] = {
-    R.Process: "processes",
-    R.Event: "events",
-    R.Message: "messages",
-    R.Turn: "turns",
-    R.Cell: "cells",
-    R.Batch: "batches",
-    R.Primitive: "primitives",
-    R.Call: "calls",
+_LISTS: dict[type[records.Record], str] = {
+    records.Process: "processes",
+    records.Event: "events",
+    records.Message: "messages",
+    records.Turn: "turns",
+    records.Cell: "cells",
+    records.Batch: "batches",
+    records.Primitive: "primitives",
+    records.Call: "calls",
 }
 
 
 def read(folder: str | Path) -> Trace:
     """Both logs of ``folder``, joined by run. Raises InputError if there is no log there."""
     folder = Path(folder)
-    if not (folder / R.SUPERVISOR_LOG).is_file():
-        raise InputError(f"{folder} holds no {R.SUPERVISOR_LOG}: not a log folder of distill")
+    if not (folder / records.SUPERVISOR_LOG).is_file():
+        raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
     trace = Trace({}, [], [])
     runs: dict[str, Run] = {}
-    for log in R.LOG_RECORDS:
+    for log in records.LOG_RECORDS:
         if not (folder / log).is_file():
             continue
         for _, record in lines(folder, log):
             if isinstance(record, Skipped):
                 trace.skipped.append(record)
             elif record.run is None:
-                if isinstance(record, R.Event):
+                if isinstance(record, records.Event):
                     trace.events.append(record)
             else:
                 run = runs.setdefault(record.run, Run(record.run, folder))
@@ -127,13 +127,13 @@ def read(folder: str | Path) -> Trace:
     return trace
 
 
-def _add(run: Run, record: R.AnyRecord) -> None:
+def _add(run: Run, record: records.AnyRecord) -> None:
     match record:
-        case R.RunStart():
+        case records.RunStart():
             run.start = record
-        case R.RunEnd():
+        case records.RunEnd():
             run.end = record
-        case R.Final():
+        case records.Final():
             run.final = run.final or record
         case _:
             getattr(run, _LISTS[type(record)]).append(record)
