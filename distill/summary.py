@@ -32,9 +32,12 @@ def _evidence(evidence: Evidence) -> list[str]:
     lines = []
     for number, quotation in enumerate(evidence.quotations):
         lines.append(f"{'Evidence' if number == 0 else '':<12}{_quote(quotation)}")
-    if evidence.votes:
-        votes = ", ".join(f"{answer} ({count})" for answer, count in evidence.votes)
-        lines.append(f"Votes       {votes}")
+    if evidence.answers:
+        others = ", ".join(f"{answer} ({count})" for answer, count in evidence.others)
+        lines.append(
+            f"Votes       {evidence.agreeing} of {evidence.answers} workers said this"
+            + (f"; others: {others}" if others else "")
+        )
     if evidence.total_chars:
         share = 100 * evidence.read_chars / evidence.total_chars
         lines.append(

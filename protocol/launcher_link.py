@@ -41,6 +41,12 @@ class Kill(Message, frozen=True):
     child: Name
 
 
+class LastWord(Message, frozen=True):
+    """Where the launcher leaves a record if the driver dies: the spools of its log folders."""
+
+    spools: tuple[str, ...]
+
+
 class Started(Message, frozen=True):
     """A child or jail runs."""
 
@@ -64,5 +70,5 @@ class Exited(Message, frozen=True):
     """Processes of the group that outlived the child and were killed."""
 
 
-ToLauncher = Spawn | SpawnJail | Kill
+ToLauncher = Spawn | SpawnJail | Kill | LastWord
 FromLauncher = Started | NotStarted | Exited

@@ -20,10 +20,8 @@ from distill.protocol.launcher_link import (
     PACKET_LIMIT_BYTES,
     Exited,
     FromLauncher,
-    Kill,
-    Spawn,
-    SpawnJail,
     Started,
+    ToLauncher,
 )
 
 KEY_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
@@ -48,12 +46,18 @@ class Children:
     launcher itself has died.
     """
 
-    def __init__(self, run_directory: Path, on_event: OnEvent, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run_directory: Path,
+        on_event: OnEvent,
+        on_lost: Callable[[], None],
+    ) -> None:
         self._run_directory = run_directory
         self._on_event = on_event
         self._on_lost = on_lost
         self._groups: dict[str, int] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = loop
         self._queue: list[bytes] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pipe = ours
@@ -79,17 +83,15 @@ class Children:
 
     def listen(self) -> None:
         """Start to hear the launcher; called on the event loop."""
-        self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pipe, self._read)
 
-    def send(self, message: Spawn | SpawnJail | Kill) -> None:
+    def send(self, message: ToLauncher) -> None:
         """Ask the launcher; called on the event loop. A dead launcher ignores it."""
         self._queue.append(DRIVER_TO_LAUNCHER.encode(message))
         self._write()
 
     def _write(self) -> None:
         """Send what is queued; a full socket is tried again when it has room."""
-        assert self._loop is not None
         try:
             while self._queue:
                 self._pipe.send(self._queue[0])
@@ -119,7 +121,6 @@ class Children:
         self._on_event(message)
 
     def _lost(self) -> None:
-        assert self._loop is not None
         self._loop.remove_reader(self._pipe)
         self._clean_up()
         self._on_lost()
@@ -133,7 +134,7 @@ class Children:
 
     def close(self) -> None:
         """End the launcher, and so everything it started; called off the event loop."""
-        if self._loop is not None and not self._loop.is_closed():
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.remove_reader, self._pipe)
         with contextlib.suppress(OSError):
             self._pipe.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.protocol import client_link, sandbox_link, worker_link
-from distill.protocol.launcher_link import Exited, FromLauncher, NotStarted, Started
+from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, SocketThread
 from distill.supervisor import background, run_directory
 from distill.supervisor.children import Children
@@ -40,7 +40,7 @@ ChildHandler = Callable[[FromLauncher], None]
 
 
 class Driver:
-    """Started by its constructor, from any thread but the loop's; ended by ``close``.
+    """Started by its constructor, from any thread; ended by ``close``.
 
     All other methods are called on the background loop. Raises MachineError when no run
     directory can be made.
@@ -56,7 +56,9 @@ class Driver:
         self._uses: Counter[Path] = Counter()
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
-        self.children = Children(self.run_directory, self._on_child, self._on_launcher_lost)
+        self.children = Children(
+            self.loop, self.run_directory, self._on_child, self._on_launcher_lost
+        )
         self._sockets = SocketThread("distill-sockets", self._on_batch)
         self.endpoints = {
             zone: self._sockets.bind(
@@ -65,12 +67,12 @@ class Driver:
             for zone, limit in ZONES.items()
         }
         self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
-        background.wait(self._listen())
+        self.loop.call_soon_threadsafe(self._listen)
         self._sockets.start()
         self.is_closed = False
         atexit.register(self.close)
 
-    async def _listen(self) -> None:
+    def _listen(self) -> None:
         self.children.listen()
         self.event("driver_started", self.producer, run_directory=str(self.run_directory))
         self.event("launcher_started", self.launcher)
@@ -88,6 +90,11 @@ class Driver:
     def on_launcher_lost(self, handler: Callable[[], None]) -> None:
         """Called when the launcher has died: nothing more can be started."""
         self._lost.append(handler)
+
+    def off_launcher_lost(self, handler: Callable[[], None]) -> None:
+        """No longer called."""
+        if handler in self._lost:
+            self._lost.remove(handler)
 
     def send(self, zone: str, peer: str, payload: bytes) -> None:
         """Send encoded bytes to a peer of a zone; never blocks."""
@@ -128,7 +135,7 @@ class Driver:
     def _on_launcher_lost(self) -> None:
         if not self.is_closed:
             self.event("launcher_lost", self.launcher)
-        for handler in self._lost:
+        for handler in list(self._lost):
             handler()
 
     # -- events
@@ -143,6 +150,7 @@ class Driver:
             journal = self._journals[folder] = Journal(folder)
             for record in self._history:
                 self._log_to(journal, record)
+            self._tell_last_word()
         self._uses[folder] += 1
         return self._journals[folder]
 
@@ -153,6 +161,11 @@ class Driver:
         if self._uses[folder] == 0:
             del self._journals[folder]
             journal.close()
+            self._tell_last_word()
+
+    def _tell_last_word(self) -> None:
+        spools = tuple(str(folder / records.SPOOL_FOLDER) for folder in self._journals)
+        self.children.send(LastWord(spools))
 
     def event(self, event: str, producer: records.Producer, **detail: Any) -> None:
         """Log that something happened to a process; a worker's goes to worker.jsonl."""

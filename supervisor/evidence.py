@@ -1,7 +1,7 @@
 """What stands behind an answer: found by the host in what passed through it.
 
-A vote is a worker's answer that matches the final one; its quotation is the passage that the
-worker had read. It is a match, not a cause: the code may have found the answer otherwise.
+A worker agrees when its answer holds the final one; its quotation is from the passage that it
+had read. It is a match, not a cause: the code may have found the answer otherwise.
 """
 
 import re
@@ -17,6 +17,8 @@ from distill.traces.records import Span
 
 QUOTATIONS = 3
 QUOTATION_CHARS = 240
+OTHERS_SHOWN = 4
+SHORT_ANSWER_WORDS = 8
 LONG_ANSWER_WORDS = 12
 """A longer answer is a summary: no worker says it word for word."""
 
@@ -33,9 +35,15 @@ class Quotation:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Votes as ``(answer, count)``, most first; characters that workers have read, of all."""
+    """How many of the ``answers`` of workers hold the final one, and what the others said.
 
-    votes: tuple[tuple[str, int], ...]
+    ``others`` are ``(answer, count)``, most first. ``read_chars`` of ``total_chars`` were
+    read, in ``passages`` distinct passages.
+    """
+
+    answers: int
+    agreeing: int
+    others: tuple[tuple[str, int], ...]
     quotations: tuple[Quotation, ...]
     passages: int
     read_chars: int
@@ -50,15 +58,28 @@ def gather(
     places: dict[str | None, list[tuple[int, int]]] = {}
     for span in spans:
         places.setdefault(span.part, []).append((span.start, span.end))
-    said = Counter(words for r in readings if (words := normalise(r.response)))
-    short = [(words, count) for words, count in said.most_common() if words.count(" ") < 8]
+    wanted = normalise(str(answer)) if answer is not None else ""
+    said = Counter(normalise(reading.response) for reading in readings)
+    agreeing = {words for words in said if wanted and _holds(words, wanted)}
+    others = [
+        (words, count)
+        for words, count in said.most_common()
+        if words and words not in agreeing and words.count(" ") < SHORT_ANSWER_WORDS
+    ]
     return Evidence(
-        votes=tuple(short[:5]),
+        answers=len(readings),
+        agreeing=sum(said[words] for words in agreeing),
+        others=tuple(others[:OTHERS_SHOWN]),
         quotations=tuple(_quotations(answer, texts, readings)),
         passages=len({(r.span.part, r.span.start, r.span.end) for r in readings}),
         read_chars=coverage(places),
         total_chars=sum(len(text) for text in texts.values()),
     )
+
+
+def _holds(words: str, wanted: str) -> bool:
+    """Whether the wanted words stand whole in these."""
+    return f" {wanted} " in f" {words} "
 
 
 def normalise(text: str) -> str:
@@ -79,7 +100,7 @@ def _quotations(
     pattern = re.compile(r"\W+".join(map(re.escape, wanted.split())), re.IGNORECASE)
     found: list[Quotation] = []
     for reading in readings:
-        if f" {wanted} " not in f" {normalise(reading.response)} ":
+        if not _holds(normalise(reading.response), wanted):
             continue
         span = reading.span
         passage = texts[span.part][span.start : span.end]

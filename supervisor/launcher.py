@@ -26,6 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from distill.protocol.codec import LAUNCHER_TO_DRIVER, LAUNCHER_TO_KEEPER
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.launcher_link import (
@@ -33,10 +35,12 @@ from distill.protocol.launcher_link import (
     Exited,
     FromLauncher,
     Kill,
+    LastWord,
     NotStarted,
     Spawn,
     SpawnJail,
     Started,
+    ToLauncher,
 )
 from distill.protocol.sandbox_link import (
     JailExited,
@@ -46,6 +50,7 @@ from distill.protocol.sandbox_link import (
     SignalJail,
 )
 from distill.supervisor import spawn
+from distill.traces import records
 
 PR_SET_CHILD_SUBREAPER = 36
 GROUP_DEATH_S = 10.0
@@ -77,6 +82,7 @@ class Launcher:
         self._selector.register(pipe, selectors.EVENT_READ, self._on_driver)
         self._driver_fd = os.pidfd_open(driver_pid)
         self._selector.register(self._driver_fd, selectors.EVENT_READ, self._on_driver_exit)
+        self._spools: tuple[str, ...] = ()
         self._running = True
 
     def serve(self) -> None:
@@ -85,7 +91,24 @@ class Launcher:
             for key, _ in self._selector.select():
                 handler: Callable[[], None] = key.data
                 handler()
+        for spool in self._spools:
+            self._leave_word(Path(spool))
         self.kill_all()
+
+    def _leave_word(self, spool: Path) -> None:
+        """Record that the driver is gone, for the next driver that opens this log folder."""
+        event = records.Event(
+            t=time.time(),
+            run=None,
+            producer=records.Producer("launcher", "launcher", os.getpid()),
+            event="driver_lost",
+            detail={"killed": sorted(self._children)},
+        )
+        # The folder may be gone too; there is nobody left to tell.
+        with contextlib.suppress(OSError):
+            spool.mkdir(mode=0o700, exist_ok=True)
+            line = msgspec.json.encode(event) + b"\n"
+            (spool / f"launcher-{os.getpid()}.jsonl").write_bytes(line)
 
     def kill_all(self) -> None:
         """SIGKILL every group and every descendant, and wait for them."""
@@ -125,10 +148,12 @@ class Launcher:
                 case Kill():
                     if child := self._children.get(message.child):
                         self._signal(child, signal.SIGKILL)
+                case LastWord():
+                    self._spools = message.spools
         except OSError as error:
             self._refused(message, str(error))
 
-    def _refused(self, message: Spawn | SpawnJail | Kill, detail: str) -> None:
+    def _refused(self, message: ToLauncher, detail: str) -> None:
         if isinstance(message, SpawnJail):
             self._tell_keeper(message.keeper, JailRefused(message.jail, detail))
             self._tell(NotStarted(message.jail, detail))
@@ -292,6 +317,8 @@ def main() -> int:
     pipe.set_inheritable(False)
     try:
         Launcher(pipe, args.driver_pid).serve()
+    except ProcessLookupError:
+        return 0  # the driver died before we began
     finally:
         shutil.rmtree(args.run_directory, ignore_errors=True)
     return 0

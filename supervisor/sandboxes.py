@@ -165,6 +165,7 @@ class Sandbox:
             task.cancel()
         self._end_keeper()
         _open.pop(self.name, None)
+        self._driver.off_launcher_lost(self._on_launcher_lost)
 
     # -- processes
 
@@ -224,7 +225,7 @@ class Sandbox:
             self._jail,
             contents.limits,
             dict(contents.namespace),
-            tuple(contents.functions),
+            ("FINAL", *contents.functions),
             contents.kind,
             contents.size_bytes,
         )

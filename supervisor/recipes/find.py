@@ -19,13 +19,13 @@ from collections import Counter
 from typing import NamedTuple
 
 PASSAGES_ASKED = 120
-PASSAGE_CHARS = 600  # some four sentences: more loses the small worker, less loses the sense
+PASSAGE_CHARS = 800  # some six sentences: with 600 or 1,000 fewer answers were right
 ANSWER_TOKENS = 12
 CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the window
 # Figures found on the tuning half of examples/questions.jsonl.
 NEIGHBOUR_SHARE = 0.3  # an answer often stands just before or after the words of the question
 NAME_BOOST = 1.5  # a capitalised word of the question says more than another as rare
-FIT_POWER = 6  # how steeply a vote falls with the fit of its passage
+FIT_POWER = 12  # how steeply a vote falls with the fit of its passage: at half the best, 1:4096
 FAR = 0.3  # the factor for an answer whose sentence has no word of the question
 UNLIKELY = 0.1  # the factor for an answer that looks wrong; never 0, so every answer counts
 
