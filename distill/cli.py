@@ -128,14 +128,14 @@ def cli() -> None:
     help="Only do all downloads and conversions, for a machine that will have no network.",
 )
 def up(**options: Any) -> int:
-    r"""Bring an engine up and answer a question; without --query it stays up for `distill run`.
+    """Start an engine and answer a question; without --query it stays up for `distill run`.
 
     \b
     Examples:
       bin/distill-up -c examples/kjv.txt -q "Which giant did David slay?"
       bin/distill-up --supervisor gpt-5 --worker Qwen/Qwen3-4B --gpus 0,1
       distill run -c report.txt -q "What was the revenue in 2024?"
-    """
+    """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import commands
 
     with _errors(options.pop("show_traceback")):
@@ -184,6 +184,13 @@ def _errors(show_traceback: bool) -> Iterator[None]:
     except KeyboardInterrupt as error:
         click.echo("distill: stopped", err=True)
         raise _Exit(130) from error
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exc()
+        click.echo(
+            f"distill failed: {type(error).__name__}: {error} (--traceback shows where)", err=True
+        )
+        raise _Exit(DistillError.exit_code) from error
 
 
 def main() -> int:
@@ -197,7 +204,7 @@ def main() -> int:
         return MachineError.exit_code
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code: Any = cli.main(standalone_mode=False)
+        code: Any = cli.main(prog_name="distill", standalone_mode=False)
     except _Exit as end:
         code = end.code
     except click.ClickException as error:

@@ -3,7 +3,6 @@
 import contextlib
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from distill.display import Display
 from distill.engine import Engine
-from distill.errors import BudgetError, InputError, ModelError
+from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.models import ModelHandler
 from distill.orchestrator import RunResult
@@ -38,6 +37,7 @@ def up(
     settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
     if prepare:
         return _prepare(settings)
+    _check_texts(query, *paths)
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, options)
         with Display() as display:
@@ -68,6 +68,7 @@ def run(
     """Put a question to an engine that is up."""
     if query is None:
         raise InputError("no question: add --query TEXT")
+    _check_texts(query, *paths)
     with _spooled(paths) as files:
         read_context(files, options["encoding"])
         asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
@@ -103,6 +104,16 @@ def _check_first(
                 f"the log folder {folder} can't be used: {error.strerror or error}"
             ) from error
     return supervisor_from(supervisor, base_url)
+
+
+def _check_texts(*texts: str | None) -> None:
+    """Bytes of the command line that are not UTF-8 arrive as lone surrogates."""
+    for text in texts:
+        if text is not None and not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise InputError(f"{text!r} is not UTF-8: check the terminal's locale") from None
 
 
 @contextlib.contextmanager
@@ -148,7 +159,8 @@ def _stay(resident: Resident, display: Display) -> int:
         "Ctrl-C ends it."
     )
     with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        resident.wait()
+        raise MachineError("the engine's launcher died, and the workers with it; start it again")
     return 0
 
 

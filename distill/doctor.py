@@ -99,7 +99,8 @@ def _device() -> Check:
         chosen = device.choose(None, None)
     except WorkerError as error:
         return Check("device", False, str(error))
-    return Check("device", True, str(chosen))
+    memory_gib = chosen.memory_bytes / (1 << 30)
+    return Check("device", True, f"{chosen.name}, {memory_gib:.0f} GiB for the model")
 
 
 def _disk() -> Check:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from distill import errors
-from distill.errors import DistillError, MachineError
+from distill.errors import DistillError, InputError, MachineError
 from distill.orchestrator import Progress, RunResult
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -44,6 +44,11 @@ class Engine:
 
     def __init__(self, endpoint: str | None = None) -> None:
         self.endpoint = endpoint or find_endpoint()
+        if not self.endpoint.startswith("ipc:///"):
+            raise InputError(
+                f"{self.endpoint} is no endpoint of an engine: it is what `distill up` prints, "
+                "ipc:///…/clients.sock"
+            )
         name = f"client-{os.getpid()}-{secrets.token_hex(4)}"
         self._inbox: SimpleQueue[Inbound] = SimpleQueue()
         self._conversation = Conversation(wire.TRANSITIONS, peer="engine")

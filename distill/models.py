@@ -157,7 +157,7 @@ class OpenAIHandler(ModelHandler):
             return self._response(reply, time.monotonic() - started_s)
         except openai.APIError as error:
             raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(
                 f"{self.model} at {self._where} answered with something that is no chat "
                 f"completion: {error}"
@@ -165,21 +165,27 @@ class OpenAIHandler(ModelHandler):
 
     def _response(self, reply: Any, elapsed_s: float) -> LMResponse:
         choices = getattr(reply, "choices", None)
-        if not choices:
+        if not isinstance(choices, list) or not choices:
             raise ValueError("it has no choices")
         text = choices[0].message.content
+        if not isinstance(text, str | None):
+            raise ValueError(f"its content is a {type(text).__name__}, not text")
         usage = reply.usage
-        cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", 0)
-        thought = getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", 0)
         counts = Usage(
-            getattr(usage, "prompt_tokens", 0) or 0,
-            getattr(usage, "completion_tokens", 0) or 0,
-            cached or 0,
+            _count(usage, "prompt_tokens"),
+            _count(usage, "completion_tokens"),
+            _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
             0,
-            thought or 0,
+            _count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
         )
-        finish = choices[0].finish_reason or "stop"
-        return LMResponse(text or "", counts, reply.model or self.model, elapsed_s, finish)
+        finish, model = choices[0].finish_reason, reply.model
+        return LMResponse(
+            text or "",
+            counts,
+            model if isinstance(model, str) and model else self.model,
+            elapsed_s,
+            finish if isinstance(finish, str) and finish else "stop",
+        )
 
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
         """Ask several at once, CONCURRENT_REQUESTS open at most."""
@@ -201,17 +207,23 @@ class OpenAIHandler(ModelHandler):
         import openai
 
         try:
-            served = [model.id for model in self._client().with_options(timeout=10.0).models.list()]
+            listed = list(self._client().with_options(timeout=10.0).models.list())
+            served = {model.id: getattr(model, "max_model_len", None) for model in listed}
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
         except openai.APIError as error:
             raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(f"{self._where} is no OpenAI-compatible endpoint: {error}") from error
         if served and self.model not in served:
             raise ModelError(
-                f"{self._where} does not serve {self.model!r}; it serves {', '.join(served[:8])}"
+                f"{self._where} does not serve {self.model!r}; "
+                f"it serves {', '.join(list(served)[:8])}"
             )
+        # vLLM says how long its window is; others don't.
+        window = served.get(self.model)
+        if self.window_tokens is None and isinstance(window, int):
+            self.window_tokens = window
 
     def close(self) -> None:
         """Close the client's connections."""
@@ -219,6 +231,12 @@ class OpenAIHandler(ModelHandler):
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+
+def _count(usage: Any, name: str) -> int:
+    """A token count of a reply; 0 where the endpoint gives none, or nonsense."""
+    value = getattr(usage, name, 0)
+    return value if isinstance(value, int) and value >= 0 else 0
 
 
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:

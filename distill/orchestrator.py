@@ -28,6 +28,8 @@ from distill.supervisor.sandboxes import HostCallRecord
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.traces import records
 
+UNKNOWN_WINDOW_TOKENS = 2048
+"""What code is told of a worker whose window nobody knows: little enough for any model."""
 SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
 
@@ -200,8 +202,8 @@ class _Run:
         )
         if repl.namespace.get("context") is self._context:
             repl.context_path = path
-        if self._backend.window_tokens is not None:
-            repl.namespace.setdefault("worker_window_tokens", self._backend.window_tokens)
+        window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
+        repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive

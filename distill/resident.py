@@ -131,6 +131,10 @@ class Resident:
         (self._host.run_directory / "resident").touch()
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
 
+    def wait(self) -> None:
+        """Wait until the engine can serve no more: its launcher has died."""
+        self._host.lost.wait()
+
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
             client = inbound.peer.decode("utf-8", "replace")

@@ -95,7 +95,10 @@ class HandlerBackend:
             if not batch:
                 return
             started_s = time.monotonic()
-            outcomes = await self._ask(batch)
+            try:
+                outcomes = await self._ask(batch)
+            except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
+                outcomes = [(_refusal(request, error), "model") for request in batch]
             elapsed_s = time.monotonic() - started_s
             deliver(
                 [
@@ -109,33 +112,47 @@ class HandlerBackend:
     ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
         conversations = [_messages_of(request) for request in batch]
         options = _options_of(batch[0].sampling)
+        errors: Mapping[int, Exception] = {}
         try:
             replies: Sequence[LMResponse | None] = await in_thread(
                 self._driver, lambda: self._handler.chat_batch(conversations, **options)
             )
-            errors: Mapping[int, Exception] = {}
-            _check_replies(self._handler, replies, len(batch))
         except WorkerBatchError as error:
             replies, errors = error.replies or [None] * len(batch), error.errors
-        except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
-            replies = [None] * len(batch)
-            errors = dict.fromkeys(range(len(batch)), error)
+        _check_replies(self._handler, replies, len(batch), errors)
         return [
             (_result(request, reply), None)
             if reply is not None
-            else (wire.Failure(request.id, request.attempt, "engine", str(errors.get(i))), "model")
+            else (_refusal(request, errors[i]), "model")
             for i, (request, reply) in enumerate(zip(batch, replies, strict=True))
         ]
 
 
-def _check_replies(handler: ModelHandler, replies: Any, count: int) -> None:
+def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
+    return wire.Failure(request.id, request.attempt, "engine", printable(str(error) or repr(error)))
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates, which no log can hold, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check_replies(
+    handler: ModelHandler, replies: Any, count: int, errors: Mapping[int, Exception]
+) -> None:
     name = type(handler).__name__
     if not isinstance(replies, list | tuple) or len(replies) != count:
         size = len(replies) if isinstance(replies, list | tuple) else type(replies).__name__
         raise WorkerError(f"{name}.chat_batch must return a list of {count}, not {size}")
-    for reply in replies:
+    for index, reply in enumerate(replies):
+        if reply is None and index in errors:
+            continue
         if not isinstance(reply, LMResponse):
             raise WorkerError(f"{name} must return LMResponse, not {type(reply).__name__}")
+        text: Any = reply.text  # the handler is the user's code: the types are promises
+        usage: Any = reply.usage
+        if not (isinstance(text, str) and isinstance(usage, Usage)):
+            raise WorkerError(f"{name}: LMResponse needs a text of type str and a Usage")
 
 
 def _messages_of(request: wire.Request) -> list[dict[str, str]]:
@@ -158,7 +175,7 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
     return wire.Result(
         request.id,
         request.attempt,
-        reply.text,
+        printable(reply.text),
         reply.finish_reason,
         "\n".join(message["content"] for message in _messages_of(request)),
         reply.usage.input_tokens,
@@ -222,6 +239,7 @@ class WorkerCalls:
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
         self._open: dict[str, tuple[asyncio.Future[str], dict[str, Any]]] = {}
+        self._ended = False
         self.tally = Tally()
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
@@ -258,6 +276,8 @@ class WorkerCalls:
     async def _batch(
         self, function: str, prompts: Sequence[Any], options: dict[str, Any], cell: int, call: int
     ) -> list[Any]:
+        if self._ended:
+            raise WorkerError("the run has ended", kind="cancelled")
         started_s = time.monotonic()
         options = {**self._defaults, **options}
         requests = self._requests(prompts, options, f"{self._log.run}-{cell}.{call}")
@@ -310,7 +330,7 @@ class WorkerCalls:
         calls = [self._call(o, self._open[o.request.id][1]) for o in wanted]
         try:
             self._log.calls(calls)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             for outcome in wanted:
                 future, _ = self._open.pop(outcome.request.id)
                 if not future.done():
@@ -383,7 +403,8 @@ class WorkerCalls:
             self.readings.append(Reading(call.response, passage_of(call.spans)))
 
     def cancel(self) -> None:
-        """Forget every open call: the run has ended."""
+        """Forget every open call, and refuse more: the run has ended."""
+        self._ended = True
         open_calls, self._open = self._open, {}
         self._backend.cancel(set(open_calls))
         for future, _ in open_calls.values():

@@ -48,6 +48,8 @@ class Driver:
 
     def __init__(self) -> None:
         self.loop = background.loop()
+        self.lost = threading.Event()
+        """Set when the launcher has died: this driver can start nothing any more."""
         self.producer = records.Producer("driver", "driver", os.getpid())
         self.run_directory, self._lock_fd = run_directory.create()
         self._zones: dict[str, ZoneHandler] = {}
@@ -90,6 +92,12 @@ class Driver:
     def on_launcher_lost(self, handler: Callable[[], None]) -> None:
         """Called when the launcher has died: nothing more can be started."""
         self._lost.append(handler)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether runs can use it: open, its launcher alive, and not another process's."""
+        is_ours = self.producer.pid == os.getpid()
+        return is_ours and not self.is_closed and not self.lost.is_set()
 
     def off_launcher_lost(self, handler: Callable[[], None]) -> None:
         """No longer called."""
@@ -135,6 +143,7 @@ class Driver:
     def _on_launcher_lost(self) -> None:
         if not self.is_closed:
             self.event("launcher_lost", self.launcher)
+        self.lost.set()
         for handler in list(self._lost):
             handler()
 
@@ -200,8 +209,11 @@ class Driver:
     # -- ending
 
     def close(self) -> None:
-        """End every child, close the sockets, remove the run directory. Any thread; idempotent."""
-        if self.is_closed:
+        """End every child, close the sockets, remove the run directory. Any thread; idempotent.
+
+        A forked copy of this process has no say in it.
+        """
+        if self.is_closed or os.getpid() != self.producer.pid:
             return
         self.is_closed = True
         self._sockets.close()
@@ -218,7 +230,7 @@ def shared() -> Driver:
     """The process's driver, started when first asked for (again if it ended, or after a fork)."""
     global _shared  # noqa: PLW0603  (one a process is the point)
     with _shared_lock:
-        if _shared is None or _shared.is_closed or _shared.producer.pid != os.getpid():
+        if _shared is None or not _shared.is_usable:
             _shared = Driver()
         return _shared
 
@@ -237,7 +249,8 @@ async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) ->
             return
         if error is None:
             future.set_result(result)
-        elif isinstance(error, StopIteration):
+        elif isinstance(error, StopIteration) or not isinstance(error, Exception):
+            # Neither can cross a task: SystemExit would end the loop for every run.
             future.set_exception(RuntimeError(f"a host function raised {error!r}"))
         else:
             future.set_exception(error)

@@ -230,6 +230,7 @@ class Fleet:
         if was_ready and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += 1
+            worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
         elif worker.failure is None:

@@ -6,10 +6,12 @@ nothing that it wrote.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -77,6 +79,8 @@ class Journal:
 
     def _append(self, log: str, data: bytes) -> None:
         with self._lock:
+            if log not in self._files:
+                raise OSError(errno.EBADF, "the journal is closed")
             view = memoryview(data)
             while view:
                 view = view[os.write(self._files[log], view) :]
@@ -101,10 +105,7 @@ class Journal:
         name = f"{records.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}"
         path = self.folder / name
         if not path.exists():
-            draft = path.with_suffix(f".{os.getpid()}.part")
-            draft.write_bytes(data)
-            draft.chmod(0o600)
-            draft.rename(path)
+            _write_whole(path, data)
         ref = records.ContextRef(digest, kind, chars, len(data), name, tuple(sources))
         return ref, path
 
@@ -121,6 +122,19 @@ class Journal:
             for descriptor in (*self._files.values(), self._lock_fd):
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
+            self._files = {}
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is never seen half-written, whoever else writes the same."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(draft).rename(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 def encode_context(context: Any) -> tuple[Any, bytes, int]:

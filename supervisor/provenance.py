@@ -60,7 +60,7 @@ class SpanIndex:
             if end - begin >= MIN_MATCH_CHARS and (
                 best is None or end - begin > best.end - best.start
             ):
-                best = Span(begin, end, position - left, part, len(places))
+                best = Span(begin, end, position - left, part)
         return best
 
 

@@ -31,7 +31,8 @@ class RecipeHandler(ModelHandler):
         """The recipe; a second time, what stopped it. Raises ModelError."""
         started_s = time.monotonic()
         if any(message["role"] == "assistant" for message in messages):
-            raise ModelError(f"{self.model} did not finish:\n{messages[-1]['content']}")
+            outcome, _, _ = messages[-1]["content"].partition("\nNames: ")
+            raise ModelError(f"{self.model} did not finish:\n{outcome}")
         text = f"```repl\n{self._code.rstrip()}\n```"
         return LMResponse(text, Usage(), self.model, time.monotonic() - started_s)
 

@@ -40,8 +40,11 @@ def create() -> tuple[Path, int]:
     sweep(base)
     try:
         path = Path(tempfile.mkdtemp(prefix=_prefix(), dir=base))
-        lock_fd = os.open(path / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Locked before it has its name: a sweep never finds it unlocked.
+        draft = path / f"{LOCK_NAME}.new"
+        lock_fd = os.open(draft, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.rename(path / LOCK_NAME)
     except OSError as error:
         raise MachineError(
             f"no run directory can be made in {base}: {error}. Set TMPDIR to a folder that "
@@ -59,7 +62,7 @@ def create() -> tuple[Path, int]:
 def living(base: Path | None = None) -> list[Path]:
     """Run directories of this user whose driver lives, the newest first."""
     found = [path for path in _all(base or base_directory()) if _is_locked(path)]
-    return sorted(found, key=lambda path: -path.stat().st_mtime)
+    return sorted(found, key=_modified_s, reverse=True)
 
 
 def sweep(base: Path) -> list[Path]:
@@ -75,8 +78,23 @@ def _all(base: Path) -> list[Path]:
     return [
         path
         for path in base.glob(f"{_prefix()}*")
-        if not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.getuid()
+        if not path.is_symlink() and path.is_dir() and _owner(path) == os.getuid()
     ]
+
+
+def _owner(path: Path) -> int:
+    try:
+        return path.stat().st_uid
+    except FileNotFoundError:
+        return -1
+
+
+def _modified_s(path: Path) -> float:
+    """When the folder was last changed; 0 if it has just gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_locked(path: Path) -> bool:
@@ -84,7 +102,7 @@ def _is_locked(path: Path) -> bool:
         descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         # It may be just made, its lock still to come.
-        return path.stat().st_mtime > time.time() - LOCK_DELAY_S
+        return _modified_s(path) > time.time() - LOCK_DELAY_S
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -112,6 +112,7 @@ class Sandbox:
         self._jail = ""
         self._cell = 0
         self._outcome: CellOutcome | None = None
+        self._has_final = False
         self._final_s: float | None = None
         self._failure: str | None = None
         self._refusal: str | None = None
@@ -142,6 +143,7 @@ class Sandbox:
             await self.start()
         self._cell += 1
         self._outcome = None
+        self._final_s = None
         started_s = time.monotonic()
         try:
             self._send(RunCell(self._cell, code))
@@ -163,6 +165,9 @@ class Sandbox:
         """End the keeper and the jail."""
         for task in list(self._tasks):
             task.cancel()
+        if self._outcome is None:
+            self._lose("the sandbox was closed", None)
+            self._changed.set()
         self._end_keeper()
         _open.pop(self.name, None)
         self._driver.off_launcher_lost(self._on_launcher_lost)
@@ -375,9 +380,11 @@ class Sandbox:
         error = None
         if not is_json(final.value):
             error = CallError("FinalError", "FINAL takes JSON-like values only")
-        elif self._final_s is None:
-            self._final_s = time.monotonic()
-            self._on_final(final.cell, final.value)
+        else:
+            self._final_s = self._final_s or time.monotonic()
+            if not self._has_final:
+                self._has_final = True
+                self._on_final(final.cell, final.value)
         self._send(wire.CallReply(final.jail, final.call, error=error))
 
 

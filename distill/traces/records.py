@@ -206,15 +206,14 @@ class RunEnd(Record, frozen=True, tag="run_end"):
 class Span(Part, frozen=True):
     """Characters ``prompt_start…`` of a prompt are ``start:end`` of the context.
 
-    In a list or dict ``part`` is the index or key of the text. ``places`` is how often the
-    same text stands in the context: above 1 the place is one of several.
+    In a list or dict ``part`` is the index or key of the text. A text that stands in several
+    places of the context is attributed to one of them.
     """
 
     start: int
     end: int
     prompt_start: int
     part: str | None = None
-    places: int = 1
 
 
 class CallFailure(Part, frozen=True):

@@ -46,7 +46,7 @@ def _join_problems(run: Run) -> list[str]:
     batches = {(batch.cell, batch.call): batch.items for batch in run.batches}
     found = []
     # The open cell of a run that was cut off has calls but no record of its own.
-    if run.end is not None:
+    if run.end is not None and run.end.status in ("final", "forced", "unanswered"):
         orphans = sum(1 for call in run.calls if call.cell not in cells)
         if orphans:
             found.append(f"{orphans} calls have no cell")

@@ -11,8 +11,6 @@ A small worker reads badly and answers always, so no single answer is believed: 
 are asked and each answer counts by how well its passage fits the question.
 """
 
-# ruff: noqa: F821  (the names above come from the REPL's namespace)
-
 import math
 import re
 from collections import Counter
@@ -26,7 +24,7 @@ CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the windo
 NEIGHBOUR_SHARE = 0.3  # an answer often stands just before or after the words of the question
 NAME_BOOST = 1.5  # a capitalised word of the question says more than another as rare
 FIT_POWER = 12  # how steeply a vote falls with the fit of its passage: at half the best, 1:4096
-FAR = 0.3  # the factor for an answer whose sentence has no word of the question
+FAR = 0.5  # the factor for an answer whose sentence has no word of the question
 UNLIKELY = 0.1  # the factor for an answer that looks wrong; never 0, so every answer counts
 
 # Words that ask, point or connect; they say nothing about where the answer stands.
@@ -168,12 +166,14 @@ def rank_passages(text, question, spans):
     counts = Counter(word for words in found for word in words)
     rarity = {word: boosts[word] * math.log(1 + len(spans) / counts[word]) for word in counts}
     own = [sum(rarity[word] for word in words) for words in found]
-    around = [max(before, after) for before, after in zip([0, *own], [*own[1:], 0])]
-    scores = [mine + NEIGHBOUR_SHARE * near for mine, near in zip(own, around)]
+    padded = [0, *own, 0]
+    around = [max(padded[at], padded[at + 2]) for at in range(len(own))]
+    scores = [mine + NEIGHBOUR_SHARE * near for mine, near in zip(own, around, strict=True)]
     best = max(scores, default=0)
     if best == 0:
         return [], rarity
-    ranked = [Passage(start, end, score / best) for (start, end), score in zip(spans, scores)]
+    scored = zip(spans, scores, strict=True)
+    ranked = [Passage(start, end, score / best) for (start, end), score in scored]
     return sorted(ranked, key=lambda passage: -passage.fit), rarity
 
 
@@ -238,9 +238,8 @@ def likelihood(answer, question, passage_text, rarity):
 def collect_votes(text, question, passages, answers, rarity):
     """Return one vote per answered passage; every weight is above 0."""
     votes = []
-    for passage, answer in zip(passages, answers):
-        answer = tidy(answer or "")
-        if answer:
+    for passage, said in zip(passages, answers, strict=True):
+        if answer := tidy(said or ""):
             passage_text = text[passage.start : passage.end]
             factor = likelihood(answer, question, passage_text, rarity)
             weight = max(passage.fit, 0.05) ** FIT_POWER * factor
@@ -282,16 +281,21 @@ def report(text, sources, passages, totals, errors):
         print(f"at {place(vote.passage, sources)}: {quotation[:300]}")
 
 
-def find(documents, question):
-    """Return the answer with the most weight, or None if the text says nothing about it."""
-    text, sources = join_documents(documents)
+def choose_passages(text, question):
+    """Return the passages to ask about, the best first, and {stem: rarity} of the question."""
     room_tokens = worker_window_tokens - ANSWER_TOKENS
     room_chars = room_tokens * CHARS_PER_TOKEN - len(build_prompt("", question))
     if room_chars < 100:
         raise ValueError(f"the worker's window of {worker_window_tokens} tokens is too small")
     spans = list(split_passages(text, min(PASSAGE_CHARS, room_chars)))
     ranked, rarity = rank_passages(text, question, spans)
-    passages = ranked[:PASSAGES_ASKED]
+    return ranked[:PASSAGES_ASKED], rarity
+
+
+def find(documents, question):
+    """Return the answer with the most weight, or None if the text says nothing about it."""
+    text, sources = join_documents(documents)
+    passages, rarity = choose_passages(text, question)
     if not passages:
         print("none of the words of the question occurs in the text")
         return None

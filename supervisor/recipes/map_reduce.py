@@ -11,8 +11,6 @@ Every character is read once. It suits questions about the whole (what happens, 
 for a single fact *find* is better and far cheaper.
 """
 
-# ruff: noqa: F821  (the names above come from the REPL's namespace)
-
 NOTE_TOKENS = 160  # what one chunk, or one group of notes, may say
 CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the window
 TEMPLATE_TOKENS = 64  # the chat template's own words
