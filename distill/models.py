@@ -4,12 +4,13 @@ Handlers are synchronous; distill calls them in a bounded pool of threads, so on
 may be asked from several threads at once. The only module that imports ``openai``.
 """
 
+import contextlib
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,14 +193,24 @@ class OpenAIHandler(ModelHandler):
         replies: list[LMResponse | None] = [None] * len(message_batches)
         errors: dict[int, WorkerError] = {}
 
-        def ask(index: int) -> None:
-            try:
-                replies[index] = self.chat(message_batches[index], **kw)
-            except ModelError as error:
-                errors[index] = WorkerError(str(error))
+        waiting = deque(range(len(message_batches)))
 
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
-            list(pool.map(ask, range(len(message_batches))))
+        def ask() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    index = waiting.popleft()
+                    try:
+                        replies[index] = self.chat(message_batches[index], **kw)
+                    except ModelError as error:
+                        errors[index] = WorkerError(str(error))
+
+        # Not a ThreadPoolExecutor: the end of the process would wait for its open requests.
+        count = min(CONCURRENT_REQUESTS, len(waiting))
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         return _all_or_error(replies, errors)
 
     def check(self) -> None:

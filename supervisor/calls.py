@@ -293,6 +293,8 @@ class WorkerCalls:
         answers = await asyncio.gather(*futures, return_exceptions=True)
         parsed = [_parse(answer, options) for answer in answers]
         errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
+        if self._ended:
+            raise WorkerError("the run ended", kind="cancelled")
         self._log.write(
             records.Batch,
             cell=cell,
@@ -327,6 +329,8 @@ class WorkerCalls:
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
         wanted = [o for o in outcomes if o.request.id in self._open]
+        if not wanted:
+            return
         calls = [self._call(o, self._open[o.request.id][1]) for o in wanted]
         try:
             self._log.calls(calls)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 PASSAGES_ASKED = 120
 PASSAGE_CHARS = 800  # some six sentences: with 600 or 1,000 fewer answers were right
 ANSWER_TOKENS = 12
+QUOTED_CHARS = 300
 CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the window
 # Figures found on the tuning half of examples/questions.jsonl.
 NEIGHBOUR_SHARE = 0.3  # an answer often stands just before or after the words of the question
@@ -184,13 +185,18 @@ def build_prompt(passage_text, question):
 
 
 def ask_all(prompts):
-    """Return the worker's answers in order, None where one failed, and the reasons."""
+    """Return the worker's answers in order, None where one failed, and the reasons.
+
+    If all failed there is nothing to vote on: the error is the run's, not an answer.
+    """
     try:
         answers = worker_batch(
             prompts, chat=False, max_tokens=ANSWER_TOKENS, temperature=0, stop=["\n"]
         )
         return answers, {}
     except WorkerBatchError as error:
+        if all(answer is None for answer in error.answers):
+            raise
         return error.answers, error.errors
 
 
@@ -266,6 +272,14 @@ def place(passage, sources):
     return f"{prefix}{passage.start - source.start}-{passage.end - source.start}"
 
 
+def quote(text, vote):
+    """Return what stands around the answer in its passage, on one line."""
+    passage = text[vote.passage.start : vote.passage.end]
+    found = max(passage.lower().find(vote.answer.lower()), 0)
+    start = max(found - QUOTED_CHARS // 2, 0)
+    return " ".join(passage[start : start + QUOTED_CHARS].split())
+
+
 def report(text, sources, passages, totals, errors):
     """Print how much was read, the votes and the best quotations for the winner."""
     read = sum(passage.end - passage.start for passage in passages)
@@ -277,8 +291,7 @@ def report(text, sources, passages, totals, errors):
         print(f"vote {weight / everything:5.1%} from {len(group):3} passages: {answer}")
     best = sorted(totals[0][2], key=lambda vote: -vote.weight)[:3]
     for vote in best:
-        quotation = " ".join(text[vote.passage.start : vote.passage.end].split())
-        print(f"at {place(vote.passage, sources)}: {quotation[:300]}")
+        print(f"at {place(vote.passage, sources)}: {quote(text, vote)}")
 
 
 def choose_passages(text, question):
@@ -303,7 +316,7 @@ def find(documents, question):
     answers, errors = ask_all(prompts)
     totals = tally(collect_votes(text, question, passages, answers, rarity))
     if not totals:
-        print(f"no passage got an answer: {next(iter(errors.values()), 'all were empty')}")
+        print("every answer was empty")
         return None
     report(text, sources, passages, totals, errors)
     return totals[0][0]

@@ -73,6 +73,8 @@ def ask(template, parts, question, note_chars):
     try:
         notes, errors = worker_batch(prompts, max_tokens=NOTE_TOKENS, temperature=0), {}
     except WorkerBatchError as error:
+        if all(note is None for note in error.answers):
+            raise  # not "the text says nothing", but nobody could read it
         notes, errors = error.answers, error.errors
     if errors:
         print(f"{len(errors)} of {len(prompts)} failed, first: {next(iter(errors.values()))}")
