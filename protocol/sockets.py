@@ -11,6 +11,7 @@ not a high-water mark (docs/protocol.md, "Back-pressure").
 """
 
 import contextlib
+import ipaddress
 import os
 import threading
 from collections import deque
@@ -27,15 +28,34 @@ RECEIVE_QUEUE = 1000
 LINGER_MS = 1000
 DRAIN_PER_POLL = 256
 """Messages taken from one socket before the others get their turn."""
-LOCAL_PREFIXES = ("ipc://", "inproc://", "tcp://127.", "tcp://localhost", "tcp://[::1]")
 
-Kind = Literal["router", "dealer"]
-Event = Literal["message", "unreachable", "malformed"]
+Event = Literal["message", "unreachable", "malformed", "crashed"]
+
+
+def _check_local(endpoint: str) -> None:
+    """Raise LocalProtocolError for an endpoint beyond this machine, which would need CURVE."""
+    transport, _, address = endpoint.partition("://")
+    if transport in ("ipc", "inproc") and address:
+        return
+    host = address.rpartition(":")[0].strip("[]")
+    if transport == "tcp" and _is_loopback(host):
+        return
+    raise LocalProtocolError(f"refusing {endpoint}: beyond this machine, and without CURVE")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """What a socket gave: a peer's payload, or that a peer was unreachable or broke framing."""
+    """What a socket gave: a peer's payload, or that a peer was unreachable or broke framing.
+
+    ``crashed``: the socket thread itself has failed; nothing comes or goes any more.
+    """
 
     zone: str
     peer: bytes
@@ -66,8 +86,7 @@ class SocketThread:
         Raises LocalProtocolError for an endpoint beyond this machine, OSError (zmq.ZMQError)
         where the address can't be had.
         """
-        if not endpoint.startswith(LOCAL_PREFIXES):
-            raise LocalProtocolError(f"refusing to bind {endpoint}: beyond this machine, no CURVE")
+        _check_local(endpoint)
         socket = self._open(zone, zmq.ROUTER, limit_bytes)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.bind(endpoint)
@@ -75,8 +94,7 @@ class SocketThread:
 
     def connect(self, zone: str, endpoint: str, *, identity: bytes, limit_bytes: int) -> None:
         """Connect a DEALER under this identity."""
-        if not endpoint.startswith(LOCAL_PREFIXES):
-            raise LocalProtocolError(f"refusing to connect {endpoint}: beyond this machine")
+        _check_local(endpoint)
         socket = self._open(zone, zmq.DEALER, limit_bytes)
         socket.setsockopt(zmq.IDENTITY, identity)
         socket.connect(endpoint)
@@ -110,7 +128,9 @@ class SocketThread:
                 return
             self._closing = True
             os.eventfd_write(self._wake_fd, 1)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        if self._thread.ident is None:
+            self._close_sockets()
+        elif threading.current_thread() is not self._thread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
@@ -127,12 +147,19 @@ class SocketThread:
                         self._drain(zone, socket, batch)
                 if batch:
                     self._on_batch(batch)
-        finally:
             self._flush()
-            for socket in self._sockets.values():
-                socket.close()
-            self._context.term()
-            os.close(self._wake_fd)
+        except Exception:
+            # A process whose link is dead must not wait for its peers: it hears of it.
+            self._on_batch([Inbound(zone, b"", b"", "crashed") for zone in self._sockets])
+            raise
+        finally:
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for socket in self._sockets.values():
+            socket.close()
+        self._context.term()
+        os.close(self._wake_fd)
 
     def _flush(self) -> list[Inbound]:
         """Send all that is queued; what had no peer comes back as an event."""
@@ -144,7 +171,7 @@ class SocketThread:
             self._outbox.clear()
         for zone, peer, payload in queued:
             socket = self._sockets[zone]
-            frames = [peer, payload] if socket.socket_type == zmq.ROUTER else [payload]
+            frames = [peer, payload] if socket.type == zmq.ROUTER else [payload]
             try:
                 socket.send_multipart(frames, zmq.NOBLOCK, copy=len(payload) < 65536)
             except zmq.ZMQError as error:
@@ -159,7 +186,7 @@ class SocketThread:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            peer = frames.pop(0) if socket.socket_type == zmq.ROUTER else b""
+            peer = frames.pop(0) if socket.type == zmq.ROUTER else b""
             if len(frames) == 1:
                 batch.append(Inbound(zone, peer, frames[0]))
             else:

@@ -49,7 +49,7 @@ class Driver:
     def __init__(self) -> None:
         self.loop = background.loop()
         self.lost = threading.Event()
-        """Set when the launcher has died: this driver can start nothing any more."""
+        """Set when the launcher or the sockets have died: this driver is of no use any more."""
         self.producer = records.Producer("driver", "driver", os.getpid())
         self.run_directory, self._lock_fd = run_directory.create()
         self._zones: dict[str, ZoneHandler] = {}
@@ -89,8 +89,8 @@ class Driver:
         """What the launcher says of this child goes to ``handler``, until it has ended."""
         self._child_handlers[name] = handler
 
-    def on_launcher_lost(self, handler: Callable[[], None]) -> None:
-        """Called when the launcher has died: nothing more can be started."""
+    def on_lost(self, handler: Callable[[], None]) -> None:
+        """Called when the launcher or the sockets have died: nothing works any more."""
         self._lost.append(handler)
 
     @property
@@ -99,7 +99,7 @@ class Driver:
         is_ours = self.producer.pid == os.getpid()
         return is_ours and not self.is_closed and not self.lost.is_set()
 
-    def off_launcher_lost(self, handler: Callable[[], None]) -> None:
+    def off_lost(self, handler: Callable[[], None]) -> None:
         """No longer called."""
         if handler in self._lost:
             self._lost.remove(handler)
@@ -112,6 +112,10 @@ class Driver:
         self.loop.call_soon_threadsafe(self._deliver, batch)
 
     def _deliver(self, batch: list[Inbound]) -> None:
+        if any(inbound.event == "crashed" for inbound in batch):
+            self.event("sockets_lost", self.producer)
+            self._give_up()
+            return
         by_zone: dict[str, list[Inbound]] = {}
         for inbound in batch:
             by_zone.setdefault(inbound.zone, []).append(inbound)
@@ -143,6 +147,10 @@ class Driver:
     def _on_launcher_lost(self) -> None:
         if not self.is_closed:
             self.event("launcher_lost", self.launcher)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nothing can be started or reached any more: whoever waits hears of it."""
         self.lost.set()
         for handler in list(self._lost):
             handler()

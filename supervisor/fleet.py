@@ -141,7 +141,7 @@ class Fleet:
         self.dropped_results = 0
         self._closing = False
         driver.on_zone("workers", self._on_batch)
-        driver.on_launcher_lost(self._on_launcher_lost)
+        driver.on_lost(self._on_driver_lost)
         for worker in self._workers.values():
             self._start(worker)
         self._watch = driver.loop.create_task(self._watch_silence())
@@ -275,7 +275,7 @@ class Fleet:
         for pending in queued:
             self._settle(pending, None, "lost", f"no worker is left: {self._failure()}")
 
-    def _on_launcher_lost(self) -> None:
+    def _on_driver_lost(self) -> None:
         for worker in self._workers.values():
             worker.failure = wire.WorkerFailed(
                 "engine", "the launcher died, and the workers with it"

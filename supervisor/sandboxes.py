@@ -118,7 +118,7 @@ class Sandbox:
         self._refusal: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         driver.on_zone("sandboxes", _route)
-        driver.on_launcher_lost(self._on_launcher_lost)
+        driver.on_lost(self._on_driver_lost)
 
     # -- what callers see
 
@@ -170,7 +170,7 @@ class Sandbox:
             self._changed.set()
         self._end_keeper()
         _open.pop(self.name, None)
-        self._driver.off_launcher_lost(self._on_launcher_lost)
+        self._driver.off_lost(self._on_driver_lost)
 
     # -- processes
 
@@ -212,7 +212,7 @@ class Sandbox:
         self._conversation.state = "gone"
         self._changed.set()
 
-    def _on_launcher_lost(self) -> None:
+    def _on_driver_lost(self) -> None:
         self._failure = "the launcher died, and the sandbox with it"
         if self._conversation.state == "running":
             self._lose("the launcher died, and the sandbox with it", None)
