@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distill.engine import Engine
     from distill.models import (
         LMResponse,
         ModelHandler,
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
         Usage,
         VLLMHandler,
     )
-    from distill.orchestrator import RunResult, arun, run
+    from distill.orchestrator import arun, run
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
+    from distill.rollout import RunResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "REPL",
+    "Engine",
     "ExecResult",
     "LMResponse",
     "ModelHandler",
@@ -37,10 +40,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "engine": ("Engine",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
-    "orchestrator": ("RunResult", "arun", "run"),
+    "orchestrator": ("arun", "run"),
     "prompts": ("build_system_prompt",),
     "repl": ("REPL", "ExecResult"),
+    "rollout": ("RunResult",),
 }
 
 

@@ -14,9 +14,9 @@ from distill.engine import Engine
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.models import ModelHandler
-from distill.orchestrator import RunResult
 from distill.protocol.client_link import Ask
 from distill.resident import Resident, WorkerSettings, supervisor_from
+from distill.rollout import RunResult
 from distill.summary import answer_text
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.status import Status
 
-from distill.orchestrator import Progress
+from distill.rollout import Progress
 
 PLAIN_EVERY_S = 10.0
 REFRESH_S = 1.0

@@ -14,13 +14,13 @@ import msgspec
 
 from distill import errors
 from distill.errors import DistillError, InputError, MachineError
-from distill.orchestrator import Progress, RunResult
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.message import Message
 from distill.protocol.sockets import Inbound, SocketThread
+from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
 
 GREETING_S = 5.0

@@ -15,6 +15,7 @@ from typing import Any, Self
 from distill.errors import InputError
 from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
+from distill.supervisor.host_calls import HostCallRecord, is_json
 from distill.supervisor.journal import encode_context
 
 UNSET: Any = object()
@@ -85,7 +86,7 @@ class REPL:
         self.context_path: Path | None = None
         """A file that already holds the context's bytes, so that it is not written again."""
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
-        self.on_call: Callable[[sandboxes.HostCallRecord], None] = lambda _record: None
+        self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
         self._sandbox: sandboxes.Sandbox | None = None
         self._own_context: Path | None = None
         self._namespace: dict[str, Any] = {
@@ -149,7 +150,7 @@ class REPL:
             if name not in functions and name != "context"
         }
         for name, value in data.items():
-            if not sandboxes.is_json(value):
+            if not is_json(value):
                 raise InputError(
                     f"_namespace[{name!r}] is of type {type(value).__name__}: only JSON-like "
                     "data and functions can be given to the sandbox"
@@ -179,7 +180,7 @@ class REPL:
             self.answer = value
             self.on_final(cell, value)
 
-    def _record_call(self, record: sandboxes.HostCallRecord) -> None:
+    def _record_call(self, record: HostCallRecord) -> None:
         self.on_call(record)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.models import ModelHandler, OpenAIHandler, model_name
-from distill.orchestrator import Progress, RunResult, answer_on_loop
+from distill.orchestrator import answer_on_loop
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
@@ -25,12 +25,14 @@ from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
 from distill.protocol.message import Message, Welcome
 from distill.protocol.sockets import Inbound
+from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver
-from distill.supervisor.calls import Backend, FleetBackend, HandlerBackend
+from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
-from distill.supervisor.fleet import Fleet, WorkerSpec
+from distill.supervisor.fleet import Fleet
 from distill.supervisor.recipe import RecipeHandler, recipe_names
+from distill.supervisor.workers import WorkerSpec
 
 DEFAULT_SUPERVISOR = "recipe:find"
 PROGRESS_EVERY_S = 0.25

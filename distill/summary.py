@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from distill.orchestrator import RunResult
+from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
 SMALL_MODEL = "SmolLM2-135M"

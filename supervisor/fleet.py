@@ -9,8 +9,7 @@ that was in flight at two deaths is poison: it gets an error instead of a third 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,8 @@ from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarte
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.driver import Driver
+from distill.supervisor.requests import Deliver, Outcome, Pending, estimate_tokens, frames
+from distill.supervisor.workers import Worker, WorkerSpec
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -33,97 +34,6 @@ SILENCE_LIMIT_S = 6.0
 DEATHS_LIMIT = 2
 RESTARTS_LIMIT = 3
 BACKOFF_S = (0.5, 2.0, 8.0)
-CHARS_PER_TOKEN = 3
-"""For credit only; the worker counts exactly."""
-DEFAULT_COMPLETION_TOKENS = 256
-
-
-@dataclass(slots=True)
-class WorkerSpec:
-    """How a local worker server is started."""
-
-    name: str
-    argv: tuple[str, ...]
-    env: dict[str, str]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of a request: the answer, who gave it, and how long it took in all."""
-
-    request: wire.Request
-    result: wire.Result | wire.Failure
-    lost: str | None
-    card: wire.ModelCard | None
-    producer: records.Producer | None
-    total_s: float
-
-
-Deliver = Callable[[list[Outcome]], None]
-
-
-@dataclass(slots=True)
-class Pending:
-    """A request that waits for a worker or an answer."""
-
-    request: wire.Request
-    deliver: Deliver
-    tokens: int
-    since: float
-    deaths: int = 0
-
-
-@dataclass(slots=True)
-class Worker:
-    """One incarnation of a worker server, as the driver sees it."""
-
-    spec: WorkerSpec
-    conversation: Conversation
-    epoch: str = ""
-    producer: records.Producer = field(
-        default_factory=lambda: records.Producer("worker_server", "", 0)
-    )
-    card: wire.ModelCard | None = None
-    slots: int = 0
-    token_budget: int = 0
-    in_flight: dict[str, Pending] = field(default_factory=dict)
-    tokens_in_flight: int = 0
-    heard_s: float = 0.0
-    failure: wire.WorkerFailed | None = None
-    restarts: int = 0
-    generated_tokens: int = 0
-
-    @property
-    def is_ready(self) -> bool:
-        return self.conversation.state == "ready"
-
-    def has_room(self, pending: Pending) -> bool:
-        """Whether its credit covers one more; an idle worker takes any single request."""
-        if not self.in_flight:
-            return True
-        return (
-            len(self.in_flight) < self.slots
-            and self.tokens_in_flight + pending.tokens <= self.token_budget
-        )
-
-    def take(self, pending: Pending) -> None:
-        """Put a request in flight here."""
-        self.in_flight[pending.request.id] = pending
-        self.tokens_in_flight += pending.tokens
-
-    def give_back(self, request_id: str) -> Pending | None:
-        """Take a request out of flight; None if it is not in flight here."""
-        pending = self.in_flight.pop(request_id, None)
-        if pending is not None:
-            self.tokens_in_flight -= pending.tokens
-        return pending
-
-    def give_back_all(self) -> list[Pending]:
-        """Take every request out of flight."""
-        returned = list(self.in_flight.values())
-        self.in_flight.clear()
-        self.tokens_in_flight = 0
-        return returned
 
 
 class Fleet:
@@ -167,7 +77,7 @@ class Fleet:
         """Queue requests; ``deliver`` gets every outcome once, in batches as they arrive."""
         now_s = time.monotonic()
         for request in requests:
-            self._queue.append(Pending(request, deliver, _estimate(request), now_s))
+            self._queue.append(Pending(request, deliver, estimate_tokens(request), now_s))
         if self._failed():
             self._fail_all()
         self._dispatch()
@@ -403,7 +313,7 @@ class Fleet:
             worker.take(self._queue.popleft())
             batches.setdefault(worker.spec.name, []).append(pending.request)
         for name, requests in batches.items():
-            for group in _frames(requests):
+            for group in frames(requests):
                 self._send(self._workers[name], wire.Requests(tuple(group)))
 
     def _commit(self, finished: list[tuple[Worker, wire.Result | wire.Failure]]) -> None:
@@ -442,28 +352,6 @@ class Fleet:
                 )
             ]
         )
-
-
-def _estimate(request: wire.Request) -> int:
-    """Tokens that a request may take, roughly: prompt and completion."""
-    chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
-    prompt_tokens = chars // CHARS_PER_TOKEN + len(request.prompt_token_ids or ())
-    return prompt_tokens + (request.sampling.max_tokens or DEFAULT_COMPLETION_TOKENS)
-
-
-def _frames(requests: list[wire.Request]) -> Iterable[list[wire.Request]]:
-    """Groups of at most BATCH_REQUESTS requests and about BATCH_BYTES."""
-    group: list[wire.Request] = []
-    size = 0
-    for request in requests:
-        chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
-        if group and (len(group) == wire.BATCH_REQUESTS or size + chars > wire.BATCH_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(request)
-        size += chars
-    if group:
-        yield group
 
 
 def _tail(path: Path) -> str:

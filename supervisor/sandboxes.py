@@ -6,9 +6,7 @@ on this side, and a lie harms the liar's own namespace only.
 """
 
 import asyncio
-import contextvars
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.errors import SandboxError, WorkerBatchError, WorkerError
+from distill.errors import SandboxError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import sandbox_link as wire
 from distill.protocol.codec import DRIVER_TO_KEEPER
@@ -28,15 +26,13 @@ from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord, call_error, is_json
 from distill.traces import records
 
 START_DEADLINE_S = 30.0
 AFTER_FINAL_S = 5.0
 """How long a cell may go on once it has called FINAL: the answer stands."""
 KEEPER_STARTS_LIMIT = 3
-
-CURRENT_CALL: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("CURRENT_CALL")
-"""The (cell, call) on whose behalf a host function runs."""
 
 _numbers = itertools.count(1)
 
@@ -68,20 +64,6 @@ class CellOutcome:
     dropped_bytes: int = 0
     interrupted: bool = False
     live_threads: int = 0
-
-
-@dataclass(slots=True)
-class HostCallRecord:
-    """One host function call, exact both ways, for the log."""
-
-    cell: int
-    call: int
-    function: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    elapsed_s: float
-    value: Any = None
-    error: str | None = None
 
 
 class Sandbox:
@@ -370,7 +352,7 @@ class Sandbox:
             DRIVER_TO_KEEPER.encode(reply)
         except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
             record.value, record.error = None, f"{type(error).__name__}: {error}"
-            reply = wire.CallReply(call.jail, call.call, error=_call_error(error))
+            reply = wire.CallReply(call.jail, call.call, error=call_error(error))
         record.elapsed_s = time.monotonic() - started_s
         self._on_call(record)
         if call.jail == self._jail and self._conversation.allows(wire.CallReply):
@@ -386,30 +368,6 @@ class Sandbox:
                 self._has_final = True
                 self._on_final(final.cell, final.value)
         self._send(wire.CallReply(final.jail, final.call, error=error))
-
-
-def _call_error(error: Exception) -> CallError:
-    if isinstance(error, WorkerBatchError):
-        reasons = {index: str(each)[:1000] for index, each in error.errors.items()}
-        return CallError("WorkerBatchError", str(error)[:4000], tuple(error.answers), reasons)
-    if isinstance(error, WorkerError):
-        return CallError("WorkerError", str(error)[:4000])
-    return CallError("PrimitiveError", f"{type(error).__name__}: {error}"[:4000])
-
-
-def is_json(value: Any, depth: int = 0) -> bool:
-    """Whether a value is None, bool, int, float, str, or lists and str-keyed dicts of such."""
-    if depth > 100:
-        return False
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and is_json(v, depth + 1) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(is_json(item, depth + 1) for item in value)
-    return (
-        value is None
-        or isinstance(value, str | bool | int)
-        or (isinstance(value, float) and math.isfinite(value))
-    )
 
 
 _open: dict[str, Sandbox] = {}

@@ -1,0 +1,267 @@
+"""One run while it lasts: its REPL, its worker calls, its log, its end."""
+
+import asyncio
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distill
+from distill.errors import DistillError
+from distill.models import ModelHandler, Usage, model_name
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol.jail_link import Limits
+from distill.protocol.message import Record
+from distill.repl import REPL, describe
+from distill.supervisor.backends import Backend
+from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.evidence import Evidence, gather
+from distill.supervisor.host_calls import HostCallRecord
+from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.run_log import RunLog
+from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
+from distill.traces import records
+
+UNKNOWN_WINDOW_TOKENS = 2048
+"""What code is told of a worker whose window nobody knows: little enough for any model."""
+SEED_NAMES = ("context", "query", "worker", "worker_batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: turns, worker calls, tokens of both models, seconds."""
+
+    run: str
+    turn: int
+    turns: int
+    calls_done: int
+    calls_total: int
+    tokens: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
+
+    ``elapsed`` is in seconds. The trace is in ``log_dir`` under ``run_id``.
+    """
+
+    answer: Any
+    iterations: int
+    supervisor_usage: Usage
+    worker_usage: Usage
+    elapsed: float
+    status: Status
+    run_id: str
+    log_dir: Path
+    worker_calls: int
+    worker_failures: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    query: str
+    context: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    max_iterations: int
+    output_limit: int
+    primitives: Mapping[str, Callable[..., Any]]
+    repl_class: type[REPL]
+    record: Record
+    worker_options: Mapping[str, Any]
+    limits: Limits | None
+    sources: tuple[str, ...]
+    on_progress: Callable[[Progress], None] | None
+
+
+class Rollout:
+    """One run while it lasts: its REPL, its worker calls, its log."""
+
+    def __init__(self, host: Driver, log: RunLog, question: Question, options: Options) -> None:
+        self._host = host
+        self._log = log
+        self._query, self._context = question.query, question.context
+        self._options = options
+        self._started_s = time.monotonic()
+        self._loop: TurnLoop | None = None
+
+    async def prepare(self, supervisor: ModelHandler, backend: Backend) -> None:
+        """Store the context, index it, and make the REPL (its jail starts in ``work``)."""
+        self._supervisor, self._backend = supervisor, backend
+        store = self._log.journal.store_context
+        self._ref, path = await in_thread(self._host, store, self._context, self._options.sources)
+        index = await in_thread(self._host, SpanIndex, self._context)
+        self._calls = WorkerCalls(
+            self._host,
+            backend,
+            self._log,
+            index,
+            context_sha256=self._ref.sha256,
+            record=self._options.record,
+            defaults=self._options.worker_options,
+            on_progress=self._tell,
+        )
+        self._repl = self._make_repl(path)
+
+    def _make_repl(self, path: Path) -> REPL:
+        options = self._options
+        repl = options.repl_class(
+            self._context,
+            self._query,
+            self._calls.worker,
+            self._calls.worker_batch,
+            options.output_limit,
+            options.primitives,
+        )
+        if repl.namespace.get("context") is self._context:
+            repl.context_path = path
+        window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
+        repl.namespace.setdefault("worker_window_tokens", window)
+        repl.limits = options.limits or repl.limits
+        repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
+        repl.on_call = self._log_primitive
+        return repl
+
+    def primitive_lines(self) -> dict[str, str]:
+        """The functions that the prompt must name beside the given ones."""
+        return {
+            name: describe(name, function)
+            for name, function in self._repl.functions.items()
+            if name not in SEED_NAMES
+        }
+
+    def log_start(self, label: str | None, worker_ctx_k: int | None, *, prompt_given: bool) -> None:
+        """Write run_start: from here on there is a run, and it will have an end."""
+        options = self._options
+        self._log.start(
+            query=self._query,
+            context=self._ref,
+            supervisor=model_name(self._supervisor),
+            worker=self._backend.name,
+            label=label,
+            options={
+                "max_iterations": options.max_iterations,
+                "output_limit": options.output_limit,
+                "worker_ctx_k": worker_ctx_k,
+                "record": options.record,
+                "worker_options": dict(options.worker_options),
+                "prompt": "given" if prompt_given else "built",
+                "primitives": sorted(self.primitive_lines()),
+            },
+            versions={
+                "distill": distill.__version__,
+                "protocol": str(PROTOCOL_VERSION),
+                "schema": str(records.SCHEMA_VERSION),
+                "python": platform.python_version(),
+            },
+        )
+
+    async def work(self, messages: Sequence[dict[str, str]]) -> RunResult:
+        """Start the jail, run the turns, and write the end, however they end."""
+        self._loop = TurnLoop(
+            self._host,
+            self._supervisor,
+            self._repl,
+            self._log,
+            max_iterations=self._options.max_iterations,
+            on_progress=self._tell,
+        )
+        status: Any = "failed"
+        error: str | None = None
+        try:
+            await in_thread(self._host, self._repl.start)
+            self._log_processes()
+            turns = await self._loop.run(messages)
+            status = turns.status
+            return self._result(turns)
+        except DistillError as failure:
+            error = str(failure)
+            raise
+        except BaseException as failure:
+            cancelled = isinstance(failure, asyncio.CancelledError)
+            status, error = "cancelled" if cancelled else "failed", repr(failure)
+            raise
+        finally:
+            self._calls.cancel()
+            self._log_end(status, error)
+            await in_thread(self._host, self._repl.close)
+
+    def _result(self, turns: Turns) -> RunResult:
+        calls = self._calls
+        return RunResult(
+            answer=turns.answer,
+            iterations=turns.iterations,
+            supervisor_usage=turns.usage,
+            worker_usage=calls.tally.usage,
+            elapsed=time.monotonic() - self._started_s,
+            status=turns.status,
+            run_id=self._log.run,
+            log_dir=self._log.journal.folder,
+            worker_calls=calls.tally.done,
+            worker_failures=calls.tally.failed,
+            evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
+        )
+
+    def _log_processes(self) -> None:
+        named: list[tuple[records.Producer, dict[str, Any]]] = [
+            (self._host.producer, {}),
+            (self._host.launcher, {}),
+        ]
+        if (sandbox := self._repl.sandbox) is not None and sandbox.plan is not None:
+            named.append((sandbox.producer, {"tier": sandbox.plan.tier}))
+        named += [(producer, {}) for producer in self._backend.producers()]
+        self._log.processes(named)
+
+    def _log_primitive(self, call: HostCallRecord) -> None:
+        if call.function in ("worker", "worker_batch"):
+            return
+        self._log.write(
+            records.Primitive,
+            cell=call.cell,
+            call=call.call,
+            function=call.function,
+            args=list(call.args),
+            kwargs=call.kwargs,
+            elapsed_s=call.elapsed_s,
+            value=call.value,
+            error=call.error,
+        )
+
+    def _log_end(self, status: Any, error: str | None) -> None:
+        turns = self._loop.turns if self._loop is not None else Turns()
+        self._log.write(
+            records.RunEnd,
+            status=status,
+            answer=turns.answer,
+            iterations=turns.iterations,
+            supervisor_usage=token_usage(turns.usage),
+            worker_usage=token_usage(self._calls.tally.usage),
+            worker_calls=self._calls.tally.done,
+            elapsed_s=time.monotonic() - self._started_s,
+            error=error,
+        )
+
+    def _tell(self) -> None:
+        if self._options.on_progress is None:
+            return
+        turns = self._loop.turns if self._loop is not None else Turns()
+        used = turns.usage + self._calls.tally.usage
+        self._options.on_progress(
+            Progress(
+                self._log.run,
+                turns.iterations,
+                self._options.max_iterations,
+                self._calls.tally.done,
+                self._calls.tally.asked,
+                used.input_tokens + used.output_tokens,
+                time.monotonic() - self._started_s,
+            )
+        )

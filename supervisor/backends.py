@@ -1,0 +1,173 @@
+"""What answers worker calls: the fleet, or any ModelHandler."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from distill.errors import WorkerBatchError, WorkerError
+from distill.models import LMResponse, ModelHandler, Usage, model_name
+from distill.protocol import worker_link as wire
+from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.fleet import Fleet
+from distill.supervisor.requests import Deliver, Outcome
+from distill.traces import records
+
+HANDLER_BATCH = 32
+"""Conversations that a ModelHandler gets at once, so that progress shows."""
+HANDLER_BATCHES_AT_ONCE = 2
+
+
+class Backend(Protocol):
+    """What answers worker calls."""
+
+    name: str
+    window_tokens: int | None
+
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
+        """Start them; ``deliver`` gets every outcome once, on the driver's loop."""
+
+    def cancel(self, ids: set[str]) -> None:
+        """Forget these."""
+
+    def producers(self) -> Sequence[records.Producer]:
+        """The processes that answer."""
+
+
+class FleetBackend:
+    """The worker servers."""
+
+    def __init__(self, fleet: Fleet, card: wire.ModelCard) -> None:
+        self.name = card.model
+        self.window_tokens: int | None = card.window_tokens
+        self._fleet = fleet
+        self.submit = fleet.submit
+        self.cancel = fleet.cancel
+
+    def producers(self) -> Sequence[records.Producer]:
+        """The worker servers that are ready."""
+        return [worker.producer for worker in self._fleet.workers() if worker.is_ready]
+
+
+class HandlerBackend:
+    """Any ModelHandler as worker: batches in the driver's pool of threads."""
+
+    def __init__(self, driver: Driver, handler: ModelHandler) -> None:
+        self.name = model_name(handler)
+        self.window_tokens = handler.window_tokens
+        self._driver = driver
+        self._handler = handler
+        self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cancelled: set[str] = set()
+
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
+        """Start them, in batches."""
+        for start in range(0, len(requests), HANDLER_BATCH):
+            batch = list(requests[start : start + HANDLER_BATCH])
+            task = self._driver.loop.create_task(self._run(batch, deliver))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def cancel(self, ids: set[str]) -> None:
+        """Batches not yet begun don't begin; those under way are not waited for."""
+        self._cancelled |= ids
+
+    def producers(self) -> Sequence[records.Producer]:
+        """None: the handler lives in this process, or behind an endpoint."""
+        return []
+
+    async def _run(self, batch: list[wire.Request], deliver: Deliver) -> None:
+        async with self._gate:
+            batch = [request for request in batch if request.id not in self._cancelled]
+            if not batch:
+                return
+            started_s = time.monotonic()
+            try:
+                outcomes = await self._ask(batch)
+            except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
+                outcomes = [(_refusal(request, error), "model") for request in batch]
+            elapsed_s = time.monotonic() - started_s
+            deliver(
+                [
+                    Outcome(request, result, kind, None, None, elapsed_s)
+                    for request, (result, kind) in zip(batch, outcomes, strict=True)
+                ]
+            )
+
+    async def _ask(
+        self, batch: list[wire.Request]
+    ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
+        conversations = [messages_of(request) for request in batch]
+        options = _options_of(batch[0].sampling)
+        errors: Mapping[int, Exception] = {}
+        try:
+            replies: Sequence[LMResponse | None] = await in_thread(
+                self._driver, lambda: self._handler.chat_batch(conversations, **options)
+            )
+        except WorkerBatchError as error:
+            replies, errors = error.replies or [None] * len(batch), error.errors
+        _check_replies(self._handler, replies, len(batch), errors)
+        return [
+            (_result(request, reply), None)
+            if reply is not None
+            else (_refusal(request, errors[i]), "model")
+            for i, (request, reply) in enumerate(zip(batch, replies, strict=True))
+        ]
+
+
+def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
+    return wire.Failure(request.id, request.attempt, "engine", printable(str(error) or repr(error)))
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates, which no log can hold, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check_replies(
+    handler: ModelHandler, replies: Any, count: int, errors: Mapping[int, Exception]
+) -> None:
+    name = type(handler).__name__
+    if not isinstance(replies, list | tuple) or len(replies) != count:
+        size = len(replies) if isinstance(replies, list | tuple) else type(replies).__name__
+        raise WorkerError(f"{name}.chat_batch must return a list of {count}, not {size}")
+    for index, reply in enumerate(replies):
+        if reply is None and index in errors:
+            continue
+        if not isinstance(reply, LMResponse):
+            raise WorkerError(f"{name} must return LMResponse, not {type(reply).__name__}")
+        text: Any = reply.text  # the handler is the user's code: the types are promises
+        usage: Any = reply.usage
+        if not (isinstance(text, str) and isinstance(usage, Usage)):
+            raise WorkerError(f"{name}: LMResponse needs a text of type str and a Usage")
+
+
+def messages_of(request: wire.Request) -> list[dict[str, str]]:
+    if request.messages is None:
+        return [{"role": "user", "content": request.prompt or ""}]
+    return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+def _options_of(sampling: wire.Sampling) -> dict[str, Any]:
+    """The sampling parameters that differ from the defaults, and the temperature."""
+    default = wire.Sampling()
+    names = sampling.__struct_fields__
+    options = {
+        n: getattr(sampling, n) for n in names if getattr(sampling, n) != getattr(default, n)
+    }
+    return {"temperature": sampling.temperature, **options}
+
+
+def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
+    return wire.Result(
+        request.id,
+        request.attempt,
+        printable(reply.text),
+        reply.finish_reason,
+        "\n".join(message["content"] for message in messages_of(request)),
+        reply.usage.input_tokens,
+        reply.usage.output_tokens,
+        reply.usage.cached_input_tokens,
+        compute_s=reply.elapsed,
+    )

@@ -1,0 +1,60 @@
+"""The keywords of ``worker(prompt, …)``: hostile until they are read here."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from distill.errors import WorkerError
+from distill.protocol import worker_link as wire
+
+OWN_OPTIONS = ("chat", "system")
+"""Options of a call that are no sampling parameters."""
+
+
+def sampling_of(options: Mapping[str, Any]) -> wire.Sampling:
+    """Sampling parameters from a cell's keywords; hostile, so checked field by field."""
+    options = dict(options)
+    if isinstance(options.get("stop"), str):
+        options["stop"] = [options["stop"]]
+    unknown = set(options) - set(wire.Sampling.__struct_fields__)
+    if unknown:
+        known = ", ".join((*wire.Sampling.__struct_fields__, *OWN_OPTIONS))
+        raise WorkerError(
+            f"no such option: {', '.join(sorted(unknown))}; there are {known}", kind="bad_request"
+        )
+    try:
+        sampling = msgspec.convert(options, wire.Sampling)
+    except msgspec.ValidationError as error:
+        raise WorkerError(f"bad option: {error}", kind="bad_request") from None
+    if sum(map(bool, (sampling.schema, sampling.choices, sampling.regex))) > 1:
+        raise WorkerError("set only one of schema, choices and regex", kind="bad_request")
+    return sampling
+
+
+def conversation_of(prompt: Any, system: Any, item: int) -> tuple[wire.ChatMessage, ...]:
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    try:
+        messages = msgspec.convert(prompt, tuple[wire.ChatMessage, ...])
+    except msgspec.ValidationError as error:
+        raise WorkerError(
+            f"prompt {item} must be a str, or a list of {{'role', 'content'}}: {error}",
+            kind="bad_request",
+        ) from None
+    return (wire.ChatMessage("system", str(system)), *messages) if system else messages
+
+
+def parse_answer(answer: Any, options: Mapping[str, Any]) -> Any:
+    """The answer's text, parsed where a schema was asked for; a failure stays what it is."""
+    if isinstance(answer, WorkerError) or not options.get("schema"):
+        if isinstance(answer, BaseException) and not isinstance(answer, WorkerError):
+            return WorkerError(f"{type(answer).__name__}: {answer}")
+        return answer
+    try:
+        return json.loads(answer)
+    except ValueError:
+        return WorkerError(
+            f"the answer is no complete JSON (raise max_tokens?): {answer[:200]!r}", kind="schema"
+        )

@@ -1,0 +1,59 @@
+"""Requests on their way: what waits for a worker, what came of it, and their sizes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from distill.protocol import worker_link as wire
+from distill.traces import records
+
+CHARS_PER_TOKEN = 3
+"""For credit only; the worker counts exactly."""
+DEFAULT_COMPLETION_TOKENS = 256
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a request: the answer, who gave it, and how long it took in all."""
+
+    request: wire.Request
+    result: wire.Result | wire.Failure
+    lost: str | None
+    card: wire.ModelCard | None
+    producer: records.Producer | None
+    total_s: float
+
+
+Deliver = Callable[[list[Outcome]], None]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that waits for a worker or an answer."""
+
+    request: wire.Request
+    deliver: Deliver
+    tokens: int
+    since: float
+    deaths: int = 0
+
+
+def estimate_tokens(request: wire.Request) -> int:
+    """Tokens that a request may take, roughly: prompt and completion."""
+    chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
+    prompt_tokens = chars // CHARS_PER_TOKEN + len(request.prompt_token_ids or ())
+    return prompt_tokens + (request.sampling.max_tokens or DEFAULT_COMPLETION_TOKENS)
+
+
+def frames(requests: list[wire.Request]) -> Iterable[list[wire.Request]]:
+    """Groups of at most BATCH_REQUESTS requests and about BATCH_BYTES."""
+    group: list[wire.Request] = []
+    size = 0
+    for request in requests:
+        chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
+        if group and (len(group) == wire.BATCH_REQUESTS or size + chars > wire.BATCH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(request)
+        size += chars
+    if group:
+        yield group
