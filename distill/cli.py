@@ -113,7 +113,8 @@ def cli() -> None:
 @click.option(
     "--worker-url",
     metavar="URL",
-    help="Use an OpenAI-compatible server as worker; vLLM is then neither installed nor run.",
+    help="Use an OpenAI-compatible server as worker; vLLM is then neither "
+    "installed nor run. Its key, if it needs one, is in DISTILL_WORKER_KEY.",
 )
 @click.option("--gpus", metavar="0,1", help="One worker server on each of these GPUs.")
 @click.option(

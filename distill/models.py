@@ -106,7 +106,8 @@ class OpenAIHandler(ModelHandler):
     """A model behind an OpenAI-compatible HTTP endpoint.
 
     The key is ``api_key``, or OPENAI_API_KEY; a ``base_url`` that is not OpenAI's needs none.
-    Further keywords are sampling parameters of every request. Raises InputError without a key.
+    ``key_name`` is where errors say that the key comes from. Further keywords are sampling
+    parameters of every request. Raises InputError without a key.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class OpenAIHandler(ModelHandler):
         api_key: str | None = None,
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        key_name: str = "OPENAI_API_KEY",
         **sampling: Any,
     ) -> None:
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
@@ -127,6 +129,7 @@ class OpenAIHandler(ModelHandler):
             )
         self.model = model
         self._sampling = sampling
+        self._key_name = key_name
         self._where = base_url or "the OpenAI API"
         self._settings: dict[str, Any] = {
             "base_url": base_url,
@@ -157,7 +160,9 @@ class OpenAIHandler(ModelHandler):
             reply = self._client().chat.completions.create(**request)
             return self._response(reply, time.monotonic() - started_s)
         except openai.APIError as error:
-            raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
+            raise ModelError(
+                f"{self.model} at {self._where}: {_explain(error, self._key_name)}"
+            ) from error
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(
                 f"{self.model} at {self._where} answered with something that is no chat "
@@ -223,7 +228,9 @@ class OpenAIHandler(ModelHandler):
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
         except openai.APIError as error:
-            raise ModelError(f"{self.model} at {self._where}: {_explain(error)}") from error
+            raise ModelError(
+                f"{self.model} at {self._where}: {_explain(error, self._key_name)}"
+            ) from error
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(f"{self._where} is no OpenAI-compatible endpoint: {error}") from error
         if served and self.model not in served:
@@ -273,7 +280,7 @@ def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
     return request
 
 
-def _explain(error: "openai.APIError") -> str:
+def _explain(error: "openai.APIError", key_name: str) -> str:
     """What went wrong at an endpoint, and what to do about it."""
     import openai
 
@@ -283,7 +290,7 @@ def _explain(error: "openai.APIError") -> str:
     if isinstance(error, openai.APIConnectionError):
         return f"can't be reached ({error.__cause__ or error}); check --base-url and that it runs"
     if status == 401:
-        return "the key was refused; check OPENAI_API_KEY"
+        return f"the key was refused; check {key_name}"
     if status == 404:
         return f"it knows no such model or path: {error.message}"
     if status == 429:

@@ -35,6 +35,8 @@ from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import WorkerSpec
 
 DEFAULT_SUPERVISOR = "recipe:find"
+WORKER_KEY = "DISTILL_WORKER_KEY"
+"""The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
 
 
@@ -250,9 +252,11 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
 def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
     if settings.model is None:
         raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
-    handler = OpenAIHandler(settings.model, settings.url)
+    # Its own key: the supervisor's must not go to another server.
+    key = os.environ.get(WORKER_KEY) or "none"
+    handler = OpenAIHandler(settings.model, settings.url, key, key_name=WORKER_KEY)
     handler.check()
-    handler.window_tokens = settings.window_tokens
+    handler.window_tokens = settings.window_tokens or handler.window_tokens
     return handler
 
 
