@@ -134,8 +134,8 @@ class Children:
 
     def close(self) -> None:
         """End the launcher, and so everything it started; called off the event loop."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._loop.remove_reader, self._pipe)
+        if not self._loop.is_closed() and self._pipe.fileno() >= 0:
+            self._loop.call_soon_threadsafe(self._loop.remove_reader, self._pipe.fileno())
         with contextlib.suppress(OSError):
             self._pipe.shutdown(socket.SHUT_RDWR)
         try:

@@ -40,11 +40,15 @@ class Journal:
         self.folder = folder.resolve()
         self._encoder = msgspec.json.Encoder()
         self._lock = threading.Lock()
+        self._lock_fd = -1
+        self._files: dict[str, int] = {}
         try:
             (folder / records.CONTEXT_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_fd = self._take(folder / ".lock")
-            self._files = {log: self._open(folder / log) for log in records.LOG_RECORDS}
+            for log in records.LOG_RECORDS:
+                self._files[log] = self._open(folder / log)
         except OSError as error:
+            self.close()
             raise InputError(
                 f"the log folder {folder} can't be used: {error.strerror or error}. "
                 "Choose another with --log-dir."
@@ -122,7 +126,7 @@ class Journal:
             for descriptor in (*self._files.values(), self._lock_fd):
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
-            self._files = {}
+            self._files, self._lock_fd = {}, -1
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -143,6 +147,7 @@ def encode_context(context: Any) -> tuple[Any, bytes, int]:
         if isinstance(context, str):
             return "text", context.encode("utf-8"), len(context)
         if isinstance(context, list | dict):
+            _check_keys(context)
             data = json.dumps(context, ensure_ascii=False, allow_nan=False).encode("utf-8")
             return "json", data, sum(len(text) for _, text in texts_of(context))
     except UnicodeEncodeError as error:
@@ -150,9 +155,18 @@ def encode_context(context: Any) -> tuple[Any, bytes, int]:
             f"the context has a lone surrogate at character {error.start}: decode its bytes "
             "with errors='replace' first"
         ) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the context must hold only JSON values: {error}") from None
     raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
+
+
+def _check_keys(value: Any) -> None:
+    """Raise TypeError for a dict key that JSON would change."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict) and not isinstance(key, str):
+            raise TypeError(f"a dict's keys must be str, not {type(key).__name__}")
+        if isinstance(item, dict | list | tuple):
+            _check_keys(item)
 
 
 def texts_of(context: Any) -> Iterable[tuple[str | None, str]]:

@@ -20,6 +20,7 @@ import selectors
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -87,13 +88,15 @@ class Launcher:
 
     def serve(self) -> None:
         """Work until the driver is gone, then kill everything that was started."""
-        while self._running:
-            for key, _ in self._selector.select():
-                handler: Callable[[], None] = key.data
-                handler()
-        for spool in self._spools:
-            self._leave_word(Path(spool))
-        self.kill_all()
+        try:
+            while self._running:
+                for key, _ in self._selector.select():
+                    handler: Callable[[], None] = key.data
+                    handler()
+        finally:
+            for spool in self._spools:
+                self._leave_word(Path(spool))
+            self.kill_all()
 
     def _leave_word(self, spool: Path) -> None:
         """Record that the driver is gone, for the next driver that opens this log folder."""
@@ -138,7 +141,11 @@ class Launcher:
         if not packet:
             self._running = False
             return
-        message = LAUNCHER_TO_DRIVER.decode(packet, peer="driver")
+        try:
+            message = LAUNCHER_TO_DRIVER.decode(packet, peer="driver")
+        except RemoteProtocolError:
+            self._running = False  # no driver of ours speaks so
+            return
         try:
             match message:
                 case Spawn():
@@ -150,7 +157,7 @@ class Launcher:
                         self._signal(child, signal.SIGKILL)
                 case LastWord():
                     self._spools = message.spools
-        except OSError as error:
+        except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
             self._refused(message, str(error))
 
     def _refused(self, message: ToLauncher, detail: str) -> None:

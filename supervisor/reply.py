@@ -10,7 +10,9 @@ LANGUAGES = {"repl", "python", "py", "python3", "tool_code", ""}
 THINK = re.compile(r"<(think|thinking)>", re.IGNORECASE)
 END_OF_THINKING = re.compile(r"^.*?</think(?:ing)?>[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 BARE_FINAL = re.compile(r"^[ \t]*FINAL\(", re.MULTILINE)
-BARE_FINAL_LINES = 200
+BARE_FINALS_TRIED = 8
+BARE_FINAL_LINES = 50
+"""Bounds on what is parsed of a reply that is hostile, or has gone wild."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def _pieces(text: str) -> list[Piece]:
         first = min((m for m in (fence, think) if m), key=lambda m: m.start(), default=None)
         if first is None:
             break
-        if first.start() > position:
+        if text[position : first.start()].strip():
             pieces.append(Piece(text[position : first.start()]))
         if first is think:
             closing = re.compile(rf"</{think[1]}>", re.IGNORECASE).search(text, think.end())
@@ -79,7 +81,7 @@ def _pieces(text: str) -> list[Piece]:
         else:
             piece, position = _fence(text, first)
             pieces.append(piece)
-    if text[position:]:
+    if text[position:].strip():
         pieces.append(Piece(text[position:]))
     return pieces
 
@@ -101,7 +103,7 @@ def _prose(pieces: list[Piece]) -> str:
 
 def _bare_final(prose: str) -> str:
     """The call of FINAL that begins a line: as few lines as make it whole; "" if none does."""
-    for opening in BARE_FINAL.finditer(prose):
+    for opening in list(BARE_FINAL.finditer(prose))[-BARE_FINALS_TRIED:]:
         lines = prose[opening.start() :].lstrip().split("\n")[:BARE_FINAL_LINES]
         for count in range(1, len(lines) + 1):
             code = "\n".join(lines[:count])
@@ -116,8 +118,10 @@ def _bare_final(prose: str) -> str:
 def _problem(text: str, pieces: list[Piece]) -> str:
     if not text.strip():
         return "Your reply was empty."
-    if not any(piece.text.strip() for piece in pieces):
+    if not pieces:
         return "Your reply was reasoning only, with no code after it."
+    if any(piece.language is not None and not piece.text.strip() for piece in pieces):
+        return "There was no code block with code in it."
     other = {piece.language for piece in pieces if piece.language} - LANGUAGES
     if other:
         return f"Your code blocks are marked {', '.join(sorted(other))}; only Python runs here."
