@@ -133,7 +133,7 @@ def up(**options: Any) -> int:
 
     \b
     Examples:
-      bin/distill-up -c examples/kjv.txt -q "Which giant did David slay?"
+      bin/distill-up -c examples/kjv.txt -q "Who was Moses' brother?"
       bin/distill-up --supervisor gpt-5 --worker Qwen/Qwen3-4B --gpus 0,1
       distill run -c report.txt -q "What was the revenue in 2024?"
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)

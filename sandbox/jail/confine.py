@@ -1,0 +1,125 @@
+"""The jail closes behind the interpreter: scratch, limits, Landlock, privileges, filter.
+
+Each step is its own function; ``close_behind`` is their order. Any failure ends the process
+with the exit status of its step: a jail that is not shut runs nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+from distill.sandbox.jail import landlock
+
+TYPE_CHECKING = False  # importing typing would double the time to start
+if TYPE_CHECKING:
+    from typing import Any
+
+    from distill.sandbox.jail.wire import Wire
+
+SCRATCH = "/tmp"  # noqa: S108  (inside the jail; mounted by us, seen by nobody else)
+FILTER = "/jail/filter.bpf"
+AS_SLACK_BYTES = 1 << 30
+RESERVE_BYTES = 16 << 20
+"""Kept from cells: one that fills its memory must still be told about, and the next one heard."""
+STACK_BYTES = 16 << 20
+THREAD_STACK_BYTES = 2 << 20
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x2, 0x4, 0x8
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_GET_SECCOMP = 22, 38, 21
+SECCOMP_MODE_FILTER = 2
+CAPABILITY_VERSION_3 = 0x2008_0522
+
+STEP_STATUS = {"scratch": 91, "limits": 92, "privileges": 93, "filter": 94, "context": 95}
+"""Exit statuses by which the keeper tells what could not be done."""
+MEMORY_STATUS = 96
+"""Exit status when not even the reserve was enough."""
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StepError(OSError):
+    """A step of the confinement failed; ``status`` is the process's exit status."""
+
+    def __init__(self, step: str) -> None:
+        code = ctypes.get_errno()
+        super().__init__(code, f"{step}: {os.strerror(code)}")
+        self.status = STEP_STATUS[step]
+
+
+def close_behind(limits: Wire, context_bytes: int) -> None:
+    """Shut the jail. Raises StepError; afterwards cells may run."""
+    _mount_scratch(limits["scratch_bytes"], limits["scratch_inodes"])
+    _set_limits(limits, context_bytes)
+    landlock.restrict(libc, writable=(SCRATCH, "/dev/null"))
+    _drop_privileges()
+    _install_filter()
+
+
+def _mount_scratch(size_bytes: int, inodes: int) -> None:
+    """A tmpfs bounded in bytes and in inodes: bubblewrap's own knows only bytes."""
+    options = f"size={size_bytes},nr_inodes={inodes},mode=0700".encode()
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if libc.mount(b"scratch", SCRATCH.encode(), b"tmpfs", flags, options) != 0:
+        raise StepError("scratch")
+    os.chdir(SCRATCH)
+
+
+def _set_limits(limits: Wire, context_bytes: int) -> None:
+    """RLIMIT_DATA is the memory limit; RLIMIT_AS only catches what it does not count."""
+    memory = limits["memory_bytes"]
+    wanted = {
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_AS: memory + context_bytes + AS_SLACK_BYTES,
+        resource.RLIMIT_STACK: STACK_BYTES,
+        resource.RLIMIT_NOFILE: limits["open_files"],
+        resource.RLIMIT_NPROC: limits["threads"],
+        resource.RLIMIT_FSIZE: limits["scratch_bytes"],
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for which, amount in wanted.items():
+        _, hard = resource.getrlimit(which)
+        lowered = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        try:
+            resource.setrlimit(which, (lowered, lowered))
+        except (OSError, ValueError):
+            raise StepError("limits") from None
+
+
+def keep_reserve(limits: Wire, kept: bool) -> None:
+    """Hold the reserve back while a cell runs; it may take it, the hard limit stays."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = max(0, min(hard, limits["memory_bytes"] - RESERVE_BYTES)) if kept else hard
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _drop_privileges() -> None:
+    """Give up the one capability, which mounted the scratch folder, for good."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if libc.capset(header, nothing) != 0:
+        raise StepError("privileges")
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise StepError("privileges")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def _install_filter() -> None:
+    with open(FILTER, "rb") as file:
+        code = file.read()
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
+        raise StepError("filter")
+
+
+def filtered() -> bool:
+    """Whether the inner filter holds, asked of the kernel: EPERM where before was ENOENT."""
+    nobody: Any = (ctypes.c_char_p * 1)(None)
+    libc.execve(b"/no/such/program", nobody, nobody)
+    return ctypes.get_errno() == 1

@@ -1,0 +1,185 @@
+"""The process that runs the model's cells, from its first instruction to its last.
+
+Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD``. In order: it hears
+Init, shuts the jail behind itself, reads the context, says Ready, runs cells. It ends when
+its socket does.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+from types import ModuleType
+
+from distill.sandbox.jail import confine, variables
+from distill.sandbox.jail.cells import Cells
+from distill.sandbox.jail.channel import Channel
+from distill.sandbox.jail.host import EXCEPTIONS, Finished, Host
+from distill.sandbox.jail.interrupts import Shield
+from distill.sandbox.jail.output import Printer
+
+TYPE_CHECKING = False  # importing typing would double the time to start
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from distill.sandbox.jail.wire import Wire
+
+SEED = 0
+"""``random`` starts here in every jail: a session can be replayed."""
+
+
+class SeededRandom:
+    """Seeds ``random`` when a cell first imports it; importing it here would cost 5 ms."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The usual spec of ``random``, whose loader seeds it as well."""
+        if name != "random":
+            return None
+        sys.meta_path.remove(self)
+        # The usual finder, without importing importlib for it.
+        usual: Any = sys.meta_path[-1]
+        spec = usual.find_spec(name, path, target)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_seed(module: ModuleType) -> None:
+                execute(module)
+                module.seed(SEED)
+
+            spec.loader.exec_module = execute_and_seed
+        return spec
+
+
+def _leave(code: object = None) -> NoReturn:
+    """What ``exit`` and ``quit`` are in a cell."""
+    raise SystemExit(code)
+
+
+def _read_context(fd: int, kind: str) -> Any:
+    with open(fd, "rb") as file:
+        data = file.read()
+    if kind == "text":
+        return data.decode()
+    import json
+
+    return json.loads(data)
+
+
+def _namespace(init: Wire, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A fresh ``__main__``'s namespace, and what of it is ours."""
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module
+    space = module.__dict__
+    hidden: dict[str, Any] = {kind.__name__: kind for kind in EXCEPTIONS}
+    hidden.update({name: host.function(name) for name in init["functions"]})
+    hidden.update(exit=_leave, quit=_leave)
+    space.update(hidden)
+    space.update(init["namespace"])
+    return space, hidden
+
+
+class Interpreter:
+    """One session: a namespace and the cells that run in it."""
+
+    def __init__(self, channel: Channel, shield: Shield, init: Wire) -> None:
+        limits = self._limits = init["limits"]
+        self._channel = channel
+        self._shield = shield
+        self._printer = Printer(channel, limits["output_bytes"])
+        self._host = Host(channel, self._printer, limits["calls_in_flight"])
+        self._space, self._hidden = _namespace(init, self._host)
+        self._cells = Cells(self._space)
+        shield.reason = f"the time limit of this cell, {limits['cell_s']:g} s, is used up"
+        _thread._excepthook = self._on_thread_error  # noqa: SLF001
+
+    def serve(self, context_kind: str, context: Any) -> None:
+        """Run cells for ever."""
+        if context_kind != "none":
+            self._space["context"] = context
+        while True:
+            try:
+                command = self._channel.next_command()
+                self._run(command["cell"], command["code"])
+            except MemoryError:
+                os._exit(confine.MEMORY_STATUS)
+
+    def _run(self, number: int, code: str) -> None:
+        self._printer.start_cell()
+        confine.keep_reserve(self._limits, kept=True)
+        self._host.in_cell = self._shield.in_cell = True
+        try:
+            error = self._cells.run(number, code)
+        except KeyboardInterrupt:  # it came while the error was being told
+            error = {"name": "KeyboardInterrupt", "message": self._shield.reason, "traceback": ""}
+        # From here on an interrupt is late: the cell has ended.
+        self._shield.in_cell = self._host.in_cell = False
+        self._shield.pending = False
+        confine.keep_reserve(self._limits, kept=False)
+        self._printer.collect()
+        done: Wire = {
+            "type": "Done",
+            "cell": number,
+            "variables": variables.describe(self._space, self._hidden),
+            "open_calls": self._channel.open_calls(),
+            "live_threads": _thread._count(),  # noqa: SLF001
+            "dropped_bytes": self._printer.dropped_bytes,
+        }
+        self._channel.send(done if error is None else {**done, "error": error})
+
+    def _on_thread_error(self, told: Any) -> None:
+        """``threading.excepthook``: an exception that ended a thread, cells named."""
+        if told.exc_value is None or isinstance(told.exc_value, Finished | SystemExit):
+            return
+        name = told.thread.name if told.thread is not None else "?"
+        text = self._cells.format(told.exc_value)
+        sys.stderr.write(f"Exception in thread {name}:\n{text}")
+
+
+def _prepare(init: Wire, context_fd: int) -> Any:
+    """Shut the jail, then read the context: nothing is parsed outside it. Exits on failure."""
+    try:
+        confine.close_behind(init["limits"], init["context_bytes"])
+        if not confine.filtered():
+            os._exit(confine.STEP_STATUS["filter"])
+    except confine.StepError as error:
+        os._exit(error.status)
+    except OSError:
+        os._exit(confine.STEP_STATUS["privileges"])
+    if init["context_kind"] == "none":
+        return None
+    try:
+        return _read_context(context_fd, init["context_kind"])
+    except (MemoryError, ValueError, RecursionError, OSError):
+        os._exit(confine.STEP_STATUS["context"])
+
+
+def main() -> None:
+    """Live."""
+    from time import perf_counter
+
+    socket_fd, context_fd = int(sys.argv[1]), int(sys.argv[2])
+    shield = Shield()
+    channel = Channel(socket_fd, shield)
+    init = channel.next_command()
+    started = perf_counter()
+    context = _prepare(init, context_fd)
+    sys.argv = [""]
+    finder: Any = SeededRandom()
+    sys.meta_path.insert(0, finder)
+    _thread.stack_size(confine.THREAD_STACK_BYTES)
+    session = Interpreter(channel, shield, init)
+    python = ".".join(map(str, sys.version_info[:3]))
+    channel.send(
+        {
+            "type": "Ready",
+            "python": python,
+            "filtered": True,
+            "context_s": perf_counter() - started,
+        }
+    )
+    session.serve(init["context_kind"], context)
+
+
+if __name__ == "__main__":
+    main()

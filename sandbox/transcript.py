@@ -1,0 +1,45 @@
+"""What one cell printed, kept outside the jail so that it survives the cell's death."""
+
+from distill.protocol.errors import RemoteProtocolError
+from distill.protocol.jail_link import Output
+
+SLACK_BYTES = 1 << 20
+
+
+class Transcript:
+    """Both streams of a cell, at most ``limit_bytes``; the rest is counted.
+
+    An honest interpreter stops sending at the limit. One that goes on beyond twice the limit
+    is not honest.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._parts: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._seen_bytes = 0
+        self.dropped_bytes = 0
+
+    def add(self, output: Output) -> None:
+        """Keep what fits. Raises RemoteProtocolError for a flood."""
+        data = output.text.encode()
+        room = max(0, self._limit_bytes - self._seen_bytes)
+        self._seen_bytes += len(data)
+        if len(data) <= room:
+            self._parts[output.stream].append(output.text)
+        else:
+            self._parts[output.stream].append(data[:room].decode("utf-8", "ignore"))
+            self.dropped_bytes += len(data) - room
+        if self._seen_bytes > 2 * self._limit_bytes + SLACK_BYTES:
+            raise RemoteProtocolError(
+                f"{self._seen_bytes} bytes of output, the limit is {self._limit_bytes}", peer="jail"
+            )
+
+    @property
+    def stdout(self) -> str:
+        """What went to stdout."""
+        return "".join(self._parts["stdout"])
+
+    @property
+    def stderr(self) -> str:
+        """What went to stderr."""
+        return "".join(self._parts["stderr"])

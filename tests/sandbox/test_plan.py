@@ -1,0 +1,64 @@
+"""The probe is honest: it refuses with the kernel's own words and a remedy; filters assemble."""
+
+import os
+import struct
+import subprocess
+import sys
+from typing import get_args
+
+import msgspec
+import pytest
+
+from distill.protocol.sandbox_link import JailPlan
+from distill.sandbox import plan, probe, seccomp
+from distill.sandbox.syscalls import Machine
+
+RETURN = 0x06
+MAKE = "from distill.sandbox import plan; print(plan.make())"
+
+
+@pytest.mark.parametrize("target", get_args(Machine))
+@pytest.mark.parametrize("rules", [seccomp.INNER, seccomp.OUTER])
+def test_filters_assemble(target: Machine, rules: seccomp.Rules) -> None:
+    code = seccomp.assemble(rules, target)
+    program = list(struct.iter_unpack("<HBBI", code))
+    assert len(program) <= 4096  # BPF_MAXINSNS
+    assert program[-1][0] == RETURN
+    for index, (code_, yes, no, _) in enumerate(program):
+        assert code_ == RETURN or index + 1 + max(yes, no) < len(program)
+
+
+def test_the_inner_filter_is_the_stricter() -> None:
+    assert set(seccomp.INNER) < set(seccomp.OUTER)
+    assert "execve" not in seccomp.INNER
+
+
+def test_a_plan_is_made_and_passes_its_probe() -> None:
+    found = plan.make()
+    assert isinstance(found, JailPlan), found
+    probe.run(found)
+
+
+def test_a_jail_that_does_not_hold_is_refused() -> None:
+    """The probe looks at the jail, not at the plan: one with a /proc is found out."""
+    found = plan.make()
+    assert isinstance(found, JailPlan)
+    at = found.argv.index("--remount-ro")
+    weak = (*found.argv[:at], "--proc", "/proc", *found.argv[at:])
+    with pytest.raises(probe.ProbeError, match="no /proc"):
+        probe.run(msgspec.structs.replace(found, argv=weak))
+
+
+def test_refusal_names_the_reason_and_the_remedy() -> None:
+    """As root of a user namespace with no other uid, no jail could have its own."""
+    told = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", MAKE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+    ).stdout
+    assert "NoJail" in told
+    assert "no other uid" in told
+    assert "/etc/subuid" in told
