@@ -7,6 +7,8 @@ the sandbox's included, and most of them need none of it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from distill.version import __version__
+
 if TYPE_CHECKING:
     from distill.engine import Engine
     from distill.models import (
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
-
-__version__ = "0.1.0"
 
 __all__ = [
     "REPL",

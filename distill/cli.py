@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from distill import __version__
 from distill.errors import DistillError, InputError, MachineError
+from distill.version import __version__
 
 EXIT_CODES = """\
 \b

@@ -18,6 +18,7 @@ from distill.protocol.client_link import Ask
 from distill.resident import Resident, WorkerSettings, supervisor_from
 from distill.rollout import RunResult
 from distill.summary import answer_text
+from distill.supervisor.surrogates import printable
 
 
 def up(
@@ -109,11 +110,8 @@ def _check_first(
 def _check_texts(*texts: str | None) -> None:
     """Bytes of the command line that are not UTF-8 arrive as lone surrogates."""
     for text in texts:
-        if text is not None and not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                raise InputError(f"{text!r} is not UTF-8: check the terminal's locale") from None
+        if text is not None and printable(text) != text:
+            raise InputError(f"{text!r} is not UTF-8: check the terminal's locale")
 
 
 @contextlib.contextmanager

@@ -97,6 +97,18 @@ def _all_or_error(
     return [reply for reply in replies if reply is not None]
 
 
+def check_response(handler: ModelHandler, response: Any) -> LMResponse:
+    """What a handler returned, if it is a whole LMResponse. Raises ModelError that names it."""
+    name = type(handler).__name__
+    if not isinstance(response, LMResponse):
+        raise ModelError(f"{name} must return an LMResponse, not {type(response).__name__}")
+    text: Any = response.text  # the handler is the user's code: the types are promises
+    usage: Any = response.usage
+    if not (isinstance(text, str) and isinstance(usage, Usage)):
+        raise ModelError(f"{name} returned an LMResponse without a text of type str and a Usage")
+    return response
+
+
 def model_name(handler: ModelHandler) -> str:
     """How a handler is named in the logs."""
     return handler.model or type(handler).__name__

@@ -17,6 +17,7 @@ from distill.rollout import Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, HandlerBackend
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.surrogates import printable
 
 
 def default_log_dir() -> Path:
@@ -57,6 +58,8 @@ async def answer_on_loop(
     Raises InputError, SandboxError, ModelError; whatever it raises, the trace is complete.
     """
     _check(query, context, max_iterations, output_limit)
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     host = driver.shared()
     backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
     journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
@@ -102,6 +105,8 @@ def _run_id() -> str:
 def _check(query: Any, context: Any, max_iterations: int, output_limit: int) -> None:
     if not isinstance(query, str) or not query.strip():
         raise InputError("the question is empty")
+    if printable(query) != query:
+        raise InputError("the question has a lone surrogate: it was not decoded as it was written")
     if not isinstance(context, str | list | dict):
         raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
     if not context or (isinstance(context, str) and not context.strip()):

@@ -68,7 +68,7 @@ def build_system_prompt(
             f"{worker_ctx_k * 1000 * CHARS_PER_TOKEN} characters."
         )
     text = _fill(SYSTEM_PROMPT, describe_context(context), window, output_limit)
-    added = [line for name, line in (primitives or {}).items() if name not in SYSTEM_PROMPT]
+    added = [line for name, line in (primitives or {}).items() if f"`{name}(" not in SYSTEM_PROMPT]
     if added:
         text += "\nFurther functions in the REPL:\n" + "\n".join(added) + "\n"
     return [

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import distill
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.protocol import PROTOCOL_VERSION
@@ -24,6 +23,7 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.traces import records
+from distill.version import __version__
 
 UNKNOWN_WINDOW_TOKENS = 2048
 """What code is told of a worker whose window nobody knows: little enough for any model."""
@@ -157,7 +157,7 @@ class Rollout:
                 "primitives": sorted(self.primitive_lines()),
             },
             versions={
-                "distill": distill.__version__,
+                "distill": __version__,
                 "protocol": str(PROTOCOL_VERSION),
                 "schema": str(records.SCHEMA_VERSION),
                 "python": platform.python_version(),

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from distill.errors import WorkerBatchError, WorkerError
-from distill.models import LMResponse, ModelHandler, Usage, model_name
+from distill.models import LMResponse, ModelHandler, check_response, model_name
 from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.requests import Deliver, Outcome
+from distill.supervisor.surrogates import printable
 from distill.traces import records
 
 HANDLER_BATCH = 32
@@ -120,11 +121,6 @@ def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
     return wire.Failure(request.id, request.attempt, "engine", printable(str(error) or repr(error)))
 
 
-def printable(text: str) -> str:
-    """The text with lone surrogates, which no log can hold, replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _check_replies(
     handler: ModelHandler, replies: Any, count: int, errors: Mapping[int, Exception]
 ) -> None:
@@ -133,14 +129,8 @@ def _check_replies(
         size = len(replies) if isinstance(replies, list | tuple) else type(replies).__name__
         raise WorkerError(f"{name}.chat_batch must return a list of {count}, not {size}")
     for index, reply in enumerate(replies):
-        if reply is None and index in errors:
-            continue
-        if not isinstance(reply, LMResponse):
-            raise WorkerError(f"{name} must return LMResponse, not {type(reply).__name__}")
-        text: Any = reply.text  # the handler is the user's code: the types are promises
-        usage: Any = reply.usage
-        if not (isinstance(text, str) and isinstance(usage, Usage)):
-            raise WorkerError(f"{name}: LMResponse needs a text of type str and a Usage")
+        if reply is not None or index not in errors:
+            check_response(handler, reply)
 
 
 def messages_of(request: wire.Request) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distill.errors import WorkerBatchError, WorkerError
 from distill.protocol.jail_link import CallError
+from distill.supervisor.surrogates import printable
 
 CURRENT_CALL: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("CURRENT_CALL")
 """The (cell, call) on whose behalf a host function runs."""
@@ -28,11 +29,13 @@ class HostCallRecord:
 
 def call_error(error: Exception) -> CallError:
     if isinstance(error, WorkerBatchError):
-        reasons = {index: str(each)[:1000] for index, each in error.errors.items()}
-        return CallError("WorkerBatchError", str(error)[:4000], tuple(error.answers), reasons)
+        reasons = {index: printable(str(each)[:1000]) for index, each in error.errors.items()}
+        return CallError(
+            "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
+        )
     if isinstance(error, WorkerError):
-        return CallError("WorkerError", str(error)[:4000])
-    return CallError("PrimitiveError", f"{type(error).__name__}: {error}"[:4000])
+        return CallError("WorkerError", printable(str(error)[:4000]))
+    return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))
 
 
 def is_json(value: Any, depth: int = 0) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
+from distill.supervisor.surrogates import printable_json
 from distill.traces import records
 
 
@@ -78,8 +79,13 @@ class Journal:
         """Append records to one log, in one write. Raises OSError if the disk refuses."""
         if not lines:
             return
-        data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
-        self._append(log, data)
+        self._append(log, b"".join(self._encode(line) + b"\n" for line in lines))
+
+    def _encode(self, line: records.AnyRecord) -> bytes:
+        try:
+            return self._encoder.encode(line)
+        except UnicodeEncodeError:
+            return self._encoder.encode(printable_json(msgspec.to_builtins(line)))
 
     def _append(self, log: str, data: bytes) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,8 @@ class Launcher:
 
     def __init__(self, pipe: socket.socket, driver_pid: int) -> None:
         self._pipe = pipe
+        self._write_end = pipe.dup()
+        self._outbox: deque[bytes] = deque()
         self._children: dict[str, Child] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(pipe, selectors.EVENT_READ, self._on_driver)
@@ -168,9 +171,24 @@ class Launcher:
             self._tell(NotStarted(message.child, detail))
 
     def _tell(self, message: FromLauncher) -> None:
-        # The driver may be gone; its pulse says so, not a failed send.
-        with contextlib.suppress(OSError):
-            self._pipe.send(LAUNCHER_TO_DRIVER.encode(message))
+        self._outbox.append(LAUNCHER_TO_DRIVER.encode(message))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the driver has room for; a driver that does not read never blocks us."""
+        try:
+            while self._outbox:
+                self._write_end.send(self._outbox[0], socket.MSG_DONTWAIT)
+                self._outbox.popleft()
+        except BlockingIOError:
+            if self._write_end not in self._selector.get_map():
+                self._selector.register(self._write_end, selectors.EVENT_WRITE, self._flush)
+            return
+        except OSError:
+            self._outbox.clear()  # the driver is gone; its pulse says so
+        if self._write_end in self._selector.get_map():
+            self._selector.unregister(self._write_end)
 
     # -- starting
 
@@ -277,6 +295,10 @@ class Launcher:
         self._signal(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
         group_size = spawn.reap_group(child.pid, GROUP_DEATH_S)
+        if child.inner_pidfd >= 0:
+            # Bubblewrap died first, and the interpreter, in a session of its own, became ours.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, child.inner_pidfd, os.WEXITED)
         self._selector.unregister(child.pidfd)
         for descriptor in (child.pidfd, child.inner_pidfd):
             if descriptor >= 0:

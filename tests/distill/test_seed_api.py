@@ -645,8 +645,8 @@ def test_runs_at_once_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_run_ends_at_once_and_leaves_nothing(log: Path) -> None:
-    started = threading.Event()
-    release = threading.Event()
+    started, release = threading.Event(), threading.Event()
+    before = set(threading.enumerate())
 
     def slow(prompt: str) -> str:
         started.set()
@@ -673,8 +673,9 @@ def test_a_cancelled_run_ends_at_once_and_leaves_nothing(log: Path) -> None:
     (told,) = read(log).runs.values()
     assert told.end is not None
     assert told.end.status == "cancelled"
-    hanging = [t.name for t in threading.enumerate() if "handler" in t.name]
-    assert hanging == [], "a cancelled run leaves no thread behind"
+    left = {each.name for each in set(threading.enumerate()) - before}
+    # The driver's own threads are the process's, if this was its first run.
+    assert left <= {"distill-loop", "distill-sockets"}, "a cancelled run leaves no thread behind"
 
 
 @pytest.mark.parametrize(

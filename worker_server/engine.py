@@ -1,0 +1,270 @@
+"""One vLLM engine. The only module that imports vLLM, and only when an Engine starts.
+
+::
+
+    generate() ─► Tokeniser ─► AsyncLLM ─ zmq ─► EngineCore (a process of its own: the model)
+                                  ▲ answers         │ its sentinel wakes on_death
+                                  └─────────────────┘
+
+``start`` and ``close`` block and may be called from any thread; ``generate`` belongs to one
+event loop. ``offline`` is the same for a synchronous program.
+"""
+
+import contextlib
+import copy
+import shutil
+import threading
+from collections.abc import Callable
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from distill.protocol.worker_link import Failure, ModelCard, Request, Result, Sampling
+from distill.worker_server import translate
+from distill.worker_server.device import Device
+from distill.worker_server.errors import EngineDied, EngineFailed
+from distill.worker_server.fingerprint import fingerprint
+from distill.worker_server.model import ModelFolder, cache_dir
+from distill.worker_server.process import (
+    bound_to,
+    hidden_main,
+    kill_children,
+    make_scratch,
+    temporary_environment,
+)
+from distill.worker_server.settings import engine_arguments, engine_environment
+from distill.worker_server.steps import StepClock
+from distill.worker_server.tokenise import Tokeniser
+
+LOGPROBS_MODE = "raw_logprobs"
+PROBE_PROMPT = "Hello"
+REASON_LIMIT_CHARS = 2000
+SHUTDOWN_S = 0.2
+"""Before SIGKILL: the engine has nothing to save, and takes more than 2 s to end by itself."""
+
+
+class Engine:
+    """A loaded model that answers requests.
+
+    ``arguments`` are vLLM's AsyncEngineArgs and win over our choices. ``scratch`` is a folder
+    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread, if
+    the engine's process ends without ``close``.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: Device,
+        *,
+        window_tokens: int | None = None,
+        arguments: dict[str, Any] | None = None,
+        cache: Path | None = None,
+        scratch: str | None = None,
+        log_level: str = "WARNING",
+        on_death: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._device = device
+        self._window_tokens = window_tokens
+        self._arguments = dict(arguments or {})
+        self._cache = cache or cache_dir()
+        self._scratch = scratch or ""
+        self._log_level = log_level
+        self._on_death = on_death
+        self._llm: Any = None
+        self._tokeniser: Tokeniser | None = None
+        self._died = False
+        self._closed = False
+        self.clock = StepClock()
+
+    def start(self) -> ModelCard:
+        """Load the model; seconds to minutes. Raises EngineFailed with vLLM's reason."""
+        self._scratch = self._scratch or make_scratch(None)
+        environment = engine_environment(self._device, self._scratch, log_level=self._log_level)
+        try:
+            with temporary_environment(environment), bound_to(self._device.cores), hidden_main():
+                self._llm = self._load()
+            self._tokeniser = Tokeniser(copy.deepcopy(self._llm.get_tokenizer()))
+            threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+            return self._card()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Exception):
+                raise EngineFailed(_reason(error)) from error
+            raise
+
+    def _load(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = engine_arguments(self._folder, self._device, self._window_tokens)
+        arguments |= {"logprobs_mode": LOGPROBS_MODE} | self._arguments
+        # LLM_CLASS: the defaults of offline use; those of from_engine_args are small batches.
+        return AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments),
+            usage_context=UsageContext.LLM_CLASS,
+            stat_loggers=[_step_logger(self.clock)],
+        )
+
+    def _card(self) -> ModelCard:
+        import vllm
+
+        config = self._llm.vllm_config.model_config
+        hashes = fingerprint(self._folder, self._cache)
+        return ModelCard(
+            model=self._folder.name,
+            weights_hash=hashes.weights,
+            tokenizer_hash=hashes.tokenizer,
+            template_hash=hashes.template,
+            dtype=str(config.dtype).removeprefix("torch."),
+            device=self._device.name,
+            engine="vllm",
+            engine_version=vllm.__version__,
+            window_tokens=config.max_model_len,
+            logprobs_mode=str(config.logprobs_mode),
+        )
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return int(self._llm.vllm_config.model_config.max_model_len)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that fit the KV cache at once, over all requests."""
+        config = self._llm.vllm_config.cache_config
+        blocks = (config.num_gpu_blocks or 0) * (config.block_size or 0)
+        return int(getattr(config, "kv_cache_size_tokens", None) or blocks)
+
+    async def probe(self) -> None:
+        """Generate one token: only then is the engine known to work.
+
+        Raises EngineDied, EngineFailed.
+        """
+        await self._llm.collective_rpc("distill_keep_seeds")
+        probe = Request(
+            id="probe",
+            attempt=1,
+            sampling=Sampling(max_tokens=1),
+            prompt=PROBE_PROMPT,
+            record="off",
+        )
+        outcome = await self.generate(probe)
+        if isinstance(outcome, Failure):
+            raise EngineFailed(f"the engine loaded but can't generate a token: {outcome.detail}")
+
+    async def generate(self, request: Request) -> Result | Failure:
+        """Answer one request; many may run at once and share the engine's batches.
+
+        Whatever is wrong with the request comes back as a Failure; cancelling the task
+        aborts it in the engine. Raises EngineDied when the engine is gone.
+        """
+        if self._llm is None or self._tokeniser is None or self._died or self._closed:
+            raise EngineDied("the engine does not run")
+        if problem := translate.malformed(request):
+            return translate.failure(request, "bad_request", problem)
+        try:
+            ids, prompt = await self._tokeniser.encode(request)
+        except ValueError as error:
+            return translate.failure(request, "bad_request", str(error))
+        if not ids:
+            return translate.failure(request, "bad_request", "the prompt is empty")
+        if failed := translate.too_long(request, len(ids), self.window_tokens):
+            return failed
+        return await self._complete(request, ids, prompt)
+
+    async def _complete(self, request: Request, ids: list[int], prompt: str) -> Result | Failure:
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        final = None
+        try:
+            parameters = self._sampling_params(request, len(ids))
+            name = f"{request.id}.{request.attempt}"
+            with self.clock.in_flight():
+                async for output in self._llm.generate(tokens_input(ids), parameters, name):
+                    final = output
+        except EngineDeadError as error:
+            raise EngineDied("the engine's process ended") from error
+        except (VLLMClientError, ValueError, TypeError) as error:
+            return translate.failure(request, "bad_request", _reason(error))
+        except Exception as error:  # noqa: BLE001  (one request's failure is not the engine's)
+            return translate.failure(request, "engine", _reason(error))
+        if final is None:
+            return translate.failure(request, "engine", "the engine gave no output")
+        return translate.answer(request, prompt, final)
+
+    def _sampling_params(self, request: Request, prompt_tokens: int) -> Any:
+        from vllm.sampling_params import (
+            RequestOutputKind,
+            SamplingParams,
+            StructuredOutputsParams,
+        )
+
+        arguments = translate.sampling_arguments(request, prompt_tokens, self.window_tokens)
+        constraint = translate.constraint_arguments(request.sampling)
+        if constraint is not None:
+            arguments["structured_outputs"] = StructuredOutputsParams(**constraint)
+        return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **arguments)
+
+    def _watch(self) -> None:
+        """In a thread: wait for the end of any of the engine's processes."""
+        manager = self._llm.engine_core.resources.engine_manager
+        sentinels = manager.sentinels()
+        while not connection.wait(sentinels, timeout=None):
+            pass
+        if not self._closed:
+            self._died = True
+            if self._on_death is not None:
+                self._on_death()
+
+    def close(self) -> None:
+        """End the engine and every process it started; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._tokeniser is not None:
+            self._tokeniser.close()
+        started = self._llm
+        self._llm = None
+        if started is not None:
+            with contextlib.suppress(Exception):
+                started.shutdown(timeout=SHUTDOWN_S)
+        kill_children(started_with=self._scratch)
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _step_logger(clock: StepClock) -> type[Any]:
+    """A statistics logger that only feeds ``clock``.
+
+    It passes as vLLM's Prometheus logger, which otherwise is added and paid for each step.
+    """
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Steps(PrometheusStatLogger):  # type: ignore[misc]
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:  # noqa: ARG002
+            if iteration_stats is not None:
+                clock.step(iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+        def record_admission_rejection(self, *_: Any) -> None:
+            pass
+
+    return Steps
+
+
+def _reason(error: BaseException) -> str:
+    """The words of vLLM, with the cause that it hides behind EngineGenerateError."""
+    if error.__cause__ is not None and not str(error):
+        error = error.__cause__
+    text = str(error).strip() or type(error).__name__
+    text = text.replace("See root cause above.", "The reason is in this worker's log.")
+    return text[:REASON_LIMIT_CHARS]

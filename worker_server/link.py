@@ -1,0 +1,109 @@
+"""The one connection to the driver: the conversation's rules, heartbeats, and batched results.
+
+::
+
+    socket thread ── decode, check ──► loop.call_soon_threadsafe(on_message)
+    heartbeat thread ──┐
+    event loop ────────┴─► send: check, encode ──► socket thread
+
+Heartbeats have a thread of their own: the loop may be busy for a second and importing torch
+for ten, and neither is a death.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol.codec import WORKER_TO_DRIVER
+from distill.protocol.conversation import Conversation
+from distill.protocol.errors import ProtocolError
+from distill.protocol.message import LogRecords, Welcome
+from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.worker_link import (
+    FRAME_LIMIT_BYTES,
+    TRANSITIONS,
+    FromWorker,
+    Heartbeat,
+    ToWorker,
+    WorkerHello,
+)
+
+ZONE = "driver"
+
+
+class Link:
+    """Speaks worker_link to one driver. ``on_message`` and ``on_fault`` run in the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[ToWorker], None],
+        on_fault: Callable[[ProtocolError], None],
+        heartbeat: Callable[[], Heartbeat],
+    ) -> None:
+        self._loop = loop
+        self._on_message = on_message
+        self._on_fault = on_fault
+        self._heartbeat = heartbeat
+        self._conversation = Conversation(TRANSITIONS, peer="driver")
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._sockets = SocketThread("driver-link", self._on_batch)
+
+    def open(self, endpoint: str, hello: WorkerHello) -> None:
+        """Connect and say Hello. Raises ProtocolError for an endpoint that is refused."""
+        self._sockets.connect(
+            ZONE, endpoint, identity=hello.epoch.encode(), limit_bytes=FRAME_LIMIT_BYTES
+        )
+        self._sockets.start()
+        self.send(hello)
+
+    def send(self, message: FromWorker) -> None:
+        """Send one message; raises LocalProtocolError if it isn't legal now."""
+        data = WORKER_TO_DRIVER.encode(message)
+        with self._lock:  # what one thread checked, no other may overtake
+            self._conversation.sent(message)
+            self._sockets.send(ZONE, data)
+
+    def send_if_legal(self, message: FromWorker) -> bool:
+        """As ``send``; False, and nothing sent, where it isn't legal now."""
+        with self._lock:
+            if not self._conversation.allows(type(message)):
+                return False
+            self.send(message)
+            return True
+
+    def event(self, event: str, **fields: object) -> None:
+        """A structured lifecycle event for the driver's log."""
+        self.send_if_legal(LogRecords(records=({"event": event, **fields},)))
+
+    def close(self) -> None:
+        """Send what is queued and close."""
+        self._closing.set()
+        self._sockets.close()
+
+    def _on_batch(self, batch: list[Inbound]) -> None:
+        """In the socket thread."""
+        for inbound in batch:
+            try:
+                message = WORKER_TO_DRIVER.decode(inbound.payload, peer="driver")
+                with self._lock:
+                    self._conversation.received(message)
+            except ProtocolError as error:
+                self._loop.call_soon_threadsafe(self._on_fault, error)
+                continue
+            if isinstance(message, Welcome) and message.protocol == PROTOCOL_VERSION:
+                self._start_heartbeat(message.heartbeat_s)
+            self._loop.call_soon_threadsafe(self._on_message, message)
+
+    def _start_heartbeat(self, interval_s: float) -> None:
+        threading.Thread(
+            target=self._beat, args=(interval_s,), name="heartbeat", daemon=True
+        ).start()
+
+    def _beat(self, interval_s: float) -> None:
+        while True:
+            self.send_if_legal(self._heartbeat())
+            if self._closing.wait(interval_s):
+                return

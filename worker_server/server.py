@@ -1,0 +1,248 @@
+"""The life of a worker server: greet, load, serve, drain.
+
+::
+
+    Hello → Welcome → load (heartbeats) → Ready → Requests ⇄ Results → Drain → Goodbye
+                        └─ Failed, exit 4            └─ engine died: Failed, exit 4
+
+Everything here runs in one event loop; the engine loads in a thread beside it. Whatever
+way it ends, the engine's processes end first.
+"""
+
+import asyncio
+import contextlib
+import enum
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+from distill.protocol import PROTOCOL_VERSION
+from distill.protocol.errors import LocalProtocolError, ProtocolError
+from distill.protocol.message import Shutdown, Welcome
+from distill.protocol.worker_link import (
+    Cancel,
+    Drain,
+    Heartbeat,
+    Requests,
+    ToWorker,
+    WorkerFailed,
+    WorkerGoodbye,
+    WorkerHello,
+    WorkerReady,
+)
+from distill.worker_server.engine import Engine
+from distill.worker_server.errors import DriverUnreachable, EngineDied, EngineFailed, WorkerError
+from distill.worker_server.link import Link
+from distill.worker_server.loading import Options, load
+from distill.worker_server.outbox import Outbox
+from distill.worker_server.process import in_daemon_thread, kill_children, make_scratch
+from distill.worker_server.work import Work
+
+SLOTS = {"gpu": 96, "cpu": 32}
+"""One GPU needs about a hundred prompts in flight; two cores gain nothing beyond 32."""
+
+
+class ExitCode(enum.IntEnum):
+    """How the process ended."""
+
+    OK = 0
+    UNREACHABLE = 3
+    FAILED = 4
+
+
+class Server:
+    """One worker server; ``run`` is its life."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._engine: Engine | None = None
+        self._scratch = make_scratch(_run_folder(options.endpoint))
+        self._state: str = "loading"
+        self._ending = asyncio.Event()
+        self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        self._fault: WorkerError | None = None
+        self._link = Link(
+            asyncio.get_running_loop(), self._on_message, self._on_fault, self._heartbeat
+        )
+        self._outbox = Outbox(self._link.send)
+        self._work = Work(self._outbox.add, self._on_engine_died, self._on_idle)
+
+    async def run(self) -> ExitCode:
+        """Serve until drained, told to stop, or failed."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGINT, self._stop)
+        try:
+            await self._greet()
+            await self._until_ending(self._load_and_serve())
+            if self._fault is not None:
+                raise self._fault
+            return ExitCode.OK
+        except DriverUnreachable as error:
+            print(f"worker server {self._options.worker}: {error}", file=sys.stderr)  # noqa: T201
+            return ExitCode.UNREACHABLE
+        except WorkerError as error:
+            self._report(error)
+            return ExitCode.FAILED
+        except Exception as error:  # noqa: BLE001  (the driver hears of our bugs, too)
+            self._report(EngineFailed(f"{type(error).__name__}: {error}"), error)
+            return ExitCode.FAILED
+        finally:
+            self._link.close()
+            kill_children()
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def _greet(self) -> None:
+        options = self._options
+        hello = WorkerHello(
+            protocol=PROTOCOL_VERSION,
+            worker=options.worker,
+            epoch=uuid.uuid4().hex,
+            pid=os.getpid(),
+        )
+        try:
+            self._link.open(options.endpoint, hello)
+            welcome = await asyncio.wait_for(self._welcome, options.connect_timeout_s)
+        except TimeoutError:
+            raise DriverUnreachable(
+                f"nobody answered at {options.endpoint} within {options.connect_timeout_s:g} s: "
+                "is the engine up, and is this the endpoint that it printed?"
+            ) from None
+        except (ProtocolError, OSError) as error:
+            raise DriverUnreachable(f"{options.endpoint}: {error}") from error
+        if welcome.protocol != PROTOCOL_VERSION:
+            raise DriverUnreachable(
+                f"the driver speaks version {welcome.protocol} of the protocol, this worker "
+                f"{PROTOCOL_VERSION}: install the same version of distill on both sides"
+            )
+
+    async def _until_ending(self, serving: Any) -> None:
+        """Run ``serving`` until the process is to end; whichever comes first."""
+        task = asyncio.ensure_future(serving)
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if task.done():
+            task.result()
+            await self._ending.wait()
+        # A load that is still running in its thread can't be cancelled; the process ends anyway.
+
+    async def _load_and_serve(self) -> None:
+        started = time.monotonic()
+        loaded = await in_daemon_thread(
+            lambda: load(self._options, self._scratch, self._link.event, self._engine_ended)
+        )
+        engine = loaded.engine
+        await engine.probe()
+        if self._ending.is_set():
+            return
+        self._engine = engine
+        self._work.engine = engine
+        self._state = "ready"
+        load_s = time.monotonic() - started
+        ready = WorkerReady(
+            card=loaded.card,
+            slots=self._options.slots or SLOTS[loaded.device.kind],
+            token_budget=max(engine.cache_tokens, engine.window_tokens),
+            load_s=load_s,
+        )
+        self._link.event("engine_ready", load_s=round(load_s, 2), slots=ready.slots)
+        self._link.send_if_legal(ready)
+
+    def _on_message(self, message: ToWorker) -> None:
+        match message:
+            case Welcome():
+                if not self._welcome.done():
+                    self._welcome.set_result(message)
+            case Requests():
+                self._work.begin(message.requests)
+            case Cancel():
+                self._work.cancel(message.ids)
+            case Drain():
+                self._drain()
+            case Shutdown():
+                self._stop("the driver refused this worker: are the versions equal?")
+
+    def _stop(self, unwelcome: str = "stopped before the driver answered") -> None:
+        """End now, whatever is in flight."""
+        if not self._welcome.done():
+            self._welcome.set_exception(DriverUnreachable(unwelcome))
+        self._ending.set()
+
+    def _on_fault(self, error: ProtocolError) -> None:
+        """The driver broke the rules: nothing it says can be trusted any more."""
+        self._end_with(EngineFailed(f"the driver broke the protocol: {error}"))
+
+    def _drain(self) -> None:
+        """Finish what is in flight, then go; a worker that is still loading just goes."""
+        if self._state == "ready":
+            self._state = "draining"
+            self._link.send_if_legal(self._heartbeat())
+            self._link.event("worker_draining", in_flight=self._work.in_flight)
+            self._on_idle()
+        elif self._state == "loading":
+            self._stop()
+
+    def _on_idle(self) -> None:
+        if self._state == "draining" and self._work.in_flight == 0:
+            self._outbox.flush()
+            self._link.send_if_legal(WorkerGoodbye())
+            self._ending.set()
+
+    def _engine_ended(self) -> None:
+        """From the engine's watching thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
+            self._work.loop.call_soon_threadsafe(self._on_engine_died)
+
+    def _on_engine_died(self) -> None:
+        self._end_with(EngineDied("the engine's process ended; its last words are in this log"))
+
+    def _end_with(self, error: WorkerError) -> None:
+        if self._fault is None and not self._ending.is_set():
+            self._fault = error
+            self._ending.set()
+
+    def _report(self, error: WorkerError, cause: BaseException | None = None) -> None:
+        """Tell the driver, and the log file, why this worker ends."""
+        print(f"worker server {self._options.worker}: {error}", file=sys.stderr)  # noqa: T201
+        if cause := cause or error.__cause__:
+            traceback.print_exception(cause, file=sys.stderr)
+        try:
+            self._outbox.flush()
+            self._link.event("worker_failed", kind=error.kind, detail=str(error))
+            self._link.send(WorkerFailed(kind=error.kind, detail=str(error)))
+        except LocalProtocolError as unsent:
+            print(f"worker server: not reported: {unsent}", file=sys.stderr)  # noqa: T201
+
+    def _heartbeat(self) -> Heartbeat:
+        """From the heartbeat's thread."""
+        clock = self._engine.clock if self._engine is not None else None
+        return Heartbeat(
+            state="draining" if self._state == "draining" else "ready" if clock else "loading",
+            in_flight=self._work.in_flight,
+            last_step_age_s=clock.age_s() if clock else 0.0,
+            prompt_tokens=clock.prompt_tokens if clock else 0,
+            completion_tokens=clock.completion_tokens if clock else 0,
+        )
+
+
+def _run_folder(endpoint: str) -> Path | None:
+    """The run's folder, where the endpoint is a socket in it: the launcher removes it."""
+    if not endpoint.startswith("ipc://"):
+        return None
+    return Path(endpoint.removeprefix("ipc://")).parent
+
+
+def serve(options: Options) -> ExitCode:
+    """Run a worker server in this process until it ends."""
+
+    async def life() -> ExitCode:
+        return await Server(options).run()
+
+    return asyncio.run(life())
