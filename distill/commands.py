@@ -122,6 +122,8 @@ def _spooled(paths: Sequence[str]) -> Iterator[list[str]]:
         return
     if len(paths) > 1:
         raise InputError("- (standard input) can't be mixed with files")
+    if sys.stdin is None:
+        raise InputError("standard input is closed: there is nothing to read")
     with tempfile.NamedTemporaryFile(prefix="distill-stdin-", suffix=".txt") as file:
         while chunk := sys.stdin.buffer.read(1 << 20):
             file.write(chunk)

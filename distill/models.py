@@ -235,8 +235,8 @@ class OpenAIHandler(ModelHandler):
         import openai
 
         try:
-            listed = list(self._client().with_options(timeout=10.0).models.list())
-            served = {model.id: getattr(model, "max_model_len", None) for model in listed}
+            page: Any = self._client().with_options(timeout=10.0).models.list()
+            served = {model.id: getattr(model, "max_model_len", None) for model in page.data}
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
         except openai.APIError as error:

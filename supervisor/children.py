@@ -25,6 +25,8 @@ from distill.protocol.launcher_link import (
 )
 
 KEY_MARKS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+MINIMAL_NAMES = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+MINIMAL_PREFIXES = ("LC_", "PYTHON", "XDG_")
 CLOSE_S = 4.0
 
 OnEvent = Callable[[FromLauncher], None]
@@ -36,6 +38,15 @@ def scrubbed_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if not any(mark in name.upper() for mark in KEY_MARKS)
+    }
+
+
+def minimal_environment() -> dict[str, str]:
+    """The few variables that a keeper needs: what is not named here does not reach it."""
+    return {
+        name: value
+        for name, value in scrubbed_environment().items()
+        if name in MINIMAL_NAMES or name.startswith(MINIMAL_PREFIXES)
     }
 
 
@@ -71,7 +82,7 @@ class Children:
                     *("--run-directory", str(run_directory)),
                 ],
                 pass_fds=[theirs.fileno()],
-                env=scrubbed_environment(),
+                env=minimal_environment(),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

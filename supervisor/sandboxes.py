@@ -24,7 +24,7 @@ from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Va
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, SpawnJail
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
-from distill.supervisor.children import scrubbed_environment
+from distill.supervisor.children import minimal_environment
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord, call_error, is_json
 from distill.traces import records
@@ -107,6 +107,8 @@ class Sandbox:
     async def start(self) -> None:
         """Make a jail ready. Raises SandboxError if none can be built or started."""
         for _ in range(KEEPER_STARTS_LIMIT):
+            if self._driver.lost.is_set():
+                break
             if self._conversation.state == "gone":
                 self._start_keeper()
             await self._until(lambda: self._conversation.state not in ("new", "greeted"))
@@ -171,7 +173,7 @@ class Sandbox:
         name = self.name
         self._driver.on_child(name, lambda message: self._on_keeper_child(name, message))
         self._driver.children.send(
-            Spawn(self.name, argv, scrubbed_environment(), output, control=True)
+            Spawn(self.name, argv, minimal_environment(), output, control=True)
         )
 
     def _end_keeper(self) -> None:
