@@ -365,6 +365,17 @@ def prepare(venv: Path, parts: list[str]) -> None:
 # ------------------------------------------------------------------------------ the command
 
 
+def check_arguments(venv: Path, engine: str, arguments: list[str]) -> int:
+    """Before much is downloaded: have the little that is enough read the arguments; exit code."""
+    import subprocess
+
+    small = parts_of("api", engine)
+    if not is_ready(venv, small):
+        prepare(venv, small)
+    command = [venv / "bin" / "python", "-m", "distill", "up", "--check-only", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
 def parse(words: list[str]) -> tuple[Path, str, list[str]]:
     """Return the folder, the profile and the door's own arguments.
 
@@ -389,6 +400,8 @@ def main(words: list[str]) -> int:
             profile = "api" if only_help(arguments) else profile
         parts = parts_of(profile, engine)
         if not is_ready(venv, parts):
+            if profile in ("cpu", "gpu") and (code := check_arguments(venv, engine, arguments)):
+                return code
             prepare(venv, parts)
     except SetupError as error:
         say(str(error))

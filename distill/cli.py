@@ -26,7 +26,7 @@ Exit codes:
   2    the question, the text or an argument can't be used
   3    this machine can't do it (platform, sandbox, device, memory)
   4    a model or its endpoint failed
-  5    no answer within the turns
+  5    no answer: none within the turns, or the text holds none
   6    distill failed
   130  Ctrl-C"""
 
@@ -128,6 +128,7 @@ def cli() -> None:
     is_flag=True,
     help="Only do all downloads and conversions, for a machine that will have no network.",
 )
+@click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def up(**options: Any) -> int:
     """Start an engine and answer a question; without --query it stays up for `distill run`.
 

@@ -32,13 +32,22 @@ def up(
     gpus: str | None,
     window_tokens: int | None,
     prepare: bool,
+    check_only: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
+    if gpus is not None and worker_url is not None:
+        raise InputError("--gpus and --worker-url exclude each other: that server has its own")
     settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
+    if check_only:
+        if not prepare:
+            _check_first([p for p in paths if p != STDIN], query, supervisor, base_url, options)
+        return 0
     if prepare:
         return _prepare(settings)
     _check_texts(query, *paths)
+    if query is not None and not paths:
+        raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, options)
         with Display() as display:
@@ -94,7 +103,8 @@ def _check_first(
     if query is not None:
         if not query.strip():
             raise InputError("the question is empty")
-        read_context(paths, options["encoding"])
+        if paths:
+            read_context(paths, options["encoding"])
     if (folder := options.get("log_dir")) is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +137,8 @@ def _spooled(paths: Sequence[str]) -> Iterator[list[str]]:
     with tempfile.NamedTemporaryFile(prefix="distill-stdin-", suffix=".txt") as file:
         while chunk := sys.stdin.buffer.read(1 << 20):
             file.write(chunk)
+        if file.tell() == 0:
+            raise InputError("standard input is empty: there is nothing to ask about")
         file.flush()
         yield [file.name]
 
@@ -190,6 +202,9 @@ def _print(result: RunResult, text: str) -> int:
     if result.status == "unanswered":
         click.echo(text, err=True)
         raise BudgetError(f"no answer within {result.iterations} turns")
+    if result.answer is None:
+        click.echo(text, err=True)
+        raise BudgetError("no answer: nothing in the text was found to answer the question")
     click.echo(answer_text(result.answer))
     click.echo(f"\n{text}", err=True)
     return 0

@@ -11,7 +11,10 @@ from distill.errors import InputError
 
 STDIN = "-"
 SAMPLE_BYTES = 8192
-BOMS = (
+PDF = b"%PDF"
+BOMS = (  # UTF-32's begins as UTF-16's does, so it comes first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -26,24 +29,39 @@ def read_context(
     One file, or ``-`` for standard input, is a str; several, or a folder, are a dict of
     texts by name. Hidden and binary files of a folder are left out. Raises InputError.
     """
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise InputError(f"there is no encoding {encoding!r}; try utf-8 or latin-1") from None
+    _check_encoding(encoding)
     if not paths:
         raise InputError("no text given: name a file, a folder, or - for standard input")
     if len(paths) == 1 and paths[0] == STDIN:
         return _not_empty(_decode(sys.stdin.buffer.read(), "standard input", encoding)), [STDIN]
-    if len(paths) == 1 and not Path(paths[0]).is_dir():
+    if len(paths) == 1 and not _is_folder(paths[0]):
         return _not_empty(_read(Path(paths[0]), encoding), paths[0]), [paths[0]]
     texts: dict[str, str] = {}
-    for path in map(Path, paths):
-        texts.update(
-            _folder(path, encoding) if path.is_dir() else {str(path): _read(path, encoding)}
-        )
+    for path in paths:
+        if not _is_folder(path):
+            texts[path] = _read(Path(path), encoding)
+            continue
+        # One folder's files by their path in it; of several, by their path as given.
+        prefix = "" if len(paths) == 1 else f"{path.rstrip('/')}/"
+        inner = _folder(Path(path), encoding)
+        texts.update({f"{prefix}{name}": text for name, text in inner.items()})
     if not any(text.strip() for text in texts.values()):
         raise InputError(f"there is no text in {', '.join(paths)}")
     return texts, list(paths)
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        b"".decode(encoding)
+    except (LookupError, ValueError):
+        raise InputError(f"there is no encoding {encoding!r}; try utf-8 or latin-1") from None
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path[:200]!r} can't be read: {error}") from error
 
 
 def read_json(path: str) -> Any:
@@ -83,14 +101,15 @@ def _bytes(path: Path) -> bytes:
 
 
 def _is_binary(data: bytes) -> bool:
-    return b"\0" in data[:SAMPLE_BYTES] and not data.startswith(tuple(bom for bom, _ in BOMS))
+    if data.startswith(tuple(bom for bom, _ in BOMS)):
+        return False
+    return data.startswith(PDF) or b"\0" in data[:SAMPLE_BYTES]
 
 
 def _decode(data: bytes, name: str, encoding: str) -> str:
     if _is_binary(data):
-        kind = (
-            " (a PDF: convert it first, for example with pdftotext)" if data[:4] == b"%PDF" else ""
-        )
+        is_pdf = data.startswith(PDF)
+        kind = " (a PDF: convert it first, for example with pdftotext)" if is_pdf else ""
         raise InputError(f"{name} is a binary file, not text{kind}")
     encoding = next((known for bom, known in BOMS if data.startswith(bom)), encoding)
     try:

@@ -26,6 +26,7 @@ Messages = Sequence[Mapping[str, str]]
 """A conversation: ``{"role": "system" | "user" | "assistant", "content": text}`` each."""
 
 REQUEST_TIMEOUT_S = 600.0
+CHECK_TIMEOUT_S = 10.0
 RETRIES = 4
 """Tries after the first, with the client's exponential backoff; Retry-After is obeyed."""
 CONCURRENT_REQUESTS = 16
@@ -118,7 +119,7 @@ class OpenAIHandler(ModelHandler):
     """A model behind an OpenAI-compatible HTTP endpoint.
 
     The key is ``api_key``, or OPENAI_API_KEY; a ``base_url`` that is not OpenAI's needs none.
-    ``key_name`` is where errors say that the key comes from. Further keywords are sampling
+    ``names`` are what errors call the address and the key. Further keywords are sampling
     parameters of every request. Raises InputError without a key.
     """
 
@@ -129,10 +130,12 @@ class OpenAIHandler(ModelHandler):
         api_key: str | None = None,
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
-        key_name: str = "OPENAI_API_KEY",
+        names: tuple[str, str] = ("--base-url", "OPENAI_API_KEY"),
         **sampling: Any,
     ) -> None:
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise InputError(f"{names[0]} {base_url} is no URL: it begins with http:// or https://")
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
         if not api_key and not base_url:
             raise InputError(
@@ -141,7 +144,7 @@ class OpenAIHandler(ModelHandler):
             )
         self.model = model
         self._sampling = sampling
-        self._key_name = key_name
+        self._names = names
         self._where = base_url or "the OpenAI API"
         self._settings: dict[str, Any] = {
             "base_url": base_url,
@@ -172,9 +175,7 @@ class OpenAIHandler(ModelHandler):
             reply = self._client().chat.completions.create(**request)
             return self._response(reply, time.monotonic() - started_s)
         except openai.APIError as error:
-            raise ModelError(
-                f"{self.model} at {self._where}: {_explain(error, self._key_name)}"
-            ) from error
+            raise ModelError(f"{self.model} at {self._where}: {self._explain(error)}") from error
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(
                 f"{self.model} at {self._where} answered with something that is no chat "
@@ -235,14 +236,14 @@ class OpenAIHandler(ModelHandler):
         import openai
 
         try:
-            page: Any = self._client().with_options(timeout=10.0).models.list()
+            page: Any = (
+                self._client().with_options(timeout=CHECK_TIMEOUT_S, max_retries=0).models.list()
+            )
             served = {model.id: getattr(model, "max_model_len", None) for model in page.data}
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
         except openai.APIError as error:
-            raise ModelError(
-                f"{self.model} at {self._where}: {_explain(error, self._key_name)}"
-            ) from error
+            raise ModelError(f"{self.model} at {self._where}: {self._explain(error)}") from error
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise ModelError(f"{self._where} is no OpenAI-compatible endpoint: {error}") from error
         if served and self.model not in served:
@@ -254,6 +255,26 @@ class OpenAIHandler(ModelHandler):
         window = served.get(self.model)
         if self.window_tokens is None and isinstance(window, int):
             self.window_tokens = window
+
+    def _explain(self, error: "openai.APIError") -> str:
+        """What went wrong at the endpoint, and what to do about it."""
+        import openai
+
+        address, key = self._names
+        status = getattr(error, "status_code", None)
+        if isinstance(error, openai.APITimeoutError):
+            return "no answer in time; raise the timeout, or check the endpoint's load"
+        if isinstance(error, openai.APIConnectionError):
+            own = self._settings["base_url"] is not None
+            advice = f"check {address} and that it runs" if own else "check the network"
+            return f"can't be reached ({error.__cause__ or error}); {advice}"
+        if status == 401:
+            return f"the key was refused; check {key}"
+        if status == 404:
+            return f"it knows no such model or path: {error.message}"
+        if status == 429:
+            return f"rate or quota limit after {RETRIES} retries: {error.message}"
+        return f"error {status}: {error.message}" if status else str(error)
 
     def close(self) -> None:
         """Close the client's connections."""
@@ -290,24 +311,6 @@ def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
     if extra:
         request["extra_body"] = extra
     return request
-
-
-def _explain(error: "openai.APIError", key_name: str) -> str:
-    """What went wrong at an endpoint, and what to do about it."""
-    import openai
-
-    status = getattr(error, "status_code", None)
-    if isinstance(error, openai.APITimeoutError):
-        return "no answer in time; raise the timeout, or check the endpoint's load"
-    if isinstance(error, openai.APIConnectionError):
-        return f"can't be reached ({error.__cause__ or error}); check --base-url and that it runs"
-    if status == 401:
-        return f"the key was refused; check {key_name}"
-    if status == 404:
-        return f"it knows no such model or path: {error.message}"
-    if status == 429:
-        return f"rate or quota limit after {RETRIES} retries: {error.message}"
-    return f"error {status}: {error.message}" if status else str(error)
 
 
 class VLLMHandler(ModelHandler):

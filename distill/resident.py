@@ -59,6 +59,8 @@ def supervisor_from(spec: str | None, base_url: str | None = None) -> ModelHandl
     spec = spec or DEFAULT_SUPERVISOR
     kind, _, name = spec.partition(":")
     if kind == "recipe":
+        if base_url is not None:
+            raise InputError(f"--base-url is for a model; {spec} is a recipe and calls none")
         return RecipeHandler(name)
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
@@ -254,7 +256,7 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
         raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
     # Its own key: the supervisor's must not go to another server.
     key = os.environ.get(WORKER_KEY) or "none"
-    handler = OpenAIHandler(settings.model, settings.url, key, key_name=WORKER_KEY)
+    handler = OpenAIHandler(settings.model, settings.url, key, names=("--worker-url", WORKER_KEY))
     handler.check()
     handler.window_tokens = settings.window_tokens or handler.window_tokens
     return handler

@@ -7,6 +7,8 @@ from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
 SMALL_MODEL = "SmolLM2-135M"
+FORCED = """\
+Caution     the supervisor never called FINAL: this answer is its last reply, unchecked"""
 BETTER_WORKER = """\
 A very small model answered (135 million parameters): check the quotations. A better one:
   --worker MODEL       a Hugging Face id or folder that your machine can hold
@@ -22,6 +24,8 @@ def answer_text(answer: Any) -> str:
 def summary(result: RunResult, supervisor: str, worker: str) -> str:
     """The lines that follow an answer, for people."""
     lines = [*_evidence(result.evidence), *_cost(result, supervisor, worker)]
+    if result.status == "forced":
+        lines.insert(0, FORCED)
     lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")
     if SMALL_MODEL.lower() in worker.lower():
         lines += ["", *BETTER_WORKER.splitlines()]

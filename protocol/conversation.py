@@ -18,7 +18,7 @@ class Conversation:
 
     def allows(self, kind: type[Message]) -> bool:
         """Whether a message of this kind is legal now."""
-        return kind in self._transitions[self.state]
+        return kind in self._transitions.get(self.state, {})
 
     def sent(self, message: Message) -> None:
         """Record that we send ``message``; call it before the bytes leave."""

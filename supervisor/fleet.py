@@ -221,6 +221,7 @@ class Fleet:
                 self._on_inbound(worker, inbound, finished)
             except ProtocolError as error:
                 self._driver.event("worker_protocol_error", worker.producer, why=str(error))
+                worker.conversation.state = "gone"
                 self._driver.children.send(Kill(worker.spec.name))
         self._commit(finished)
         self._dispatch()

@@ -15,6 +15,9 @@ MIN_MATCH_CHARS = 40
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
+SHORTEST_TEXT_CHARS = 8
+SHORT_TEXTS_LIMIT = 1000
+"""Texts that are shorter than a match, of a list or dict, that are looked for whole."""
 PLACES_LIMIT = 8
 """Places of a repeated block that are tried for the longest match."""
 
@@ -27,15 +30,33 @@ class SpanIndex:
         total = sum(len(text) for _, text in self._texts)
         self._block = max(SMALLEST_BLOCK_CHARS, -(-total // BLOCKS_LIMIT))
         self._places: dict[str, list[tuple[int, int]]] = {}
+        self._short: list[int] = []
         for number, (_, text) in enumerate(self._texts):
+            if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
+                self._short.append(number)
             for start in range(0, len(text) - self._block + 1, self._block):
                 self._places.setdefault(text[start : start + self._block], []).append(
                     (number, start)
                 )
 
     def spans(self, prompt: str) -> tuple[Span, ...]:
-        """The longest matches in ``prompt``, left to right, none overlapping."""
-        return tuple(self._scan(prompt))
+        """The longest matches in ``prompt``, left to right, none overlapping.
+
+        A text of the context that is shorter than a match can be counts if it stands there whole.
+        """
+        spans = list(self._scan(prompt))
+        for span in self._whole(prompt):
+            if not any(_overlap(span, other) for other in spans):
+                spans.append(span)
+        return tuple(sorted(spans, key=lambda span: span.prompt_start))
+
+    def _whole(self, prompt: str) -> Iterator[Span]:
+        for number in self._short[:SHORT_TEXTS_LIMIT]:
+            part, text = self._texts[number]
+            core = text.strip()
+            if (place := prompt.find(core)) >= 0:
+                start = text.index(core)
+                yield Span(start, start + len(core), place, part)
 
     def _scan(self, prompt: str) -> Iterator[Span]:
         position = floor = 0
@@ -62,6 +83,12 @@ class SpanIndex:
             ):
                 best = Span(begin, end, position - left, part)
         return best
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    """Whether two spans share characters of the prompt."""
+    ends = [span.prompt_start + span.end - span.start for span in (one, other)]
+    return one.prompt_start < ends[1] and other.prompt_start < ends[0]
 
 
 def _common_prefix(text: str, start: int, prompt: str, position: int) -> int:

@@ -83,7 +83,7 @@ def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Ski
                 continue
             try:
                 record = decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 yield number, Skipped(log, number, str(error))
                 continue
             if record.v > records.SCHEMA_VERSION:

@@ -16,9 +16,7 @@ long_texts = st.lists(letters, min_size=1, max_size=12).map("".join)
 
 def occurrences(texts: dict[str | None, str], wanted: str) -> int:
     """How often a text stands in the context, overlaps counted."""
-    return sum(
-        text.startswith(wanted, at) for text in texts.values() for at in range(len(text))
-    )
+    return sum(text.startswith(wanted, at) for text in texts.values() for at in range(len(text)))
 
 
 def check(context: Any, prompt: str) -> tuple[Span, ...]:
@@ -28,7 +26,7 @@ def check(context: Any, prompt: str) -> tuple[Span, ...]:
     position = 0
     for span in spans:
         size = span.end - span.start
-        assert size >= MIN_MATCH_CHARS
+        assert size >= min(MIN_MATCH_CHARS, len(texts[span.part].strip()))
         assert 0 <= span.start <= span.end <= len(texts[span.part])
         assert span.prompt_start >= position, "they must not overlap"
         position = span.prompt_start + size

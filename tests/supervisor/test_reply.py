@@ -95,7 +95,9 @@ def test_any_reply_is_code_or_a_problem(text: str) -> None:
     assert bool(reply.blocks) != bool(reply.problem)
 
 
-@given(st.lists(st.sampled_from(["```", "```repl", "~~~", "<think>", "</think>", "\n", "x=1", " "])))
+@given(
+    st.lists(st.sampled_from(["```", "```repl", "~~~", "<think>", "</think>", "\n", "x=1", " "]))
+)
 def test_any_mixture_of_marks_is_read_in_reasonable_time(parts: list[str]) -> None:
     reply = read_reply("".join(parts) * 20)
     assert bool(reply.blocks) != bool(reply.problem)
