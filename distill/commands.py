@@ -15,10 +15,11 @@ from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.models import ModelHandler
 from distill.protocol.client_link import Ask
-from distill.resident import Resident, WorkerSettings, supervisor_from
+from distill.resident import Resident, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.surrogates import printable
+from distill.supervisors import supervisor_from
 
 
 def up(

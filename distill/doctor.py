@@ -1,7 +1,6 @@
 """``distill doctor``: is this machine fit, and are these logs whole?"""
 
 import importlib.metadata
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,35 +9,45 @@ from pathlib import Path
 
 import click
 
-from distill.errors import DistillError
+from distill.engine import find_endpoint
+from distill.errors import DistillError, MachineError
 from distill.repl import REPL
 from distill.supervisor import run_directory
 from distill.traces import validate
 
 FREE_DISK_GIB = 5
 PROBLEMS_SHOWN = 20
+MARKS = {
+    True: click.style("ok ", fg="green"),
+    False: click.style("BAD", fg="red"),
+    None: click.style("-- ", fg="yellow"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One look at the machine: fine or not, what was seen, and the remedy if it is not."""
+    """One look at the machine: what was seen, and the remedy if it is not fine.
+
+    ``fine`` None: it is not there, and not everybody needs it.
+    """
 
     name: str
-    fine: bool
+    fine: bool | None
     seen: str
     remedy: str = ""
 
 
 def check_machine() -> int:
     """Look at all that distill needs; 0 if it is there, else 3."""
-    looks: tuple[Callable[[], Check], ...] = (_python, _sandbox, _vllm, _device, _disk, _sockets)
-    checks = [look() for look in looks]
+    looks: list[Callable[[], Check]] = [_python, _sandbox, _disk, _sockets, _vllm]
+    if _vllm().fine:
+        looks.append(_device)
+    checks = [look() for look in [*looks, _engine]]
     for check in checks:
-        mark = click.style("ok ", fg="green") if check.fine else click.style("BAD", fg="red")
-        click.echo(f"{mark}  {check.name:<10} {check.seen}")
+        click.echo(f"{MARKS[check.fine]}  {check.name:<10} {check.seen}")
         if not check.fine and check.remedy:
             click.echo(f"     {'':<10} → {check.remedy}")
-    return 0 if all(check.fine for check in checks) else 3
+    return 3 if any(check.fine is False for check in checks) else 0
 
 
 def check_run(folder: Path) -> int:
@@ -85,13 +94,11 @@ def _vllm() -> Check:
         except importlib.metadata.PackageNotFoundError:
             continue
     return Check(
-        "vllm", False, "not installed", "bin/distill-up installs it; --worker-url works without."
+        "vllm", None, "not installed", "bin/distill-up installs it; --worker-url works without."
     )
 
 
 def _device() -> Check:
-    if importlib.util.find_spec("distill.worker_server.device") is None:
-        return Check("device", False, "unknown")
     from distill.worker_server import device
     from distill.worker_server.errors import WorkerError
 
@@ -117,3 +124,10 @@ def _sockets() -> Check:
     base = run_directory.base_directory()
     stale = [path for path in run_directory.sweep(base) if path.exists()]
     return Check("sockets", not stale, f"run directories in {base}", f"remove {stale}")
+
+
+def _engine() -> Check:
+    try:
+        return Check("engine", True, f"up at {find_endpoint()}")
+    except MachineError as error:
+        return Check("engine", None, str(error))

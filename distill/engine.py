@@ -136,7 +136,10 @@ class Engine:
     def _check_alive(self) -> None:
         socket_path = Path(self.endpoint.removeprefix("ipc://"))
         if not socket_path.exists():
-            raise MachineError("the engine has ended")
+            raise MachineError(
+                "the engine has ended; what was done so far is in the run's log folder. "
+                "Start it again with bin/distill-up"
+            )
 
     def close(self) -> None:
         """Leave; a question that is open is cancelled."""

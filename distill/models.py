@@ -84,6 +84,10 @@ class ModelHandler(ABC):
         Raises WorkerBatchError, with the replies that did come, when some failed.
         """
 
+    def complete_batch(self, prompts: Sequence[str], **kw: Any) -> list[LMResponse]:
+        """Continue several texts as they stand, where the model can; else as user messages."""
+        return self.chat_batch([[{"role": "user", "content": text}] for text in prompts], **kw)
+
     def close(self) -> None:  # noqa: B027  (most handlers hold nothing)
         """Let go of what the handler holds; it may be called twice."""
 
@@ -139,8 +143,8 @@ class OpenAIHandler(ModelHandler):
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
         if not api_key and not base_url:
             raise InputError(
-                f"no key for {model}: set OPENAI_API_KEY, or name your own endpoint with "
-                "--base-url, or use a supervisor that needs no key (--supervisor recipe:find)"
+                f"no key for {model}: set OPENAI_API_KEY, or name your own endpoint (--base-url, "
+                "base_url=), or use a supervisor that needs no key (recipe:find)"
             )
         self.model = model
         self._sampling = sampling
@@ -356,7 +360,15 @@ class VLLMHandler(ModelHandler):
         """Reply to several in one continuous batch."""
         started_s = time.monotonic()
         results = self._engine().chat(message_batches, {**self._sampling, **kw})
-        elapsed_s = time.monotonic() - started_s
+        return self._responses(results, time.monotonic() - started_s)
+
+    def complete_batch(self, prompts: Sequence[str], **kw: Any) -> list[LMResponse]:
+        """Continue several texts in one continuous batch, with no chat template around them."""
+        started_s = time.monotonic()
+        results = self._engine().continue_texts(prompts, {**self._sampling, **kw})
+        return self._responses(results, time.monotonic() - started_s)
+
+    def _responses(self, results: Sequence[Any], elapsed_s: float) -> list[LMResponse]:
         replies: list[LMResponse | None] = []
         errors: dict[int, WorkerError] = {}
         for index, result in enumerate(results):

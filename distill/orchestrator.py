@@ -13,11 +13,12 @@ from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.repl import REPL
-from distill.rollout import Options, Progress, Question, Rollout, RunResult
+from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, HandlerBackend
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.surrogates import printable
+from distill.supervisors import supervisor_from
 
 
 def default_log_dir() -> Path:
@@ -30,7 +31,7 @@ def default_log_dir() -> Path:
 async def answer_on_loop(
     query: str,
     context: str | list[Any] | dict[str, Any],
-    supervisor: ModelHandler,
+    supervisor: ModelHandler | str,
     worker: ModelHandler | Backend,
     *,
     max_iterations: int = 15,
@@ -49,6 +50,7 @@ async def answer_on_loop(
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
+    ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
     replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL;
     ``worker_options`` are default sampling parameters of worker calls; ``record`` says how
@@ -60,6 +62,10 @@ async def answer_on_loop(
     _check(query, context, max_iterations, output_limit)
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_primitives(primitives)
+    if isinstance(supervisor, str):
+        supervisor = supervisor_from(supervisor)
+    _check_models(supervisor, worker)
     host = driver.shared()
     backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
     journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
@@ -94,8 +100,34 @@ async def answer_on_loop(
 
 run = background.waiting(answer_on_loop)
 run.__name__ = run.__qualname__ = "run"
+answer_on_loop.__qualname__ = "run"  # what Python calls it when its arguments are wrong
 arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
+
+
+def _check_models(supervisor: Any, worker: Any) -> None:
+    if not isinstance(supervisor, ModelHandler):
+        raise InputError(
+            "the supervisor must be a ModelHandler, for example OpenAIHandler(…), or a name such "
+            f"as 'recipe:find', not {type(supervisor).__name__}"
+        )
+    if not isinstance(worker, ModelHandler) and not hasattr(worker, "submit"):
+        raise InputError(
+            "the worker must be a ModelHandler, for example VLLMHandler('default'), "
+            f"not {type(worker).__name__}"
+        )
+
+
+def _check_primitives(primitives: Any) -> None:
+    if primitives is None:
+        return
+    if not isinstance(primitives, Mapping):
+        raise InputError(f"primitives must map names to functions, not {type(primitives).__name__}")
+    for name, function in primitives.items():
+        if not (isinstance(name, str) and name.isidentifier() and callable(function)):
+            raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
+        if name in (*SEED_NAMES, "FINAL"):
+            raise InputError(f"primitives[{name!r}] would replace a name that every run has")
 
 
 def _run_id() -> str:

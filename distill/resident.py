@@ -31,10 +31,9 @@ from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import WorkerSpec
+from distill.supervisors import supervisor_from
 
-DEFAULT_SUPERVISOR = "recipe:find"
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
@@ -48,25 +47,6 @@ class WorkerSettings:
     url: str | None = None
     gpus: tuple[str, ...] = ()
     window_tokens: int | None = None
-
-
-def supervisor_from(spec: str | None, base_url: str | None = None) -> ModelHandler:
-    """The supervisor of a name: ``recipe:NAME``, or a model of an OpenAI-compatible API.
-
-    Raises InputError for an unknown recipe or a missing key, ModelError for an endpoint
-    that can't be reached or does not serve the model.
-    """
-    spec = spec or DEFAULT_SUPERVISOR
-    kind, _, name = spec.partition(":")
-    if kind == "recipe":
-        if base_url is not None:
-            raise InputError(f"--base-url is for a model; {spec} is a recipe and calls none")
-        return RecipeHandler(name)
-    if spec in recipe_names():
-        raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
-    handler = OpenAIHandler(spec, base_url)
-    handler.check()
-    return handler
 
 
 class Resident:
@@ -198,7 +178,7 @@ class Resident:
             options = dict(ask.options)
             base_url = options.pop("base_url", None)
             supervisor = await driver.in_thread(
-                self._host, supervisor_from, ask.supervisor, base_url
+                self._host, _supervisor_here, ask.supervisor, base_url
             )
             asked = msgspec.structs.replace(ask, options=options)
             result, text = await self._answer(asked, tell, supervisor)
@@ -229,6 +209,14 @@ class Resident:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+
+
+def _supervisor_here(spec: str | None, base_url: str | None) -> ModelHandler:
+    """A client's supervisor; its key is this engine's."""
+    try:
+        return supervisor_from(spec, base_url)
+    except InputError as error:
+        raise InputError(f"{error} (keys are read where the engine was started)") from error
 
 
 def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:

@@ -1,8 +1,9 @@
 """What answers worker calls: the fleet, or any ModelHandler."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from distill.errors import WorkerBatchError, WorkerError
@@ -64,11 +65,14 @@ class HandlerBackend:
 
     def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
         """Start them, in batches."""
-        for start in range(0, len(requests), HANDLER_BATCH):
-            batch = list(requests[start : start + HANDLER_BATCH])
-            task = self._driver.loop.create_task(self._run(batch, deliver))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        plain = [request for request in requests if request.messages is None]
+        chats = [request for request in requests if request.messages is not None]
+        for kind in (plain, chats):
+            for start in range(0, len(kind), HANDLER_BATCH):
+                work = self._run(kind[start : start + HANDLER_BATCH], deliver)
+                task = self._driver.loop.create_task(work)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     def cancel(self, ids: set[str]) -> None:
         """Batches not yet begun don't begin; those under way are not waited for."""
@@ -99,13 +103,17 @@ class HandlerBackend:
     async def _ask(
         self, batch: list[wire.Request]
     ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
-        conversations = [messages_of(request) for request in batch]
         options = _options_of(batch[0].sampling)
+        ask: Callable[[], list[LMResponse]]
+        if batch[0].messages is None:
+            prompts = [request.prompt or "" for request in batch]
+            ask = functools.partial(self._handler.complete_batch, prompts, **options)
+        else:
+            conversations = [messages_of(request) for request in batch]
+            ask = functools.partial(self._handler.chat_batch, conversations, **options)
         errors: Mapping[int, Exception] = {}
         try:
-            replies: Sequence[LMResponse | None] = await in_thread(
-                self._driver, lambda: self._handler.chat_batch(conversations, **options)
-            )
+            replies: Sequence[LMResponse | None] = await in_thread(self._driver, ask)
         except WorkerBatchError as error:
             replies, errors = error.replies or [None] * len(batch), error.errors
         _check_replies(self._handler, replies, len(batch), errors)

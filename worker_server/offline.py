@@ -70,15 +70,24 @@ class OfflineEngine:
         An item that can't be served is a RequestRefused in its place. Raises ValueError for
         unknown sampling parameters, EngineDied when the engine is gone.
         """
+        conversations = [
+            tuple(ChatMessage(m["role"], m["content"]) for m in messages) for messages in batches
+        ]
+        return self._answer(sampling, [{"messages": one} for one in conversations])
+
+    def continue_texts(
+        self, prompts: Sequence[str], sampling: Mapping[str, Any]
+    ) -> list[Result | Exception]:
+        """Continue several texts as they stand, without the chat template; else as ``chat``."""
+        return self._answer(sampling, [{"prompt": prompt} for prompt in prompts])
+
+    def _answer(
+        self, sampling: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
+    ) -> list[Result | Exception]:
         parameters = as_sampling(sampling)
         requests = [
-            Request(
-                id=str(next(self._numbers)),
-                attempt=1,
-                sampling=parameters,
-                messages=tuple(ChatMessage(m["role"], m["content"]) for m in messages),
-            )
-            for messages in batches
+            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each)
+            for each in inputs
         ]
         return [_outcome(result) for result in self.complete(requests)]
 

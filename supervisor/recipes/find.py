@@ -106,19 +106,24 @@ def join_documents(documents):
     return "\n\n".join(parts), sources
 
 
-def split_passages(text, size_chars):
-    """Yield (start, end) of neighbouring passages, each ending at the best break in its half."""
-    start = 0
-    while start < len(text):
-        end = min(start + size_chars, len(text))
-        if end < len(text):
-            for mark in BREAKS:
-                found = text.rfind(mark, start + size_chars // 2, end)
-                if found >= 0:
-                    end = found + len(mark)
-                    break
-        yield start, end
-        start = end
+def split_passages(text, size_chars, sources):
+    """Yield (start, end) of neighbouring passages, each ending at the best break in its half.
+
+    No passage holds the words of two documents: an answer must have one source.
+    """
+    stops = [*(source.start for source in sources[1:]), len(text)]
+    for source, stop in zip(sources, stops, strict=True):
+        start = source.start
+        while start < stop:
+            end = min(start + size_chars, stop)
+            if end < stop:
+                for mark in BREAKS:
+                    found = text.rfind(mark, start + size_chars // 2, end)
+                    if found >= 0:
+                        end = found + len(mark)
+                        break
+            yield start, end
+            start = end
 
 
 def stem(word):
@@ -294,13 +299,13 @@ def report(text, sources, passages, totals, errors):
         print(f"at {place(vote.passage, sources)}: {quote(text, vote)}")
 
 
-def choose_passages(text, question):
+def choose_passages(text, question, sources):
     """Return the passages to ask about, the best first, and {stem: rarity} of the question."""
     room_tokens = worker_window_tokens - ANSWER_TOKENS
     room_chars = room_tokens * CHARS_PER_TOKEN - len(build_prompt("", question))
     if room_chars < 100:
         raise ValueError(f"the worker's window of {worker_window_tokens} tokens is too small")
-    spans = list(split_passages(text, min(PASSAGE_CHARS, room_chars)))
+    spans = list(split_passages(text, min(PASSAGE_CHARS, room_chars), sources))
     ranked, rarity = rank_passages(text, question, spans)
     return ranked[:PASSAGES_ASKED], rarity
 
@@ -308,7 +313,7 @@ def choose_passages(text, question):
 def find(documents, question):
     """Return the answer with the most weight, or None if the text says nothing about it."""
     text, sources = join_documents(documents)
-    passages, rarity = choose_passages(text, question)
+    passages, rarity = choose_passages(text, question, sources)
     if not passages:
         print("none of the words of the question occurs in the text")
         return None

@@ -16,10 +16,12 @@ from tests.supervisor.processes import environment, kill, left, tree, wait_until
 
 START_S = 30.0
 TEXT = (
-    "In the land there lived a giant. " * 30
+    "In the land there lived a giant. "
+    * 30
     + "\n\nAnd there went out a champion out of the camp, named Goliath, of Gath, whose height was "
     "six cubits and a span. David slew the giant Goliath with a stone of his sling.\n\n"
-    + "The rivers ran to the sea and the sea was not full. " * 200
+    + "The rivers ran to the sea and the sea was not full. "
+    * 200
 )
 QUESTION = "Which giant did David slay?"
 
@@ -148,5 +150,3 @@ def engine(folder: Path, server: Endpoint, *words: str) -> Iterator[Command]:
         yield up
     finally:
         up.end()
-
-

@@ -159,6 +159,7 @@ def test_a_worker_that_never_comes_is_an_error(
     with_fleet(body, [act])
 
 
+@pytest.mark.slow
 def test_a_worker_that_always_dies_is_given_up(with_fleet: Callable[..., Any]) -> None:
     async def body(fleet: Fleet) -> None:
         await fleet.ready()

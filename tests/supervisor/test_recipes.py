@@ -115,7 +115,7 @@ def test_every_answer_has_a_weight_above_zero() -> None:
     source = (resources.files("distill.supervisor.recipes") / "find.py").read_text("utf-8")
     namespace: dict[str, Any] = {"worker_window_tokens": 2048}
     exec(source.rsplit("\nFINAL(", 1)[0], namespace)
-    passages, rarity = namespace["choose_passages"](TEXT, QUESTION)
+    passages, rarity = namespace["choose_passages"](TEXT, QUESTION, [namespace["Source"]("", 0)])
     answers = [f"word{at}" for at in range(len(passages))]
     votes = namespace["collect_votes"](TEXT, QUESTION, passages, answers, rarity)
     assert len(votes) == len(passages) == 120

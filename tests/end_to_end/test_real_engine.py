@@ -1,0 +1,102 @@
+"""The whole of it with the real engine and the small model, on a real book; then its deaths."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distill.traces import read, validate
+from tests.distill.commands import Command
+from tests.supervisor.processes import below, kill, tree, wait_until
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+BOOK = Path(__file__).resolve().parents[2] / "examples" / "kjv.txt"
+START_S = 300.0
+
+
+def question(short: Path, *words: str) -> Command:
+    log = str(short / "log")
+    book = ("-c", str(BOOK), "-q", "Who was Moses' brother?", "--log-dir", log)
+    # HOME holds the prepared model; everything else is the test's own.
+    return Command(short, *words, *book, HOME=str(Path.home()))
+
+
+def test_a_book_is_asked_and_the_engine_survives_its_deaths(short: Path) -> None:
+    """One engine for all of it: its start takes minutes."""
+    up = Command(short, "up", HOME=str(Path.home()))
+    try:
+        up.wait_for("The engine is up", START_S)
+        asks_the_book(short, up)
+        for mark in ("worker_server", "EngineCore"):
+            survives(short, up, mark)
+        up.look()
+        began_s = time.monotonic()
+        up.interrupt()
+        up.process.wait(15)
+        up.nothing_left()
+        assert time.monotonic() - began_s < 10
+        assert "Traceback" not in up.err
+    finally:
+        up.end()
+
+
+def asks_the_book(short: Path, up: Command) -> None:
+    asked = question(short, "run")
+    done = asked.done(300)
+    assert done.code == 0, done.err
+    assert done.out == "Aaron\n"
+    for part in ("Evidence", "Votes", "Read", "--worker MODEL"):
+        assert part in done.err
+    trace, problems = validate(short / "log")
+    assert problems == []
+    (run,) = trace.runs.values()
+    passages = {(s.start, s.end) for call in run.calls for s in call.spans}
+    prompts = {call.prompt for call in run.calls if call.spans}
+    assert len(prompts) >= 100
+    assert len(passages) >= 100
+    for call in run.calls:
+        assert call.error is None
+        assert call.token_ids
+        assert call.prompt_token_ids
+        model = call.model
+        assert min(map(len, (model.weights_hash, model.tokenizer_hash, model.template_hash))) == 64
+        assert call.producer.kind == "worker_server"
+        assert all(run.context()[s.start : s.end] in call.prompt for s in call.spans[:1])
+    for name in ("supervisor.jsonl", "worker.jsonl"):
+        text = (short / "log" / name).read_text()
+        for kind in ("driver", "sandbox", "worker_server"):
+            assert f'"kind":"{kind}"' in text
+
+
+def survives(short: Path, up: Command, mark: str) -> None:
+    """A process of the engine dies in the middle of a run: it ends or recovers, nothing hangs."""
+    before = len((short / "log" / "worker.jsonl").read_text().splitlines())
+    asked = question(short, "run")
+    try:
+        wait_until(
+            lambda: len((short / "log" / "worker.jsonl").read_text().splitlines()) > before + 8,
+            60,
+            f"some answers: {asked.err}",
+        )
+        up.look()
+        killed = named(up.pid, mark)
+        assert killed, tree(up.pid)
+        kill(killed[0])
+        done = asked.done(START_S)
+        assert done.code in (0, 4), done.err
+        if done.code == 0:
+            assert done.out == "Aaron\n"
+        assert "Traceback" not in done.err
+        wait_until(lambda: not psutil.pid_exists(killed[0]), 10, "reaped")
+    finally:
+        asked.end()
+    for run in read(short / "log").runs.values():
+        assert run.end is not None
+        assert len({call.id for call in run.calls}) == len(run.calls)
+
+
+def named(pid: int, mark: str) -> list[int]:
+    """By command line, or by the title that vLLM gives its processes."""
+    return [each for each in below(pid, mark) if "launcher" not in tree(pid).get(each, "")]

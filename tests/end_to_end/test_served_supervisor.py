@@ -1,0 +1,102 @@
+"""A real model behind a real OpenAI-compatible server, as supervisor and as worker.
+
+The small model writes poor code or none. What counts is that the run ends in an orderly way,
+whatever it wrote, with everything in the log.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distill.traces import validate
+from distill.worker_server import model
+
+START_S = 300
+RUN_S = 300
+NAME = "small"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()[-3000:]
+        try:
+            with urllib.request.urlopen(f"{url}/models", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    pytest.fail(f"vllm serve did not come up in {START_S} s:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of `vllm serve` with the default worker model."""
+    folder = model.resolve(None, model.cache_dir()).path
+    log = tmp_path_factory.mktemp("serve") / "log"
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder)),
+        *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
+        *("--enforce-eager", "--max-model-len", "4096", "--max-num-batched-tokens", "1024"),
+    ]
+    environment = os.environ | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "OMP_NUM_THREADS": str(os.cpu_count()),
+        "TORCHDYNAMO_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        wait_until_up(f"http://127.0.0.1:{port}/v1", server, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.vllm
+def test_a_supervisor_that_writes_poor_code_ends_in_an_orderly_way(
+    url: str, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Anna keeps the red key. Bert keeps the blue key.\n" * 40)
+    logs = tmp_path / "logs"
+    command = [
+        *(sys.executable, "-m", "distill", "up", "-c", str(text), "-q", "Who keeps the red key?"),
+        *("--supervisor", NAME, "--base-url", url, "--worker", NAME, "--worker-url", url),
+        *("--max-iterations", "3", "--log-dir", str(logs)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert done.returncode in (0, 5), done.stderr
+    assert "Traceback" not in done.stderr
+    trace, problems = validate(logs)
+    assert problems == []
+    (run,) = trace.runs.values()
+    assert run.end is not None
+    assert run.end.status == ("unanswered" if done.returncode == 5 else run.end.status)
+    assert run.end.status in ("final", "forced", "unanswered")
+    assert 1 <= len(run.turns) <= 4
+    # Every reply is logged as it came, with the tokens that the server counted.
+    for turn in run.turns:
+        assert run.messages[turn.reply_index].role == "assistant"
+        assert turn.usage.input_tokens > 0
+    assert sum(turn.usage.output_tokens for turn in run.turns) > 0
