@@ -4,6 +4,7 @@ The answer alone goes to stdout; progress, evidence and errors go to stderr. Exi
 those of ``distill.errors``; 130 is Ctrl-C.
 """
 
+import io
 import os
 import signal
 import sys
@@ -135,7 +136,7 @@ def up(**options: Any) -> int:
     \b
     Examples:
       bin/distill-up -c examples/kjv.txt -q "Who was Moses' brother?"
-      bin/distill-up --supervisor gpt-5 --worker Qwen/Qwen3-4B --gpus 0,1
+      bin/distill-up --worker Qwen/Qwen3-4B --gpus 0,1
       distill run -c report.txt -q "What was the revenue in 2024?"
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import commands
@@ -205,6 +206,10 @@ def main() -> int:
         )
         return MachineError.exit_code
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # An answer found in minutes must not be lost to a terminal's character set.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: Any = cli.main(prog_name="distill", standalone_mode=False)
     except _Exit as end:
@@ -226,7 +231,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (BrokenPipeError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

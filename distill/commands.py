@@ -1,6 +1,8 @@
 """What the commands do, once their arguments are read."""
 
 import contextlib
+import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,11 +16,12 @@ from distill.engine import Engine
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.models import ModelHandler
+from distill.orchestrator import default_log_dir
 from distill.protocol.client_link import Ask
 from distill.resident import Resident, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
-from distill.supervisor.surrogates import printable
+from distill.supervisor.text import printable
 from distill.supervisors import supervisor_from
 
 
@@ -42,7 +45,8 @@ def up(
     settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
     if check_only:
         if not prepare:
-            _check_first([p for p in paths if p != STDIN], query, supervisor, base_url, options)
+            files = [path for path in paths if not _is_stream(path)]
+            _check_first(files, query, supervisor, base_url, options)
         return 0
     if prepare:
         return _prepare(settings)
@@ -101,20 +105,17 @@ def _check_first(
     """All that can be wrong and is cheap to see, before anything expensive starts."""
     if query is None and paths:
         raise InputError("a text but no question: add --query TEXT")
+    if query is None and (supervisor or base_url or options.get("log_dir") or options["label"]):
+        raise InputError(
+            "without --query the engine only waits for questions: give --supervisor, --base-url, "
+            "--log-dir and --label to `distill run`"
+        )
     if query is not None:
         if not query.strip():
             raise InputError("the question is empty")
         if paths:
             read_context(paths, options["encoding"])
-    if (folder := options.get("log_dir")) is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"the log folder {folder} can't be used: {error.strerror or error}"
-            ) from error
+    _check_folder(options.get("log_dir") or default_log_dir().parent)
     return supervisor_from(supervisor, base_url)
 
 
@@ -125,23 +126,51 @@ def _check_texts(*texts: str | None) -> None:
             raise InputError(f"{text!r} is not UTF-8: check the terminal's locale")
 
 
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the log folder {folder} can't be used: {error.strerror or error}. "
+            "Choose another with --log-dir"
+        ) from error
+
+
 @contextlib.contextmanager
 def _spooled(paths: Sequence[str]) -> Iterator[list[str]]:
-    """The paths, with standard input spooled to a file of its own while it lasts."""
-    if STDIN not in paths:
-        yield list(paths)
-        return
-    if len(paths) > 1:
+    """The paths, with what can be read only once (standard input, a pipe) in a file of its own."""
+    if STDIN in paths and len(paths) > 1:
         raise InputError("- (standard input) can't be mixed with files")
-    if sys.stdin is None:
+    with contextlib.ExitStack() as stack:
+        yield [_spool(path, stack) if _is_stream(path) else path for path in paths]
+
+
+def _is_stream(path: str) -> bool:
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return path == STDIN
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise InputError(f"{path} is a device, not a text")
+    return path == STDIN or stat.S_ISFIFO(mode)
+
+
+def _spool(path: str, stack: contextlib.ExitStack) -> str:
+    """Copy a stream into a temporary file; its path."""
+    name = "standard input" if path == STDIN else path
+    if path == STDIN and sys.stdin is None:
         raise InputError("standard input is closed: there is nothing to read")
-    with tempfile.NamedTemporaryFile(prefix="distill-stdin-", suffix=".txt") as file:
-        while chunk := sys.stdin.buffer.read(1 << 20):
-            file.write(chunk)
-        if file.tell() == 0:
-            raise InputError("standard input is empty: there is nothing to ask about")
-        file.flush()
-        yield [file.name]
+    opened = sys.stdin.buffer if path == STDIN else Path(path).open("rb")  # noqa: SIM115
+    source = stack.enter_context(opened)
+    spool = tempfile.NamedTemporaryFile(prefix="distill-", suffix=".txt")  # noqa: SIM115
+    file = stack.enter_context(spool)
+    shutil.copyfileobj(source, file)
+    if file.tell() == 0:
+        raise InputError(f"{name} is empty: there is nothing to ask about")
+    file.flush()
+    return file.name
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Progress on stderr: a live line on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ REFRESH_S = 1.0
 
 
 class Display:
-    """What is going on, for a person. A context manager; thread-safe.
+    """What is going on, for a person. A context manager; thread-safe; a broken stderr is ignored.
 
     On a terminal one line is kept up to date; elsewhere a line is printed when the phase
     changes, and at most every PLAIN_EVERY_S within one.
@@ -33,18 +34,19 @@ class Display:
 
     def phase(self, text: str) -> None:
         """A new phase begins; its seconds are counted for the reader."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError, ValueError):
             self._phase, self._since_s = text, time.monotonic()
             self._show(text, new=True)
 
     def progress(self, progress: Progress) -> None:
         """A run moved."""
+        failed = f" ({progress.calls_failed} failed)" if progress.calls_failed else ""
         text = (
             f"turn {progress.turn}/{progress.turns} · worker calls "
-            f"{progress.calls_done}/{progress.calls_total} · {progress.tokens:,} tokens · "
+            f"{progress.calls_done}/{progress.calls_total}{failed} · {progress.tokens:,} tokens · "
             f"{progress.elapsed_s:.0f} s"
         )
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError, ValueError):
             turned = not self._phase.startswith(f"turn {progress.turn}/")
             finished = 0 < progress.calls_total == progress.calls_done
             self._phase = text
@@ -52,7 +54,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError, ValueError):
             self._console.print(text, markup=False)
 
     def _show(self, text: str, *, new: bool) -> None:
@@ -66,7 +68,7 @@ class Display:
     def _tick(self) -> None:
         """Count the seconds of a phase that says nothing of its own."""
         while not self._ended.wait(REFRESH_S):
-            with self._lock:
+            with self._lock, contextlib.suppress(OSError, ValueError):
                 if self._phase and not self._phase.startswith("turn "):
                     seconds = time.monotonic() - self._since_s
                     self._show(f"{self._phase} ({seconds:.0f} s)", new=False)

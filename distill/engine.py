@@ -22,6 +22,7 @@ from distill.protocol.message import Message
 from distill.protocol.sockets import Inbound, SocketThread
 from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
+from distill.supervisor.journal import encode_context
 
 GREETING_S = 5.0
 PATIENCE_S = 1.0
@@ -90,6 +91,7 @@ class Engine:
         **options: Any,
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
+        encode_context(context)  # refused here as it would be there
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
             file.write(context if isinstance(context, str) else json.dumps(context))
@@ -164,6 +166,7 @@ def _progress(message: wire.Progress) -> Progress:
         message.turns,
         message.calls_done,
         message.calls_total,
+        message.calls_failed,
         message.tokens,
         message.elapsed_s,
     )

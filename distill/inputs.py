@@ -52,7 +52,7 @@ def read_context(
 
 def _check_encoding(encoding: str) -> None:
     try:
-        b"".decode(encoding)
+        b"a".decode(encoding, "replace")  # no bytes at all would need no codec
     except (LookupError, ValueError):
         raise InputError(f"there is no encoding {encoding!r}; try utf-8 or latin-1") from None
 

@@ -5,6 +5,7 @@ may be asked from several threads at once. The only module that imports ``openai
 """
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -13,11 +14,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
     from distill.worker_server.offline import OfflineEngine
@@ -31,6 +34,16 @@ RETRIES = 4
 """Tries after the first, with the client's exponential backoff; Retry-After is obeyed."""
 CONCURRENT_REQUESTS = 16
 """Requests of one batch that an OpenAIHandler has open at once."""
+BODY_LIMIT_BYTES = 64 << 20
+"""The longest reply, unpacked, that is read of an endpoint."""
+ENCODINGS = frozenset(("", "identity", "gzip", "deflate"))
+"""One layer of packing at most: each multiplies what a chunk can become by a thousand."""
+WRITE_BYTES = 16 << 10
+COUNT_LIMIT = 1 << 53
+"""Token counts stay below it: the logs are JSON, where longer integers are not exact."""
+NO_KEY = "none"
+SECRET_CHARACTERS = 4
+"""A shorter key is a placeholder; to blot it out would only garble the errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,12 @@ class ModelHandler(ABC):
         """Continue several texts as they stand, where the model can; else as user messages."""
         return self.chat_batch([[{"role": "user", "content": text}] for text in prompts], **kw)
 
+    def prepare(self) -> None:  # noqa: B027  (most handlers are ready when they are made)
+        """Make ready: called before a run, in a thread, so that the first call does not wait.
+
+        Afterwards ``window_tokens`` is known, where it can be. Raises ModelError.
+        """
+
     def close(self) -> None:  # noqa: B027  (most handlers hold nothing)
         """Let go of what the handler holds; it may be called twice."""
 
@@ -111,7 +130,27 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
     usage: Any = response.usage
     if not (isinstance(text, str) and isinstance(usage, Usage)):
         raise ModelError(f"{name} returned an LMResponse without a text of type str and a Usage")
+    for field in Usage.__slots__:
+        if not _is_count(getattr(usage, field)):
+            value = repr(getattr(usage, field))[:80]
+            raise ModelError(f"{name} returned a Usage whose {field} is no count: {value}")
+    for field in ("model", "finish_reason"):
+        kind = type(getattr(response, field))
+        if not issubclass(kind, str):
+            raise ModelError(f"{name} returned an LMResponse whose {field} is a {kind.__name__}")
+    if not _is_duration(response.elapsed):
+        value = repr(response.elapsed)[:80]
+        raise ModelError(f"{name} returned an LMResponse whose elapsed is no duration: {value}")
     return response
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < COUNT_LIMIT
+
+
+def _is_duration(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
 
 
 def model_name(handler: ModelHandler) -> str:
@@ -119,12 +158,53 @@ def model_name(handler: ModelHandler) -> str:
     return handler.model or type(handler).__name__
 
 
+class _Address(NamedTuple):
+    """Where an endpoint is. ``where`` may be shown: it has no password and no query."""
+
+    url: str | None
+    where: str
+    auth: tuple[str, str] | None
+    secrets: tuple[str, ...]
+
+
+def _address(base_url: str | None, name: str) -> _Address:
+    """An address taken apart, so that a password in it reaches no error and no log."""
+    if base_url is None:
+        return _Address(None, "the OpenAI API", None, ())
+    shown = base_url.rpartition("@")[2]
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"{name} {shown} is no URL: it begins with http:// or https://")
+    try:
+        parts = urlsplit(base_url)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:  # its text has the part that is wrong, which may be of a password
+        raise InputError(f"{name} is no URL: its host or its port can't be read") from None
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    where = urlunsplit(bare._replace(query="", fragment=""))
+    user, password = parts.username or "", parts.password or ""
+    auth = (unquote(user), unquote(password)) if user or password else None
+    return _Address(urlunsplit(bare), where, auth, (password, unquote(password)))
+
+
+def _usable_key(key: str, name: str) -> str:
+    """The key without blanks around it, if HTTP can carry it; the error never shows it."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"the key can't be sent: it has a line break or a character that is not printable "
+            f"ASCII; check {name}"
+        )
+    return key
+
+
 class OpenAIHandler(ModelHandler):
     """A model behind an OpenAI-compatible HTTP endpoint.
 
     The key is ``api_key``, or OPENAI_API_KEY; a ``base_url`` that is not OpenAI's needs none.
-    ``names`` are what errors call the address and the key. Further keywords are sampling
-    parameters of every request. Raises InputError without a key.
+    Each try ends after ``timeout_s`` in all, however slowly its bytes come. ``names`` are what
+    errors call the address and the key. Further keywords are sampling parameters of every
+    request. Raises InputError without a key, or with one that HTTP can't carry.
     """
 
     def __init__(
@@ -137,11 +217,10 @@ class OpenAIHandler(ModelHandler):
         names: tuple[str, str] = ("--base-url", "OPENAI_API_KEY"),
         **sampling: Any,
     ) -> None:
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise InputError(f"{names[0]} {base_url} is no URL: it begins with http:// or https://")
-        api_key = api_key or os.environ.get("OPENAI_API_KEY")
-        if not api_key and not base_url:
+        address = _address(base_url or os.environ.get("OPENAI_BASE_URL") or None, names[0])
+        # The environment's key only where none is given: a blank one must not become another's.
+        key = _usable_key(api_key or os.environ.get("OPENAI_API_KEY") or "", names[1])
+        if not key and not address.url:
             raise InputError(
                 f"no key for {model}: set OPENAI_API_KEY, or name your own endpoint (--base-url, "
                 "base_url=), or use a supervisor that needs no key (recipe:find)"
@@ -149,10 +228,12 @@ class OpenAIHandler(ModelHandler):
         self.model = model
         self._sampling = sampling
         self._names = names
-        self._where = base_url or "the OpenAI API"
+        self._where = address.where
+        self._auth = address.auth
+        self._secrets = _spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
-            "base_url": base_url,
-            "api_key": api_key or "none",
+            "base_url": address.url,
+            "api_key": key or NO_KEY,
             "timeout": timeout_s,
             "max_retries": RETRIES,
         }
@@ -165,26 +246,38 @@ class OpenAIHandler(ModelHandler):
             if self._opened is None:
                 import openai
 
-                self._opened = openai.OpenAI(**self._settings)
+                client = _bounded_client(self._auth)
+                self._opened = openai.OpenAI(**self._settings, http_client=client)
             return self._opened
 
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
         """Ask once, with the client's retries. Raises ModelError that says what to do."""
-        import openai
-
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
         request.update(_to_openai({**self._sampling, **kw}))
         try:
             reply = self._client().chat.completions.create(**request)
             return self._response(reply, time.monotonic() - started_s)
-        except openai.APIError as error:
-            raise ModelError(f"{self.model} at {self._where}: {self._explain(error)}") from error
-        except (ValueError, AttributeError, TypeError, LookupError) as error:
-            raise ModelError(
-                f"{self.model} at {self._where} answered with something that is no chat "
-                f"completion: {error}"
-            ) from error
+        except Exception as error:  # noqa: BLE001  (what a reply can set off has no end)
+            raise self._failure(error, "answered with no chat completion") from None
+
+    def _failure(self, error: Exception, otherwise: str) -> ModelError:
+        """Any error of the client as ours.
+
+        Raise it ``from None``: the errors below it quote the endpoint, which may quote the key.
+        """
+        import openai
+
+        if isinstance(error, openai.OpenAIError):
+            said = f": {self._explain(error)}"
+        else:
+            said = f" {otherwise} ({type(error).__name__}: {error})"
+        return ModelError(self._without_secrets(f"{self.model} at {self._where}{said}"))
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _response(self, reply: Any, elapsed_s: float) -> LMResponse:
         choices = getattr(reply, "choices", None)
@@ -218,13 +311,18 @@ class OpenAIHandler(ModelHandler):
         waiting = deque(range(len(message_batches)))
 
         def ask() -> None:
-            with contextlib.suppress(IndexError):
-                while True:
+            while True:
+                try:
                     index = waiting.popleft()
-                    try:
-                        replies[index] = self.chat(message_batches[index], **kw)
-                    except ModelError as error:
-                        errors[index] = WorkerError(str(error))
+                except IndexError:
+                    return
+                try:
+                    replies[index] = self.chat(message_batches[index], **kw)
+                except ModelError as error:
+                    errors[index] = WorkerError(str(error))
+                except Exception as error:  # noqa: BLE001  (else the item would be lost)
+                    detail = f"{type(error).__name__}: {error}"
+                    errors[index] = WorkerError(self._without_secrets(detail))
 
         # Not a ThreadPoolExecutor: the end of the process would wait for its open requests.
         count = min(CONCURRENT_REQUESTS, len(waiting))
@@ -246,21 +344,21 @@ class OpenAIHandler(ModelHandler):
             served = {model.id: getattr(model, "max_model_len", None) for model in page.data}
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
-        except openai.APIError as error:
-            raise ModelError(f"{self.model} at {self._where}: {self._explain(error)}") from error
-        except (ValueError, AttributeError, TypeError, LookupError) as error:
-            raise ModelError(f"{self._where} is no OpenAI-compatible endpoint: {error}") from error
+        except Exception as error:  # noqa: BLE001  (as in chat)
+            raise self._failure(error, "is no OpenAI-compatible endpoint") from None
         if served and self.model not in served:
+            listed = ", ".join(str(name) for name in list(served)[:8])
             raise ModelError(
-                f"{self._where} does not serve {self.model!r}; "
-                f"it serves {', '.join(list(served)[:8])}"
+                self._without_secrets(
+                    f"{self._where} does not serve {self.model!r}; it serves {listed}"
+                )
             )
         # vLLM says how long its window is; others don't.
         window = served.get(self.model)
-        if self.window_tokens is None and isinstance(window, int):
+        if self.window_tokens is None and window and _is_count(window):
             self.window_tokens = window
 
-    def _explain(self, error: "openai.APIError") -> str:
+    def _explain(self, error: "openai.OpenAIError") -> str:
         """What went wrong at the endpoint, and what to do about it."""
         import openai
 
@@ -272,13 +370,14 @@ class OpenAIHandler(ModelHandler):
             own = self._settings["base_url"] is not None
             advice = f"check {address} and that it runs" if own else "check the network"
             return f"can't be reached ({error.__cause__ or error}); {advice}"
+        message = getattr(error, "message", "") or str(error)
         if status == 401:
             return f"the key was refused; check {key}"
         if status == 404:
-            return f"it knows no such model or path: {error.message}"
+            return f"it knows no such model or path: {message}"
         if status == 429:
-            return f"rate or quota limit after {RETRIES} retries: {error.message}"
-        return f"error {status}: {error.message}" if status else str(error)
+            return f"rate or quota limit after {RETRIES} retries: {message}"
+        return f"error {status}: {message}" if status else str(error)
 
     def close(self) -> None:
         """Close the client's connections."""
@@ -291,7 +390,148 @@ class OpenAIHandler(ModelHandler):
 def _count(usage: Any, name: str) -> int:
     """A token count of a reply; 0 where the endpoint gives none, or nonsense."""
     value = getattr(usage, name, 0)
-    return value if isinstance(value, int) and value >= 0 else 0
+    return value if _is_count(value) else 0
+
+
+def _spellings(*secrets: str) -> tuple[str, ...]:
+    """Secrets as errors may spell them: as they are, and escaped; the longest first."""
+    texts = {text for one in secrets for text in (one, repr(one)[1:-1])}
+    return tuple(sorted((t for t in texts if len(t) >= SECRET_CHARACTERS), key=len, reverse=True))
+
+
+def _bounded_client(auth: tuple[str, str] | None) -> "httpx2.Client":
+    """The client that openai would make, with its environment's proxies, but bounded.
+
+    Each transport is wrapped where it lies: one given to the client would lose the proxies.
+    """
+    import openai
+
+    client: Any = openai.DefaultHttpxClient(auth=auth)
+    client._transport = _BoundedTransport(client._transport)  # noqa: SLF001  (see above)
+    mounts = client._mounts  # noqa: SLF001
+    for pattern, transport in mounts.items():
+        mounts[pattern] = transport and _BoundedTransport(transport)
+    bounded: httpx2.Client = client
+    return bounded
+
+
+class _BoundedTransport:
+    """A transport of httpx2 that reads each reply whole, within a total time and size.
+
+    httpx2's own timeouts are for one read each, so an endpoint that drips holds it for ever.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        pool = transport._pool  # noqa: SLF001  (httpx2 has no way to give it a network)
+        self._clock = threading.local()
+        pool._network_backend = _TimedNetwork(pool._network_backend, self._clock)  # noqa: SLF001
+        self._transport = transport
+
+    def handle_request(self, request: "httpx2.Request") -> "httpx2.Response":
+        """Ask and read all of the reply. A redirect keeps the first request's deadline."""
+        limit_s = request.extensions.get("timeout", {}).get("read")
+        now = time.monotonic()
+        end = request.extensions.setdefault("distill_end", now + (limit_s or math.inf))
+        self._clock.end = end
+        try:
+            response = self._transport.handle_request(request)
+            try:
+                return _read_whole(response)
+            finally:
+                response.close()
+        finally:
+            del self._clock.end
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # as openai's own client does
+            self.close()
+
+
+def _read_whole(response: "httpx2.Response") -> "httpx2.Response":
+    """The reply with its body read and unpacked; raises an OpenAIError, which is not retried."""
+    import httpx2
+    import openai
+
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ENCODINGS:
+        raise openai.OpenAIError(f"its reply is packed as {encoding[:80]}, which was not asked for")
+    too_long = openai.OpenAIError(
+        f"its reply is longer than {BODY_LIMIT_BYTES >> 20} MiB; it was not read"
+    )
+    length = response.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 18 or int(length) > BODY_LIMIT_BYTES):
+        raise too_long
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > BODY_LIMIT_BYTES:
+            raise too_long
+    done = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in done]
+    return httpx2.Response(
+        response.status_code, headers=headers, content=bytes(body), extensions=response.extensions
+    )
+
+
+class _TimedNetwork:
+    """A network of httpcore2 whose every wait ends at the end of the thread's request."""
+
+    def __init__(self, network: Any, clock: threading.local) -> None:
+        self._network = network
+        self._clock = clock
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, **kw: Any
+    ) -> "_TimedStream":
+        left_s = _left_s(self._clock, timeout)
+        stream = self._network.connect_tcp(host, port, timeout=left_s, **kw)
+        return _TimedStream(stream, self._clock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+class _TimedStream:
+    """A connection of _TimedNetwork; the next request on it brings its own end."""
+
+    def __init__(self, stream: Any, clock: threading.local) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data: bytes = self._stream.read(max_bytes, _left_s(self._clock, timeout))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """In pieces: the stream's own loop would start the time anew after each send."""
+        for start in range(0, len(buffer), WRITE_BYTES):
+            piece = buffer[start : start + WRITE_BYTES]
+            self._stream.write(piece, _left_s(self._clock, timeout))
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> "_TimedStream":
+        left_s = _left_s(self._clock, timeout)
+        return _TimedStream(
+            self._stream.start_tls(ssl_context, server_hostname, left_s), self._clock
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _left_s(clock: threading.local, timeout_s: float | None) -> float | None:
+    """How long the thread's request may still wait. Raises httpx2's timeout when it is over."""
+    left_s: float = getattr(clock, "end", math.inf) - time.monotonic()
+    if left_s <= 0:
+        import httpx2
+
+        raise httpx2.ReadTimeout("the request's time is over")
+    limit_s = min(left_s, math.inf if timeout_s is None else timeout_s)
+    return None if limit_s == math.inf else limit_s
 
 
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,7 +562,8 @@ class VLLMHandler(ModelHandler):
 
     ``model_path`` is a folder to load instead of the id ``model``. Keywords that begin with
     ``engine_`` go to the engine without the prefix, the rest are sampling parameters. The
-    engine starts with the first request. Raises ModelError if it can't.
+    engine starts with ``prepare`` or the first request, which raise ModelError if it can't.
+    Raises InputError for an unknown sampling parameter.
     """
 
     def __init__(self, model: str, model_path: str | Path | None = None, **kw: Any) -> None:
@@ -333,8 +574,13 @@ class VLLMHandler(ModelHandler):
             key.removeprefix(prefix): value for key, value in kw.items() if key.startswith(prefix)
         }
         self._sampling = {key: value for key, value in kw.items() if not key.startswith(prefix)}
+        _check_sampling(self._sampling)
         self._opened: OfflineEngine | None = None
         self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Start the engine: ``window_tokens`` is its to say, and a run plans with it."""
+        self._engine()
 
     def _engine(self) -> "OfflineEngine":
         with self._lock:
@@ -388,3 +634,15 @@ class VLLMHandler(ModelHandler):
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+
+def _check_sampling(sampling: Mapping[str, Any]) -> None:
+    """Refuse a misspelt parameter before minutes go into starting an engine."""
+    from distill.protocol.worker_link import Sampling
+
+    known = Sampling.__struct_fields__
+    if unknown := sorted(set(sampling) - set(known)):
+        raise InputError(
+            f"unknown sampling parameter {', '.join(unknown)}; there are: {', '.join(known)} "
+            "(an option of the engine begins with engine_)"
+        )

@@ -17,7 +17,7 @@ from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, Ru
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, HandlerBackend
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.surrogates import printable
+from distill.supervisor.text import printable
 from distill.supervisors import supervisor_from
 
 

@@ -17,6 +17,7 @@ from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.host_calls import HostCallRecord, is_json
 from distill.supervisor.journal import encode_context
+from distill.supervisor.text import clip
 
 UNSET: Any = object()
 """No answer yet; None is an answer."""
@@ -202,16 +203,6 @@ class REPL:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def clip(text: str, limit_chars: int) -> str:
-    """Head and tail of a text within the limit, saying how much was cut between them."""
-    if len(text) <= limit_chars:
-        return text
-    head = limit_chars * 2 // 3
-    tail = limit_chars - head
-    cut = len(text) - head - tail
-    return f"{text[:head]}\n… [{cut} characters cut] …\n{text[len(text) - tail :]}"
 
 
 def describe(name: str, function: Callable[..., Any]) -> str:

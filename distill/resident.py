@@ -23,7 +23,7 @@ from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
-from distill.protocol.message import Message, Welcome
+from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sockets import Inbound
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
@@ -37,6 +37,18 @@ from distill.supervisors import supervisor_from
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
+
+
+class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client may set of a run; ``distill.run`` documents them."""
+
+    max_iterations: int = 15
+    output_limit: int = 2000
+    worker_ctx_k: int | None = None
+    record: Record = "ids"
+    log_dir: str | None = None
+    label: str | None = None
+    worker_options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +107,18 @@ class Resident:
         options = dict(ask.options)
         context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
         try:
-            result = await answer_on_loop(
-                ask.query,
-                context,
-                supervisor,
-                self._backend,
-                sources=sources,
-                on_progress=on_progress,
-                **options,
-            )
-        except TypeError as error:
-            if "unexpected keyword" not in str(error):
-                raise
-            raise InputError(f"no such option: {error}") from error
+            checked = msgspec.convert(options, AskOptions)
+        except msgspec.ValidationError as error:
+            raise InputError(f"bad option: {error}") from None
+        result = await answer_on_loop(
+            ask.query,
+            context,
+            supervisor,
+            self._backend,
+            sources=sources,
+            on_progress=on_progress,
+            **msgspec.structs.asdict(checked),
+        )
         return result, summary(result, model_name(supervisor), self._backend.name)
 
     # -- clients
@@ -118,8 +129,13 @@ class Resident:
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
 
     def wait(self) -> None:
-        """Wait until the engine can serve no more: its launcher has died."""
-        self._host.lost.wait()
+        """Wait until the engine can serve no more: its launcher has died.
+
+        Raises ModelError or MachineError when its workers have, for good.
+        """
+        while not self._host.lost.wait(1.0):
+            if self._fleet is not None and self._fleet.failure is not None:
+                raise self._fleet.failure
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -212,9 +228,9 @@ class Resident:
 
 
 def _supervisor_here(spec: str | None, base_url: str | None) -> ModelHandler:
-    """A client's supervisor; its key is this engine's."""
+    """A client's supervisor. This engine's key goes to no address that a client names."""
     try:
-        return supervisor_from(spec, base_url)
+        return supervisor_from(spec, base_url, key="none" if base_url is not None else None)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
 
@@ -234,6 +250,7 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.turns,
         progress.calls_done,
         progress.calls_total,
+        progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
     )

@@ -39,6 +39,7 @@ class Progress:
     turns: int
     calls_done: int
     calls_total: int
+    calls_failed: int
     tokens: int
     elapsed_s: float
 
@@ -191,8 +192,10 @@ class Rollout:
             raise
         finally:
             self._calls.cancel()
-            self._log_end(status, error)
-            await in_thread(self._host, self._repl.close)
+            try:
+                self._log_end(status, error)
+            finally:
+                await in_thread(self._host, self._repl.close)
 
     def _result(self, turns: Turns) -> RunResult:
         calls = self._calls
@@ -261,6 +264,7 @@ class Rollout:
                 self._options.max_iterations,
                 self._calls.tally.done,
                 self._calls.tally.asked,
+                self._calls.tally.failed,
                 used.input_tokens + used.output_tokens,
                 time.monotonic() - self._started_s,
             )

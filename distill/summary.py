@@ -6,6 +6,7 @@ from typing import Any
 from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
+THIN_SHARE = 0.05
 SMALL_MODEL = "SmolLM2-135M"
 FORCED = """\
 Caution     the supervisor never called FINAL: this answer is its last reply, unchecked"""
@@ -36,12 +37,16 @@ def _evidence(evidence: Evidence) -> list[str]:
     lines = []
     for number, quotation in enumerate(evidence.quotations):
         lines.append(f"{'Evidence' if number == 0 else '':<12}{_quote(quotation)}")
+    if evidence.answers and not evidence.quotations:
+        lines.append("Evidence    none: no worker read a passage that holds this answer")
     if evidence.answers:
         others = ", ".join(f"{answer} ({count})" for answer, count in evidence.others)
         lines.append(
             f"Votes       {evidence.agreeing} of {evidence.answers} workers said this"
             + (f"; others: {others}" if others else "")
         )
+    if 0 < evidence.agreeing < evidence.answers * THIN_SHARE:
+        lines.append("Caution     few workers agree (their votes are weighed): check the evidence")
     if evidence.total_chars:
         share = 100 * evidence.read_chars / evidence.total_chars
         lines.append(

@@ -7,7 +7,9 @@ from distill.supervisor.recipe import RecipeHandler, recipe_names
 DEFAULT_SUPERVISOR = "recipe:find"
 
 
-def supervisor_from(spec: str | None, base_url: str | None = None) -> ModelHandler:
+def supervisor_from(
+    spec: str | None, base_url: str | None = None, *, key: str | None = None
+) -> ModelHandler:
     """The supervisor of a name: ``recipe:NAME``, or a model of an OpenAI-compatible API.
 
     Raises InputError for an unknown recipe or a missing key, ModelError for an endpoint
@@ -21,6 +23,6 @@ def supervisor_from(spec: str | None, base_url: str | None = None) -> ModelHandl
         return RecipeHandler(name)
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
-    handler = OpenAIHandler(spec, base_url)
+    handler = OpenAIHandler(spec, base_url, key)
     handler.check()
     return handler

@@ -51,6 +51,7 @@ class Progress(Message, frozen=True):
     turns: Count
     calls_done: Count
     calls_total: Count
+    calls_failed: Count
     tokens: Count
     elapsed_s: Seconds
     note: str = ""

@@ -25,6 +25,10 @@ from distill.protocol.message import (
 HEADER_BYTES = 4
 FRAME_LIMIT_BYTES = 64 << 20
 BIG_INT_EXT = 1
+ELEMENT_LIMIT = 1_000_000
+"""Values in one frame, and in all open calls of a jail together; a map's keys count."""
+DEPTH_LIMIT = 102
+"""Containers around a value in a frame: the message, its args, and 100 of the cell's own."""
 
 Stream = Literal["stdout", "stderr"]
 
@@ -47,7 +51,7 @@ class Limits(Value, frozen=True):
     run_s: Seconds = 3600.0
     calls_in_flight: Count = 64
     calls_per_cell: Count = 10_000
-    call_bytes: Count = 32 << 20
+    call_bytes: Count = 16 << 20
 
 
 class Init(Message, frozen=True):

@@ -150,6 +150,8 @@ class SocketThread:
             self._flush()
         except Exception:
             # A process whose link is dead must not wait for its peers: it hears of it.
+            with self._lock:
+                self._closing = True
             self._on_batch([Inbound(zone, b"", b"", "crashed") for zone in self._sockets])
             raise
         finally:

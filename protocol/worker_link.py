@@ -31,6 +31,9 @@ FRAME_LIMIT_BYTES = 64 << 20
 BATCH_REQUESTS = 64
 """Requests in one frame at most: 64 or 1 MiB gains 2-8x over one a frame (design §3)."""
 BATCH_BYTES = 1 << 20
+MOST_TOKENS = 1 << 30
+MOST_SEED = (1 << 63) - 1
+"""Bounds that keep every number within what MessagePack and the engine can hold."""
 
 FailureKind = Literal["too_long", "bad_request", "engine", "cancelled"]
 
@@ -49,16 +52,16 @@ class Sampling(Value, frozen=True, omit_defaults=True):
     ``choices`` and ``regex`` constrain the text; at most one of them may be set.
     """
 
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=MOST_TOKENS)] = -1
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    stop: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    seed: Annotated[int, msgspec.Meta(ge=0, le=MOST_SEED)] | None = None
     schema: dict[str, Json] | None = None
     choices: tuple[str, ...] = ()
     regex: str | None = None

@@ -1,7 +1,7 @@
 """The host calls of one jail: which are open, and whether one more may be made."""
 
 from distill.protocol.errors import RemoteProtocolError
-from distill.protocol.jail_link import Call, Final, Limits
+from distill.protocol.jail_link import ELEMENT_LIMIT, Call, Final, Limits
 
 
 class Calls:
@@ -9,7 +9,8 @@ class Calls:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._open: set[int] = set()
+        self._open: dict[int, int] = {}
+        """Each open call's number of values: the driver holds them until it answers."""
         self._last = 0
         self._in_cell = 0
 
@@ -18,7 +19,7 @@ class Calls:
         self._open.clear()
         self._in_cell = 0
 
-    def ask(self, message: Call | Final, size_bytes: int) -> str | None:
+    def ask(self, message: Call | Final, size_bytes: int, elements: int) -> str | None:
         """Note a call; the limit that forbids it, if one does.
 
         Raises RemoteProtocolError for what an honest interpreter never sends.
@@ -26,7 +27,7 @@ class Calls:
         if message.call <= self._last:
             raise RemoteProtocolError(f"call {message.call} is not new", peer="jail")
         self._last = message.call
-        self._open.add(message.call)
+        self._open[message.call] = elements
         limits = self._limits
         if len(self._open) > limits.calls_in_flight:
             detail = f"{len(self._open)} calls in flight, the limit is {limits.calls_in_flight}"
@@ -34,6 +35,8 @@ class Calls:
         self._in_cell += isinstance(message, Call)
         if size_bytes > limits.call_bytes:
             return f"a call of {size_bytes} bytes; the limit (call_bytes) is {limits.call_bytes}"
+        if sum(self._open.values()) > ELEMENT_LIMIT:
+            return f"the limit of values in all open calls together is {ELEMENT_LIMIT}"
         if self._in_cell > limits.calls_per_cell:
             return f"the limit of calls in one cell (calls_per_cell) is {limits.calls_per_cell}"
         return None
@@ -44,5 +47,5 @@ class Calls:
 
     def answer(self, call: int) -> bool:
         """Note an answer; whether no call is open any more."""
-        self._open.discard(call)
+        self._open.pop(call, None)
         return not self._open

@@ -7,6 +7,8 @@ from distill.sandbox.clock import CellClock
 
 LOOK_S = (0.005, 0.25)
 """The shortest and the longest time between two looks at a clock; CPU time has no alarm."""
+SETTLE_S = 0.1
+"""An interrupt has reached the jail by then; no other cell may start before."""
 
 
 class Deadline:
@@ -22,6 +24,12 @@ class Deadline:
     def interrupted(self) -> bool:
         """Whether the soft deadline has passed."""
         return self._interrupted_at_s is not None
+
+    def settles_in_s(self) -> float:
+        """Until when an interrupt, sent as the cell was ending, could hit the next one."""
+        if self._interrupted_at_s is None:
+            return 0.0
+        return max(0.0, self._interrupted_at_s + SETTLE_S - time.monotonic())
 
     def is_soft_due(self) -> bool:
         """True once: now is the moment to interrupt."""

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import signal
 from collections import deque
 
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol.codec import KEEPER_TO_DRIVER
+from distill.protocol.codec import DRIVER_TO_KEEPER, KEEPER_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import RemoteProtocolError
-from distill.protocol.message import LogRecords, Welcome
+from distill.protocol.message import LogRecords, Shutdown, Welcome
 from distill.protocol.sandbox_link import (
     FRAME_LIMIT_BYTES,
     TRANSITIONS,
@@ -21,6 +22,9 @@ from distill.protocol.sandbox_link import (
 from distill.protocol.sockets import Inbound, SocketThread
 
 ZONE = "driver"
+SHUTDOWN = DRIVER_TO_KEEPER.encode(Shutdown())
+SHUTDOWN_S = 1.5
+"""From the arrival of Shutdown to the end, which is then SIGALRM's if need be."""
 
 
 class DriverLink:
@@ -38,7 +42,12 @@ class DriverLink:
         self._sockets.start()
 
     def _on_batch(self, batch: list[Inbound]) -> None:
-        """In the socket thread: queue, and wake the loop once."""
+        """In the socket thread: queue, and wake the loop once.
+
+        Shutdown is obeyed from here on, whatever the loop is busy with for the jail.
+        """
+        if any(inbound.payload == SHUTDOWN for inbound in batch):
+            signal.setitimer(signal.ITIMER_REAL, SHUTDOWN_S)
         self._inbox.extend(batch)
         os.eventfd_write(self._wake_fd, 1)
 
@@ -58,6 +67,8 @@ class DriverLink:
         found: list[ToKeeper] = []
         while self._inbox:
             inbound = self._inbox.popleft()
+            if inbound.event == "crashed":
+                raise RemoteProtocolError("the link has failed", peer="driver")
             if inbound.event == "malformed":
                 raise RemoteProtocolError("a message of several parts", peer="driver")
             if inbound.event == "message":

@@ -5,6 +5,7 @@ Started by the launcher as ``python -m distill.sandbox.keeper --connect ENDPOINT
 """
 
 import argparse
+import resource
 import select
 import signal
 import socket
@@ -35,6 +36,8 @@ from distill.sandbox.driver_link import DriverLink
 from distill.sandbox.session import Session
 from distill.sandbox.verdict import Verdict
 
+MEMORY_BYTES = 1 << 30
+"""Its own limit: should a jail get past all the others, the keeper dies, and it alone."""
 EARLY_LIMIT = 8
 """Messages about jails that the driver has not opened yet."""
 
@@ -62,7 +65,8 @@ class Keeper:
             watched = self._watch_jail(poller)
             wait_s = self._session.tick() if self._session is not None else 60.0
             for fd, events in poller.poll(wait_s * 1000):
-                handlers.get(fd, self._on_jail)(events)
+                if self._running:
+                    handlers.get(fd, self._on_jail)(events)
             if watched is not None:
                 poller.unregister(watched)
 
@@ -173,6 +177,13 @@ def _flow(message: JailSocket | JailExited | JailRefused, end: socket.socket | N
     return (message, end)  # type: ignore[return-value]
 
 
+def _limit_memory() -> None:
+    """After the handshake: the probes of the plan had children, which would have inherited it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
 def main() -> int:
     """Say how a jail is built here, then keep one at a time until told to stop."""
     parser = argparse.ArgumentParser(prog="distill-keeper")
@@ -182,11 +193,13 @@ def main() -> int:
     args = parser.parse_args()
     # Ctrl-C reaches the whole terminal; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the end, if Shutdown is not obeyed in time
     control = Control(args.control_fd)
     found = plan.make()
     driver = DriverLink(args.connect, args.keeper)
     try:
         driver.hello(found)
+        _limit_memory()
         Keeper(driver, control).serve()
     except ProtocolError as error:
         sys.stderr.write(f"keeper {args.keeper}: {error}\n")

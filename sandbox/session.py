@@ -46,6 +46,7 @@ from distill.sandbox.calls import Calls
 from distill.sandbox.clock import CellClock
 from distill.sandbox.deadline import Deadline
 from distill.sandbox.frames import FrameSocket
+from distill.sandbox.scan import Shape, scan
 from distill.sandbox.transcript import Transcript
 from distill.sandbox.verdict import Cause, Verdict, death
 
@@ -128,6 +129,8 @@ class Session:
         """Start a cell."""
         if self.verdict is not None or self.over:
             return
+        if self._deadline is not None:
+            time.sleep(self._deadline.settles_in_s())
         self._cell = message.cell
         self._calls.start_cell()
         self._transcript = Transcript(self.limits.output_bytes)
@@ -178,6 +181,7 @@ class Session:
             self._farewell_s = time.monotonic() + FAREWELL_S
 
     def _hear(self, body: bytes) -> None:
+        shape = scan(body)
         message: FromJail = KEEPER_TO_JAIL.decode(body, peer="jail")
         if not isinstance(message, Call | Final) and len(body) > OTHER_FRAME_LIMIT_BYTES:
             raise RemoteProtocolError(f"{type(message).__name__} of {len(body)} bytes", peer="jail")
@@ -190,7 +194,7 @@ class Session:
             case Done():
                 self._on_done(message)
             case _:
-                self._on_call(message, len(body))
+                self._on_call(message, len(body), shape)
 
     def _on_ready(self, ready: Ready) -> None:
         if not ready.filtered:
@@ -199,8 +203,10 @@ class Session:
         self._clock = CellClock(self._pid)
         self._send(JailReady(self.jail, ready.python, True, start_s, ready.context_s))
 
-    def _on_call(self, message: Call | Final, size_bytes: int) -> None:
-        if (refusal := self._calls.ask(message, size_bytes)) is not None:
+    def _on_call(self, message: Call | Final, size_bytes: int, shape: Shape) -> None:
+        if isinstance(message, Final) and not shape.finite:
+            raise RemoteProtocolError("Final with a float that is not finite", peer="jail")
+        if (refusal := self._calls.ask(message, size_bytes, shape.elements)) is not None:
             self._tell_reply(Reply(message.call, error=CallError("LimitError", refusal)))
             return
         assert self._clock is not None

@@ -12,7 +12,7 @@ from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.requests import Deliver, Outcome
-from distill.supervisor.surrogates import printable
+from distill.supervisor.text import printable
 from distill.traces import records
 
 HANDLER_BATCH = 32
@@ -60,8 +60,7 @@ class HandlerBackend:
         self._driver = driver
         self._handler = handler
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._cancelled: set[str] = set()
+        self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}
 
     def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
         """Start them, in batches."""
@@ -69,14 +68,16 @@ class HandlerBackend:
         chats = [request for request in requests if request.messages is not None]
         for kind in (plain, chats):
             for start in range(0, len(kind), HANDLER_BATCH):
-                work = self._run(kind[start : start + HANDLER_BATCH], deliver)
-                task = self._driver.loop.create_task(work)
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                batch = kind[start : start + HANDLER_BATCH]
+                task = self._driver.loop.create_task(self._run(batch, deliver))
+                self._tasks[task] = frozenset(request.id for request in batch)
+                task.add_done_callback(self._tasks.pop)
 
     def cancel(self, ids: set[str]) -> None:
         """Batches not yet begun don't begin; those under way are not waited for."""
-        self._cancelled |= ids
+        for task, batch in list(self._tasks.items()):
+            if batch <= ids:
+                task.cancel()  # its thread may go on for a while; its place is free at once
 
     def producers(self) -> Sequence[records.Producer]:
         """None: the handler lives in this process, or behind an endpoint."""
@@ -84,9 +85,6 @@ class HandlerBackend:
 
     async def _run(self, batch: list[wire.Request], deliver: Deliver) -> None:
         async with self._gate:
-            batch = [request for request in batch if request.id not in self._cancelled]
-            if not batch:
-                return
             started_s = time.monotonic()
             try:
                 outcomes = await self._ask(batch)

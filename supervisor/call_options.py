@@ -9,6 +9,8 @@ import msgspec
 from distill.errors import WorkerError
 from distill.protocol import worker_link as wire
 
+OPTIONS_LIMIT_BYTES = 64 << 10
+"""A schema or list of choices; it travels with every prompt of a batch."""
 OWN_OPTIONS = ("chat", "system")
 """Options of a call that are no sampling parameters."""
 
@@ -28,6 +30,11 @@ def sampling_of(options: Mapping[str, Any]) -> wire.Sampling:
         sampling = msgspec.convert(options, wire.Sampling)
     except msgspec.ValidationError as error:
         raise WorkerError(f"bad option: {error}", kind="bad_request") from None
+    size_bytes = len(msgspec.msgpack.encode(sampling))
+    if size_bytes > OPTIONS_LIMIT_BYTES:
+        raise WorkerError(
+            f"options of {size_bytes} bytes, the limit is {OPTIONS_LIMIT_BYTES}", kind="bad_request"
+        )
     if sum(map(bool, (sampling.schema, sampling.choices, sampling.regex))) > 1:
         raise WorkerError("set only one of schema, choices and regex", kind="bad_request")
     return sampling

@@ -5,6 +5,7 @@ its answer is released to the cell.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.requests import Outcome
 from distill.supervisor.run_log import RunLog
 from distill.traces import records
+
+BATCH_LIMIT = 20_000
+"""Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class WorkerCalls:
         self._on_progress = on_progress
         self._open: dict[str, tuple[asyncio.Future[str], dict[str, Any]]] = {}
         self._ended = False
+        self._numbers = itertools.count(1)
         self.tally = Tally()
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
@@ -121,7 +126,13 @@ class WorkerCalls:
             raise WorkerError("the run has ended", kind="cancelled")
         started_s = time.monotonic()
         options = {**self._defaults, **options}
-        requests = self._requests(prompts, options, f"{self._log.run}-{cell}.{call}")
+        if len(prompts) > BATCH_LIMIT:
+            raise WorkerError(
+                f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
+                kind="bad_request",
+            )
+        # Numbered by us: one primitive may make several calls on behalf of one cell's call.
+        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
         futures: list[asyncio.Future[str]] = []
         for item, request in enumerate(requests):
             future: asyncio.Future[str] = self._driver.loop.create_future()
@@ -175,7 +186,7 @@ class WorkerCalls:
         calls = [self._call(o, self._open[o.request.id][1]) for o in wanted]
         try:
             self._log.calls(calls)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
             for outcome in wanted:
                 future, _ = self._open.pop(outcome.request.id)
                 if not future.done():

@@ -10,6 +10,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import os
 import threading
@@ -191,7 +192,9 @@ class Driver:
     def _log(self, record: records.Event) -> None:
         self._history.append(record)
         for journal in self._journals.values():
-            self._log_to(journal, record)
+            # A full disk must not stop what the event tells of; the run's own records will say.
+            with contextlib.suppress(OSError):
+                self._log_to(journal, record)
 
     @staticmethod
     def _log_to(journal: Journal, record: records.Event) -> None:

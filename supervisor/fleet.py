@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from distill.errors import ModelError
+from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
-from distill.protocol.errors import ProtocolError, RemoteProtocolError
+from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
@@ -33,6 +33,12 @@ SILENCE_LIMIT_S = 6.0
 """A ready worker that is silent this long is frozen (design §3)."""
 DEATHS_LIMIT = 2
 RESTARTS_LIMIT = 3
+HEALTHY_S = 600.0
+"""A worker that has served this long may be restarted anew."""
+LOADING_SILENCE_LIMIT_S = 60.0
+STEP_LIMIT_S = 30.0
+STEP_FACTOR = 5
+"""No progress for this long, and for this many times the slowest step seen: a hang."""
 BACKOFF_S = (0.5, 2.0, 8.0)
 
 
@@ -59,7 +65,7 @@ class Fleet:
     # -- what callers see
 
     async def ready(self) -> wire.ModelCard:
-        """Wait until a worker can serve; its model. Raises ModelError if none ever will."""
+        """Wait until a worker can serve; its model. Raises ModelError, MachineError: none will."""
         while True:
             for worker in self._workers.values():
                 if worker.is_ready and worker.card is not None:
@@ -68,6 +74,11 @@ class Fleet:
                 raise self._failure()
             self._changed.clear()
             await self._changed.wait()
+
+    @property
+    def failure(self) -> DistillError | None:
+        """Why no worker is left and none will come; None while there is hope."""
+        return self._failure() if self._failed() else None
 
     def workers(self) -> Iterable[Worker]:
         """The fleet's workers, whatever their state."""
@@ -137,6 +148,8 @@ class Fleet:
         worker.conversation.state = "ended"
         if self._closing:
             return
+        if time.monotonic() - worker.ready_s > HEALTHY_S:
+            worker.restarts = 0
         if was_ready and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += 1
@@ -176,9 +189,12 @@ class Fleet:
             for worker in self._workers.values()
         )
 
-    def _failure(self) -> ModelError:
-        causes = [w.failure.detail for w in self._workers.values() if w.failure is not None]
-        return ModelError(causes[0] if causes else "there is no worker")
+    def _failure(self) -> DistillError:
+        causes = [w.failure for w in self._workers.values() if w.failure is not None]
+        if not causes:
+            return ModelError("there is no worker")
+        kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
+        return kind(causes[0].detail)
 
     def _fail_all(self) -> None:
         queued, self._queue = list(self._queue), deque()
@@ -199,17 +215,17 @@ class Fleet:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             for worker in self._workers.values():
-                silent_s = time.monotonic() - worker.heard_s
-                if worker.is_ready and silent_s > SILENCE_LIMIT_S:
-                    self._driver.event("worker_frozen", worker.producer, silent_s=silent_s)
+                if why := _hang(worker, time.monotonic() - worker.heard_s):
+                    self._driver.event("worker_frozen", worker.producer, why=why)
                     worker.conversation.state = "gone"
                     self._driver.children.send(Kill(worker.spec.name))
 
     # -- messages
 
     def _send(self, worker: Worker, message: Message) -> None:
+        payload = DRIVER_TO_WORKER.encode(message)  # type: ignore[arg-type]
         worker.conversation.sent(message)
-        self._driver.send("workers", worker.epoch, DRIVER_TO_WORKER.encode(message))  # type: ignore[arg-type]
+        self._driver.send("workers", worker.epoch, payload)
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         finished: list[tuple[Worker, wire.Result | wire.Failure]] = []
@@ -271,7 +287,7 @@ class Fleet:
             case wire.Results():
                 finished.extend((worker, result) for result in message.results)
             case wire.Heartbeat():
-                worker.generated_tokens = message.completion_tokens
+                worker.note_step(message)
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
 
@@ -289,6 +305,7 @@ class Fleet:
 
     def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:
         worker.card, worker.slots = ready.card, ready.slots
+        worker.ready_s = time.monotonic()
         worker.token_budget = ready.token_budget
         self._driver.event(
             "worker_ready",
@@ -315,7 +332,16 @@ class Fleet:
             batches.setdefault(worker.spec.name, []).append(pending.request)
         for name, requests in batches.items():
             for group in frames(requests):
-                self._send(self._workers[name], wire.Requests(tuple(group)))
+                self._send_requests(self._workers[name], group)
+
+    def _send_requests(self, worker: Worker, group: list[wire.Request]) -> None:
+        try:
+            self._send(worker, wire.Requests(tuple(group)))
+        except LocalProtocolError as error:
+            # They have no wire form, or are too large for a frame: theirs to hear, nobody's else.
+            for request in group:
+                if pending := worker.give_back(request.id):
+                    self._settle(pending, None, "bad_request", str(error))
 
     def _commit(self, finished: list[tuple[Worker, wire.Result | wire.Failure]]) -> None:
         """Deliver first results, a batch for each caller, and drop the rest."""
@@ -353,6 +379,19 @@ class Fleet:
                 )
             ]
         )
+
+
+def _hang(worker: Worker, silent_s: float) -> str:
+    """Why a worker is taken for frozen; "" if it is not."""
+    state = worker.conversation.state
+    if state == "ready" and silent_s > SILENCE_LIMIT_S:
+        return f"silent for {silent_s:.0f} s"
+    if state == "loading" and silent_s > LOADING_SILENCE_LIMIT_S:
+        return f"silent for {silent_s:.0f} s while loading"
+    limit_s = max(STEP_LIMIT_S, STEP_FACTOR * worker.slowest_step_s)
+    if worker.in_flight and worker.step_age_s > limit_s:
+        return f"no step for {worker.step_age_s:.0f} s with {len(worker.in_flight)} in flight"
+    return ""
 
 
 def _tail(path: Path) -> str:

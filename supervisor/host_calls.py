@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.errors import WorkerBatchError, WorkerError
 from distill.protocol.jail_link import CallError
-from distill.supervisor.surrogates import printable
+from distill.supervisor.text import printable
 
 CURRENT_CALL: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("CURRENT_CALL")
 """The (cell, call) on whose behalf a host function runs."""

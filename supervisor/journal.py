@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
-from distill.supervisor.surrogates import printable_json
+from distill.supervisor.text import printable_json
 from distill.traces import records
 
 

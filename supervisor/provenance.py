@@ -12,6 +12,8 @@ from distill.supervisor.journal import texts_of
 from distill.traces.records import Span
 
 MIN_MATCH_CHARS = 40
+PROMPT_LIMIT_CHARS = 500_000
+"""What of a prompt is looked at: no worker's window holds more, and a flood must cost little."""
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
@@ -44,7 +46,7 @@ class SpanIndex:
 
         A text of the context that is shorter than a match can be counts if it stands there whole.
         """
-        spans = list(self._scan(prompt))
+        spans = list(self._scan(prompt[:PROMPT_LIMIT_CHARS]))
         for span in self._whole(prompt):
             if not any(_overlap(span, other) for other in spans):
                 spans.append(span)

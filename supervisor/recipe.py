@@ -32,7 +32,9 @@ class RecipeHandler(ModelHandler):
         started_s = time.monotonic()
         if any(message["role"] == "assistant" for message in messages):
             outcome, _, _ = messages[-1]["content"].partition("\nNames: ")
-            raise ModelError(f"{self.model} did not finish:\n{outcome}")
+            # A traceback's last line says what it was; all of it is in the log.
+            reason = outcome.rstrip().rpartition("\n")[2]
+            raise ModelError(f"{self.model} did not finish: {reason}")
         text = f"```repl\n{self._code.rstrip()}\n```"
         return LMResponse(text, Usage(), self.model, time.monotonic() - started_s)
 

@@ -29,10 +29,16 @@ from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord, call_error, is_json
 from distill.traces import records
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 60.0
+CONTEXT_BYTES_PER_S = 10 << 20
+"""Beside it: how slowly a context may come into the jail."""
 AFTER_FINAL_S = 5.0
 """How long a cell may go on once it has called FINAL: the answer stands."""
 KEEPER_STARTS_LIMIT = 3
+KEEPER_SLACK_S = 15.0
+"""Beyond a cell's own limits, before a silent keeper is taken for frozen."""
+SHUTDOWN_S = 2.0
+"""How long a keeper has to end when it is told to."""
 
 _numbers = itertools.count(1)
 
@@ -98,6 +104,9 @@ class Sandbox:
         self._final_s: float | None = None
         self._failure: str | None = None
         self._refusal: str | None = None
+        self._state_before = ""
+        self._lost_between: str | None = None
+        self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         driver.on_zone("sandboxes", _route)
         driver.on_lost(self._on_driver_lost)
@@ -107,11 +116,14 @@ class Sandbox:
     async def start(self) -> None:
         """Make a jail ready. Raises SandboxError if none can be built or started."""
         for _ in range(KEEPER_STARTS_LIMIT):
+            if self._is_closed:
+                raise SandboxError("the sandbox was closed")
             if self._driver.lost.is_set():
                 break
             if self._conversation.state == "gone":
                 self._start_keeper()
-            await self._until(lambda: self._conversation.state not in ("new", "greeted"))
+            # "running" here: the jail was told to go, and has not gone yet.
+            await self._until(lambda: self._conversation.state not in ("new", "greeted", "running"))
             if self._refusal is not None:
                 raise SandboxError(self._refusal)
             if self._conversation.state == "empty":
@@ -126,27 +138,48 @@ class Sandbox:
         if self._conversation.state != "idle":
             await self.start()
         self._cell += 1
-        self._outcome = None
-        self._final_s = None
+        self._outcome = self._final_s = None
         started_s = time.monotonic()
+        if self._lost_between is not None:
+            # The names that this cell counts on are gone: better told than run.
+            self._lose(f"not run: the jail had died before it ({self._lost_between})", started_s)
+            self._lost_between = None
+        else:
+            self._run(code)
+        while self._outcome is None:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), self._patience_s())
+            except TimeoutError:
+                self._give_up(started_s)
+        return self._outcome
+
+    def _run(self, code: str) -> None:
         try:
             self._send(RunCell(self._cell, code))
         except LocalProtocolError as error:
             raise SandboxError(f"the cell can't be sent: {error}") from error
-        while self._outcome is None:
-            self._changed.clear()
-            left_s = None
-            if self._final_s is not None:
-                left_s = max(0.0, self._final_s + AFTER_FINAL_S - time.monotonic())
-            try:
-                await asyncio.wait_for(self._changed.wait(), left_s)
-            except TimeoutError:
-                self._lose("it went on after FINAL and was killed", started_s)
-                self._close_jail()
-        return self._outcome
+
+    def _patience_s(self) -> float:
+        """How long the keeper may say nothing; it enforces the limits, this only doubts it."""
+        if self._final_s is not None:
+            return max(0.0, self._final_s + AFTER_FINAL_S - time.monotonic())
+        limits = self._contents.limits
+        return limits.cell_s + limits.grace_s + KEEPER_SLACK_S
+
+    def _give_up(self, started_s: float) -> None:
+        """Nothing came in time: the cell goes on after FINAL, or the keeper is frozen."""
+        if self._final_s is not None:
+            self._lose("it went on after FINAL and was killed", started_s)
+            self._close_jail()
+        elif not self._tasks:
+            self._lose("its keeper is frozen and was killed", started_s)
+            self._driver.children.send(Kill(self.name))
+            self._conversation.state = "gone"
 
     async def close(self) -> None:
         """End the keeper and the jail."""
+        self._is_closed = True
         for task in list(self._tasks):
             task.cancel()
         if self._outcome is None:
@@ -177,10 +210,13 @@ class Sandbox:
         )
 
     def _end_keeper(self) -> None:
+        name = self.name
         if self._conversation.allows(Shutdown):
             self._send(Shutdown())
+            kill = Kill(name)
+            self._driver.loop.call_later(SHUTDOWN_S, self._driver.children.send, kill)
         elif self._conversation.state != "gone":
-            self._driver.children.send(Kill(self.name))
+            self._driver.children.send(Kill(name))
 
     def _on_keeper_child(self, name: str, message: FromLauncher) -> None:
         if name != self.name:
@@ -229,7 +265,8 @@ class Sandbox:
             self._send(wire.CloseJail(self._jail))
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_DEADLINE_S
+        allowed_s = START_DEADLINE_S + self._contents.size_bytes / CONTEXT_BYTES_PER_S
+        deadline = time.monotonic() + allowed_s
         while not condition():
             self._changed.clear()
             left_s = deadline - time.monotonic()
@@ -239,7 +276,7 @@ class Sandbox:
                 self._end_keeper()
                 state = self._conversation.state
                 raise SandboxError(
-                    f"the sandbox was still {state!r} after {START_DEADLINE_S:.0f} s"
+                    f"the sandbox was still {state!r} after {allowed_s:.0f} s"
                 ) from None
 
     # -- messages
@@ -259,12 +296,14 @@ class Sandbox:
             message = DRIVER_TO_KEEPER.decode(inbound.payload, peer=self.name)
             if self._conversation.state == "gone":
                 return
+            self._state_before = self._conversation.state
             self._conversation.received(message)
             self._act(message)
         except ProtocolError as error:
             self._driver.event("keeper_protocol_error", self.producer, why=str(error))
             self._driver.children.send(Kill(self.name))
-        self._changed.set()
+        finally:
+            self._changed.set()
 
     def _act(self, message: wire.FromKeeper) -> None:
         match message:
@@ -307,9 +346,12 @@ class Sandbox:
             "jail_lost", self.producer, jail=lost.jail, cause=lost.cause, why=lost.detail
         )
         self._failure = f"the jail was lost: {lost.detail}"
-        if lost.cell is not None and self._outcome is None:
+        if self._state_before == "idle" and self._cell:
+            self._lost_between = lost.detail
+        elif self._state_before == "running":
+            # Also where the cell crossed this message on its way: then it never ran.
             self._outcome = CellOutcome(
-                lost.cell, lost.stdout, lost.stderr, lost.elapsed_s, lost.cpu_s, lost=lost.detail
+                self._cell, lost.stdout, lost.stderr, lost.elapsed_s, lost.cpu_s, lost=lost.detail
             )
 
     def _on_cell_done(self, done: wire.CellDone) -> None:
@@ -345,20 +387,32 @@ class Sandbox:
         function = self._contents.functions.get(call.function)
         CURRENT_CALL.set((call.cell, call.call))
         try:
-            if function is None:
-                raise LookupError(f"there is no function {call.function!r}")
-            record.value = await in_thread(
-                self._driver, lambda: function(*call.args, **call.kwargs)
-            )
+            record.value = await self._call(function, call)
             reply = wire.CallReply(call.jail, call.call, value=record.value)
             DRIVER_TO_KEEPER.encode(reply)
         except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
             record.value, record.error = None, f"{type(error).__name__}: {error}"
             reply = wire.CallReply(call.jail, call.call, error=call_error(error))
         record.elapsed_s = time.monotonic() - started_s
-        self._on_call(record)
+        try:
+            self._on_call(record)
+        except Exception as error:  # noqa: BLE001  (a full disk: the cell must not wait for ever)
+            reply = wire.CallReply(call.jail, call.call, error=call_error(error))
         if call.jail == self._jail and self._conversation.allows(wire.CallReply):
             self._send(reply)
+
+    async def _call(self, function: Callable[..., Any] | None, call: wire.HostCall) -> Any:
+        """The function's value. Raises what it raised, and for what JSON can't hold."""
+        if function is None:
+            raise LookupError(f"there is no function {call.function!r}")
+        if not is_json([call.args, call.kwargs]):
+            raise TypeError("the arguments are no JSON values")
+        value = await in_thread(self._driver, lambda: function(*call.args, **call.kwargs))
+        if not is_json(value):
+            raise TypeError(
+                f"{call.function} returned a {type(value).__name__} that JSON can't hold"
+            )
+        return value
 
     def _on_final_answer(self, final: wire.FinalAnswer) -> None:
         error = None
@@ -366,9 +420,12 @@ class Sandbox:
             error = CallError("FinalError", "FINAL takes JSON-like values only")
         else:
             self._final_s = self._final_s or time.monotonic()
-            if not self._has_final:
-                self._has_final = True
-                self._on_final(final.cell, final.value)
+            try:
+                if not self._has_final:
+                    self._on_final(final.cell, final.value)
+                    self._has_final = True
+            except OSError as failure:
+                error = CallError("FinalError", f"the answer can't be logged: {failure}")
         self._send(wire.CallReply(final.jail, final.call, error=error))
 
 

@@ -9,7 +9,7 @@ from distill.models import ModelHandler, Usage, check_response, model_name
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.surrogates import printable
+from distill.supervisor.text import clip, printable
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
@@ -25,6 +25,7 @@ LAST = """\
 There are no turns left. Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
 VARIABLES_SHOWN = 30
+TRACEBACK_CHARS = 2000
 
 
 class Cells(Protocol):
@@ -210,7 +211,7 @@ def render(result: Any) -> str:
     if result.dropped_bytes:
         parts.append(f"({result.dropped_bytes} bytes of output over the limit were dropped)")
     if result.error is not None:
-        parts.append(result.error.traceback.rstrip())
+        parts.append(clip(result.error.traceback.rstrip(), TRACEBACK_CHARS))
     if result.lost is not None:
         parts.append(
             f"The cell was killed: {result.lost}. The REPL starts anew: all names but the "

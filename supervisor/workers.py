@@ -35,11 +35,19 @@ class Worker:
     heard_s: float = 0.0
     failure: wire.WorkerFailed | None = None
     restarts: int = 0
-    generated_tokens: int = 0
+    ready_s: float = 0.0
+    step_age_s: float = 0.0
+    slowest_step_s: float = 0.0
 
     @property
     def is_ready(self) -> bool:
         return self.conversation.state == "ready"
+
+    def note_step(self, beat: wire.Heartbeat) -> None:
+        """Learn from a heartbeat how long the engine's steps take."""
+        if beat.last_step_age_s < self.step_age_s:  # it was working at a step, and finished it
+            self.slowest_step_s = max(self.slowest_step_s, self.step_age_s)
+        self.step_age_s = beat.last_step_age_s if self.in_flight else 0.0
 
     def has_room(self, pending: Pending) -> bool:
         """Whether its credit covers one more; an idle worker takes any single request."""

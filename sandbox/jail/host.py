@@ -16,7 +16,7 @@ from collections import deque
 
 from distill.sandbox.jail.channel import Channel
 from distill.sandbox.jail.output import Printer
-from distill.sandbox.jail.wire import to_wire
+from distill.sandbox.jail.wire import check_count, check_finite, to_wire
 
 TYPE_CHECKING = False  # importing typing would double the time to start
 if TYPE_CHECKING:
@@ -90,18 +90,11 @@ class Host:
             return self._final_function()
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            told = [to_wire(arg, f"{name}(): argument {i + 1}") for i, arg in enumerate(args)]
+            named = {key: to_wire(arg, f"{name}(): {key}") for key, arg in kwargs.items()}
+            check_count([told, named], f"{name}()")
             return self._ask(
-                name,
-                {
-                    "type": "Call",
-                    "function": name,
-                    "args": [
-                        to_wire(arg, f"{name}(): argument {i + 1}") for i, arg in enumerate(args)
-                    ],
-                    "kwargs": {
-                        key: to_wire(arg, f"{name}(): {key}") for key, arg in kwargs.items()
-                    },
-                },
+                name, {"type": "Call", "function": name, "args": told, "kwargs": named}
             )
 
         call.__name__ = call.__qualname__ = name
@@ -111,7 +104,10 @@ class Host:
 
     def _final_function(self) -> Callable[[Any], NoReturn]:
         def final(answer: Any) -> NoReturn:
-            self._ask(FINAL, {"type": "Final", "value": to_wire(answer, "the answer")})
+            value = to_wire(answer, "the answer")
+            check_finite(value, "the answer")
+            check_count([value], "the answer")
+            self._ask(FINAL, {"type": "Final", "value": value})
             raise Finished
 
         final.__name__ = final.__qualname__ = FINAL

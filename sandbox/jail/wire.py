@@ -18,8 +18,15 @@ HEADER_BYTES = 4
 FRAME_LIMIT_BYTES = 64 << 20
 BIG_INT_EXT = 1
 BIG_INT_DIGITS = 4300
+ELEMENT_LIMIT = 1_000_000
+"""Values in one message, a dict's keys counted; the host kills a jail that sends more."""
+ENVELOPE_ELEMENTS = 100
+"""Of a message, around the cell's own values."""
 DEPTH_LIMIT = 100
 """Nesting of a value; the host takes no more."""
+
+
+_INFINITE = float("inf")
 
 
 def pack(message: Wire) -> bytes:
@@ -70,6 +77,35 @@ def to_wire(value: Any, path: str, depth: int = 0) -> Any:
         f"{path} is of type {type(value).__name__}; it can be None, bool, int, float, str, list, "
         "tuple or dict (with str keys)"
     )
+
+
+def count(values: list[Any] | dict[str, Any]) -> int:
+    """How many values are in ``values``, at any depth, as the host counts them."""
+    inner = values
+    found = len(values)
+    if isinstance(values, dict):
+        inner = list(values.values())
+        found *= 2
+    return found + sum(count(item) for item in inner if isinstance(item, list | dict))
+
+
+def check_count(values: list[Any], path: str) -> None:
+    """Raises ValueError for more than one message carries."""
+    found = count(values)
+    if found > ELEMENT_LIMIT - ENVELOPE_ELEMENTS:
+        raise ValueError(f"{path} holds {found} values; the limit is {ELEMENT_LIMIT} in one call")
+
+
+def check_finite(value: Any, path: str) -> None:
+    """Raises TypeError for nan and inf, which JSON does not have. ``value`` is ``to_wire``'s."""
+    if isinstance(value, float) and not -_INFINITE < value < _INFINITE:
+        raise TypeError(f"{path} is {value}; it can hold finite numbers only")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            check_finite(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_finite(item, f"{path}[{key!r}]")
 
 
 def _key(key: Any, path: str) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 PASSAGES_ASKED = 120
 PASSAGE_CHARS = 800  # some six sentences: with 600 or 1,000 fewer answers were right
+SHORTEST_PASSAGE_CHARS = 200
 ANSWER_TOKENS = 12
 QUOTED_CHARS = 300
 CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the window
@@ -305,7 +306,9 @@ def choose_passages(text, question, sources):
     room_chars = room_tokens * CHARS_PER_TOKEN - len(build_prompt("", question))
     if room_chars < 100:
         raise ValueError(f"the worker's window of {worker_window_tokens} tokens is too small")
-    spans = list(split_passages(text, min(PASSAGE_CHARS, room_chars), sources))
+    # A short text is cut finer: a vote needs voters.
+    size_chars = max(SHORTEST_PASSAGE_CHARS, min(PASSAGE_CHARS, len(text) // PASSAGES_ASKED))
+    spans = list(split_passages(text, min(size_chars, room_chars), sources))
     ranked, rarity = rank_passages(text, question, spans)
     return ranked[:PASSAGES_ASKED], rarity
 

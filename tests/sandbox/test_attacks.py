@@ -6,13 +6,18 @@ positive controls show that the same calls work where they should.
 
 import json
 import os
+import queue
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from distill.protocol.jail_link import Limits
+from distill.protocol.message import Shutdown
 from distill.protocol.sandbox_link import CellDone, HostCall, JailLost, JailReady
+from distill.sandbox.keeper import MEMORY_BYTES
 from tests.sandbox.conftest import MIB, SMALL
 from tests.sandbox.harness import Host
 
@@ -306,6 +311,56 @@ KILLED = {
         "protocol",
         "",
     ),
+    "nested a little too deep, in a small frame": (
+        "x = []\nfor _ in range(500): x = [x]\nCALL(x)",
+        "protocol",
+        "DEPTH_LIMIT",
+    ),
+    "a frame of empty lists": (
+        (
+            "import os; b = b'\\xdd\\x00\\x80\\x00\\x00' + b'\\x90' * (8 << 20)\n"
+            "b = len(b).to_bytes(4, 'big') + b\nwhile b: b = b[os.write({fd}, b):]"
+        ),
+        "protocol",
+        "1000000 values (ELEMENT_LIMIT)",
+    ),
+    "an array of four billion, in five bytes": (
+        "import os; os.write({fd}, b'\\x00\\x00\\x00\\x05\\xdd\\xff\\xff\\xff\\xff')",
+        "protocol",
+        "ELEMENT_LIMIT",
+    ),
+    "bytes in a call": ("CALL(b'x')", "protocol", "bytes"),
+    "bytes, large, in a call": ("CALL([bytes(70_000)])", "protocol", "bytes"),
+    "a key that is a number": ("CALL({'a': {1: 2}})", "protocol", "key"),
+    "a key that is null": ("CALL({None: 2})", "protocol", "key"),
+    "a key that is a big integer": (
+        "import msgpack; CALL({msgpack.ExtType(1, b'9'): 2})",
+        "protocol",
+        "key",
+    ),
+    "bytes by keyword": ("CALL(1, {'k': [b'x']})", "protocol", "bytes"),
+    "a time": ("import msgpack; CALL(msgpack.Timestamp(1, 2))", "protocol", "type 255"),
+    "an extension": ("import msgpack; CALL(msgpack.ExtType(5, b'x'))", "protocol", "type 5"),
+    "FINAL of a time": (
+        "import msgpack; SEND({'type': 'Final', 'call': 1, 'value': msgpack.Timestamp(1)})",
+        "protocol",
+        "type 255",
+    ),
+    "FINAL of nan": (
+        "SEND({'type': 'Final', 'call': 1, 'value': [float('nan')]})",
+        "protocol",
+        "not finite",
+    ),
+    "FINAL of minus infinity": (
+        "SEND({'type': 'Final', 'call': 1, 'value': {'a': -float('inf')}})",
+        "protocol",
+        "not finite",
+    ),
+    "two messages in a frame": (
+        "import os; os.write({fd}, b'\\x00\\x00\\x00\\x02\\x80\\x80')",
+        "protocol",
+        "byte 1 of 2",
+    ),
     "Ready again": (
         "SEND({'type': 'Ready', 'python': '3', 'filtered': True, 'context_s': 0.0})",
         "protocol",
@@ -354,6 +409,9 @@ def FRAME(message):
 def SEND(message):
     import os
     os.write({fd}, FRAME(message))
+def CALL(value, named={}):
+    SEND({'type': 'Call', 'call': 1, 'function': 'f', 'args': [value], 'kwargs': named})
+    import time; time.sleep(60)
 """
 
 
@@ -459,6 +517,86 @@ while True:
         ).replace("{fd}", str(jail.plan.socket_fd))
     )
     assert psutil.Process(jail.keeper_pid).memory_info().rss < 400 * MIB
+
+
+@pytest.mark.parametrize("size", [8 << 20, 60 << 20])
+def test_a_frame_of_empty_lists_costs_nothing(jail: Host, size: int) -> None:
+    """It would be 90 bytes here for each of its own, and in the driver once more."""
+    jail.open(SMALL)  # its keeper may have grown for another test
+    before = psutil.Process(jail.keeper_pid).memory_info().rss
+    code = f"""
+import os
+size = {size}
+head = b'\\x85\\xa4type\\xa4Call\\xa4call\\x01\\xa8function\\xa1f\\xa6kwargs\\x80\\xa4args'
+head += b'\\xdd' + size.to_bytes(4, 'big')
+os.write({{fd}}, (len(head) + size).to_bytes(4, 'big') + head)
+part, size_left = b'\\x90' * (1 << 20), size
+while size_left: size_left -= os.write({{fd}}, part[:size_left])
+"""
+    lost = jail.lost(code.replace("{fd}", str(jail.plan.socket_fd)))
+    assert lost.cause == "protocol"
+    assert "ELEMENT_LIMIT" in lost.detail
+    grown = psutil.Process(jail.keeper_pid).memory_info().rss - before
+    assert grown < 2 * size + 64 * MIB
+
+
+def test_open_calls_share_one_limit_of_values(host: Host) -> None:
+    """Each is allowed, all together are not: the driver would hold them all."""
+    host.open(Limits(), functions={"f": len})
+    host.start(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "data = [[]] * 400_000\n"
+        "def one(_):\n    try: return f(data)\n    except LimitError as e: return str(e)\n"
+        "with ThreadPoolExecutor(4) as pool: print(*pool.map(one, range(4)), sep='\\n')"
+    )
+    calls = [host.expect(HostCall), host.expect(HostCall)]
+    with pytest.raises(queue.Empty):
+        host.receive(3.0)
+    for call in calls:
+        host.answer(call)
+    done = host.finish()
+    assert isinstance(done, CellDone)
+    assert done.stdout.count("400000\n") == 2
+    assert done.stdout.count("all open calls together is 1000000\n") == 2
+
+
+def test_the_keeper_has_a_memory_limit_of_its_own(jail: Host) -> None:
+    limits = Path(f"/proc/{jail.keeper_pid}/limits").read_text()
+    data = next(line for line in limits.splitlines() if line.startswith("Max data size"))
+    assert data.split()[3:5] == [str(MEMORY_BYTES)] * 2
+
+
+FLOODS = {
+    "calls": (
+        "n = 0\nwhile True:\n    n += 1\n"
+        "    SEND({'type': 'Call', 'call': n, 'function': 'f', 'args': [[[]] * 900_000], "
+        "'kwargs': {}})"
+    ),
+    "output": (
+        "while True: SEND({'type': 'Output', 'stream': 'stdout', 'text': ''})"
+    ),
+    "a reader that never reads": "import time\nwhile True: time.sleep(9)",
+    "catches everything": "while True:\n    try:\n        while True: pass\n"
+    "    except BaseException: pass",
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_the_keeper_ends_at_shutdown_whatever_the_jail_does(name: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="dst-") as folder:
+        host = Host(Path(folder))
+        try:
+            limits = Limits(call_bytes=1000, calls_in_flight=10**6, calls_per_cell=10**6)
+            host.open(limits, functions={"f": len})
+            host.start((FORGE + FLOODS[name]).replace("{fd}", str(host.plan.socket_fd)))
+            time.sleep(1.0)
+            keeper = psutil.Process(host.keeper_pid)
+            started = time.monotonic()
+            host.send(Shutdown())
+            keeper.wait(5.0)
+            assert time.monotonic() - started < 2.0
+        finally:
+            host.close()
 
 
 def test_nothing_is_left_on_the_host(jail: Host, tmp_path: Path) -> None:

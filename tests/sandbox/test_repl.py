@@ -190,6 +190,10 @@ def test_final_takes_a_tuple_as_a_list(jail: Host) -> None:
         ("FINAL({1, 2})", "TypeError", "the answer is of type set"),
         ("FINAL([1, object()])", "TypeError", "the answer[1] is of type object"),
         ("FINAL({'a': {'b': b'x'}})", "TypeError", "the answer['a']['b'] is of type bytes"),
+        ("FINAL({'a': [1, float('nan')]})", "TypeError", "the answer['a'][1] is nan"),
+        ("FINAL(-float('inf'))", "TypeError", "the answer is -inf"),
+        ("FINAL([0] * 1_000_000)", "ValueError", "1000001 values"),
+        ("import datetime; FINAL([datetime.date.today()])", "TypeError", "the answer[0] is of type"),
         ("FINAL({1: 2})", "TypeError", "the key 1 of type int"),
         (r"FINAL('\ud800')", "ValueError", "lone surrogate"),
         ("x = []\nx.append(x)\nFINAL(x)", "ValueError", "deep"),
@@ -269,6 +273,14 @@ def test_many_calls_are_in_flight_and_no_more_than_allowed(host: Host) -> None:
     [
         ("echo(object())", "TypeError", "echo(): argument 1 is of type object"),
         ("echo(value=[print])", "TypeError", "echo(): value[0] is of type builtin"),
+        ("echo({'a': {1: 2}})", "TypeError", "echo(): argument 1['a'] has the key 1 of type int"),
+        ("echo([b'x'])", "TypeError", "echo(): argument 1[0] is of type bytes"),
+        (
+            "import datetime; echo(value={'t': datetime.datetime.now()})",
+            "TypeError",
+            "echo(): value['t'] is of type datetime",
+        ),
+        ("echo([[]] * 999_999)", "ValueError", "echo() holds 1000001 values"),
         (r"echo('pro\udfffmpt')", "ValueError", "lone surrogate"),
     ],
 )
@@ -366,6 +378,25 @@ def test_interrupts_never_cut_a_frame(host: Host) -> None:
         assert done.error is not None
         assert done.error.name == "KeyboardInterrupt"
     assert host.printed("print('whole')") == "whole\n"
+
+
+def test_an_interrupt_that_is_late_does_not_hit_the_next_cell(host: Host) -> None:
+    """It was sent as the cell was ending, and the launcher is slow to pass it on."""
+    host.open(Limits(cell_s=0.1, grace_s=5.0))
+    launcher = psutil.Process(host.launcher.pid)
+    for _ in range(5):
+        launcher.suspend()
+        try:
+            done = host.done("import time; time.sleep(0.115)")
+            host.start("import time; time.sleep(0.05)")
+            time.sleep(0.01)
+        finally:
+            launcher.resume()
+        assert done.error is None
+        assert done.interrupted
+        after = host.finish()
+        assert isinstance(after, CellDone)
+        assert after.error is None
 
 
 def test_waiting_for_the_host_does_not_count(host: Host) -> None:

@@ -1,6 +1,16 @@
-"""Lone surrogates: text that Python can hold and UTF-8 can't, as models and jails may send."""
+"""Text from models and jails: cut to a limit, and made such that UTF-8 can hold it."""
 
 from typing import Any
+
+
+def clip(text: str, limit_chars: int) -> str:
+    """Head and tail of a text within the limit, saying how much was cut between them."""
+    if len(text) <= limit_chars:
+        return text
+    head = limit_chars * 2 // 3
+    tail = limit_chars - head
+    cut = len(text) - head - tail
+    return f"{text[:head]}\n… [{cut} characters cut] …\n{text[len(text) - tail :]}"
 
 
 def printable(text: str) -> str:
