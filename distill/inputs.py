@@ -96,8 +96,8 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)[:200]!r} can't be read: {error}") from error
 
 
 def _is_binary(data: bytes) -> bool:

@@ -54,7 +54,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # What `vllm serve` runs; the command itself looks for a package named exactly vllm.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
         *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--max-model-len", "4096", "--max-num-batched-tokens", "1024"),
+        *("--enforce-eager", "--max-model-len", "8192", "--max-num-batched-tokens", "1024"),
     ]
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -86,18 +86,22 @@ def test_a_supervisor_that_writes_poor_code_ends_in_an_orderly_way(
     command = [
         *(sys.executable, "-m", "distill", "up", "-c", str(text), "-q", "Who keeps the red key?"),
         *("--supervisor", NAME, "--base-url", url, "--worker", NAME, "--worker-url", url),
-        *("--max-iterations", "3", "--log-dir", str(logs)),
+        *("--max-iterations", "2", "--log-dir", str(logs)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
-    assert done.returncode in (0, 5), done.stderr
+    # 4: its replies, which run to the window's end, may leave no room for another turn.
+    assert done.returncode in (0, 4, 5), done.stderr
     assert "Traceback" not in done.stderr
     trace, problems = validate(logs)
     assert problems == []
     (run,) = trace.runs.values()
     assert run.end is not None
-    assert run.end.status == ("unanswered" if done.returncode == 5 else run.end.status)
-    assert run.end.status in ("final", "forced", "unanswered")
-    assert 1 <= len(run.turns) <= 4
+    if done.returncode == 4:
+        assert run.end.status == "failed"
+        assert "maximum context length" in str(run.end.error)
+    else:
+        assert run.end.status in ("final", "forced", "unanswered")
+    assert 1 <= len(run.turns) <= 3
     # Every reply is logged as it came, with the tokens that the server counted.
     for turn in run.turns:
         assert run.messages[turn.reply_index].role == "assistant"
