@@ -311,18 +311,14 @@ class OpenAIHandler(ModelHandler):
         waiting = deque(range(len(message_batches)))
 
         def ask() -> None:
-            while True:
-                try:
+            with contextlib.suppress(IndexError):
+                while True:
                     index = waiting.popleft()
-                except IndexError:
-                    return
-                try:
-                    replies[index] = self.chat(message_batches[index], **kw)
-                except ModelError as error:
-                    errors[index] = WorkerError(str(error))
-                except Exception as error:  # noqa: BLE001  (else the item would be lost)
-                    detail = f"{type(error).__name__}: {error}"
-                    errors[index] = WorkerError(self._without_secrets(detail))
+                    outcome = self._ask(message_batches[index], kw)
+                    if isinstance(outcome, WorkerError):
+                        errors[index] = outcome
+                    else:
+                        replies[index] = outcome
 
         # Not a ThreadPoolExecutor: the end of the process would wait for its open requests.
         count = min(CONCURRENT_REQUESTS, len(waiting))
@@ -332,6 +328,15 @@ class OpenAIHandler(ModelHandler):
         for thread in threads:
             thread.join()
         return _all_or_error(replies, errors)
+
+    def _ask(self, messages: Messages, options: Mapping[str, Any]) -> LMResponse | WorkerError:
+        """One item of a batch; an error that left it would end the thread, and lose the rest."""
+        try:
+            return self.chat(messages, **options)
+        except ModelError as error:
+            return WorkerError(str(error))
+        except Exception as error:  # noqa: BLE001  (see above)
+            return WorkerError(self._without_secrets(f"{type(error).__name__}: {error}"))
 
     def check(self) -> None:
         """Ask the endpoint which models it serves. Raises ModelError if it can't be reached."""

@@ -57,16 +57,19 @@ async def answer_on_loop(
     much of each completion is logged; ``sources`` are the context's files, for the log;
     ``on_progress`` is called from the background loop and must not block.
 
-    Raises InputError, SandboxError, ModelError; whatever it raises, the trace is complete.
+    Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
+    ModelError; whatever it raises, the trace is complete.
     """
     _check(query, context, max_iterations, output_limit)
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     _check_primitives(primitives)
-    if isinstance(supervisor, str):
-        supervisor = supervisor_from(supervisor)
-    _check_models(supervisor, worker)
     host = driver.shared()
+    handler = await _supervisor(host, supervisor)
+    _check_worker(worker)
+    for model in (handler, worker):
+        if isinstance(model, ModelHandler):
+            await driver.in_thread(host, model.prepare)
     backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
     journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
     try:
@@ -82,7 +85,7 @@ async def answer_on_loop(
             on_progress,
         )
         asked = Rollout(host, RunLog(journal, _run_id()), Question(query, context), options)
-        await asked.prepare(supervisor, backend)
+        await asked.prepare(handler, backend)
         if worker_ctx_k is None and backend.window_tokens is not None:
             worker_ctx_k = max(1, backend.window_tokens // 1000)
         opening = messages or build_system_prompt(
@@ -105,12 +108,19 @@ arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
 
 
-def _check_models(supervisor: Any, worker: Any) -> None:
-    if not isinstance(supervisor, ModelHandler):
+async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
+    """The supervisor, found by its name where it is one (which may ask its endpoint)."""
+    if isinstance(given, str):
+        given = await driver.in_thread(host, supervisor_from, given)
+    if not isinstance(given, ModelHandler):
         raise InputError(
             "the supervisor must be a ModelHandler, for example OpenAIHandler(…), or a name such "
-            f"as 'recipe:find', not {type(supervisor).__name__}"
+            f"as 'recipe:find', not {type(given).__name__}"
         )
+    return given
+
+
+def _check_worker(worker: Any) -> None:
     if not isinstance(worker, ModelHandler) and not hasattr(worker, "submit"):
         raise InputError(
             "the worker must be a ModelHandler, for example VLLMHandler('default'), "

@@ -31,7 +31,7 @@ FRAME_LIMIT_BYTES = 64 << 20
 BATCH_REQUESTS = 64
 """Requests in one frame at most: 64 or 1 MiB gains 2-8x over one a frame (design §3)."""
 BATCH_BYTES = 1 << 20
-MOST_TOKENS = 1 << 30
+MOST_TOKENS = 1_000_000
 MOST_SEED = (1 << 63) - 1
 """Bounds that keep every number within what MessagePack and the engine can hold."""
 

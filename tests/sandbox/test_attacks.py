@@ -572,9 +572,7 @@ FLOODS = {
         "    SEND({'type': 'Call', 'call': n, 'function': 'f', 'args': [[[]] * 900_000], "
         "'kwargs': {}})"
     ),
-    "output": (
-        "while True: SEND({'type': 'Output', 'stream': 'stdout', 'text': ''})"
-    ),
+    "output": ("while True: SEND({'type': 'Output', 'stream': 'stdout', 'text': ''})"),
     "a reader that never reads": "import time\nwhile True: time.sleep(9)",
     "catches everything": "while True:\n    try:\n        while True: pass\n"
     "    except BaseException: pass",

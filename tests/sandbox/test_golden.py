@@ -111,6 +111,8 @@ def test_both_sides_agree_on_the_frame() -> None:
     assert wire.FRAME_LIMIT_BYTES == J.FRAME_LIMIT_BYTES
     assert wire.BIG_INT_EXT == J.BIG_INT_EXT
     assert wire.BIG_INT_DIGITS == BIG_INT_DIGITS
+    assert wire.ELEMENT_LIMIT == J.ELEMENT_LIMIT
+    assert wire.DEPTH_LIMIT + 2 == J.DEPTH_LIMIT  # the message and its args
 
 
 if __name__ == "__main__":
