@@ -1,7 +1,7 @@
 """Models, as supervisors and as workers: one interface for an API and for a local engine.
 
-Handlers are synchronous; distill calls them in a bounded pool of threads, so one handler
-may be asked from several threads at once. The only module that imports ``openai``.
+Handlers are synchronous; distill calls them in threads, a bounded number at once, so one
+handler may be asked from several threads at once. The only module that imports ``openai``.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
 
+from distill.bounded_http import bound
+from distill.endpoint import address_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
 
 if TYPE_CHECKING:
-    import httpx2
     import openai
 
     from distill.worker_server.offline import OfflineEngine
@@ -34,16 +34,9 @@ RETRIES = 4
 """Tries after the first, with the client's exponential backoff; Retry-After is obeyed."""
 CONCURRENT_REQUESTS = 16
 """Requests of one batch that an OpenAIHandler has open at once."""
-BODY_LIMIT_BYTES = 64 << 20
-"""The longest reply, unpacked, that is read of an endpoint."""
-ENCODINGS = frozenset(("", "identity", "gzip", "deflate"))
-"""One layer of packing at most: each multiplies what a chunk can become by a thousand."""
-WRITE_BYTES = 16 << 10
 COUNT_LIMIT = 1 << 53
 """Token counts stay below it: the logs are JSON, where longer integers are not exact."""
 NO_KEY = "none"
-SECRET_CHARACTERS = 4
-"""A shorter key is a placeholder; to blot it out would only garble the errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,46 +151,6 @@ def model_name(handler: ModelHandler) -> str:
     return handler.model or type(handler).__name__
 
 
-class _Address(NamedTuple):
-    """Where an endpoint is. ``where`` may be shown: it has no password and no query."""
-
-    url: str | None
-    where: str
-    auth: tuple[str, str] | None
-    secrets: tuple[str, ...]
-
-
-def _address(base_url: str | None, name: str) -> _Address:
-    """An address taken apart, so that a password in it reaches no error and no log."""
-    if base_url is None:
-        return _Address(None, "the OpenAI API", None, ())
-    shown = base_url.rpartition("@")[2]
-    if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"{name} {shown} is no URL: it begins with http:// or https://")
-    try:
-        parts = urlsplit(base_url)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError
-    except ValueError:  # its text has the part that is wrong, which may be of a password
-        raise InputError(f"{name} is no URL: its host or its port can't be read") from None
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-    where = urlunsplit(bare._replace(query="", fragment=""))
-    user, password = parts.username or "", parts.password or ""
-    auth = (unquote(user), unquote(password)) if user or password else None
-    return _Address(urlunsplit(bare), where, auth, (password, unquote(password)))
-
-
-def _usable_key(key: str, name: str) -> str:
-    """The key without blanks around it, if HTTP can carry it; the error never shows it."""
-    key = key.strip()
-    if not (key.isascii() and key.isprintable()):
-        raise InputError(
-            f"the key can't be sent: it has a line break or a character that is not printable "
-            f"ASCII; check {name}"
-        )
-    return key
-
-
 class OpenAIHandler(ModelHandler):
     """A model behind an OpenAI-compatible HTTP endpoint.
 
@@ -217,9 +170,9 @@ class OpenAIHandler(ModelHandler):
         names: tuple[str, str] = ("--base-url", "OPENAI_API_KEY"),
         **sampling: Any,
     ) -> None:
-        address = _address(base_url or os.environ.get("OPENAI_BASE_URL") or None, names[0])
+        address = address_of(base_url or os.environ.get("OPENAI_BASE_URL") or None, names[0])
         # The environment's key only where none is given: a blank one must not become another's.
-        key = _usable_key(api_key or os.environ.get("OPENAI_API_KEY") or "", names[1])
+        key = usable_key(api_key or os.environ.get("OPENAI_API_KEY") or "", names[1])
         if not key and not address.url:
             raise InputError(
                 f"no key for {model}: set OPENAI_API_KEY, or name your own endpoint (--base-url, "
@@ -230,7 +183,7 @@ class OpenAIHandler(ModelHandler):
         self._names = names
         self._where = address.where
         self._auth = address.auth
-        self._secrets = _spellings(key if key != NO_KEY else "", *address.secrets)
+        self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
             "base_url": address.url,
             "api_key": key or NO_KEY,
@@ -246,7 +199,8 @@ class OpenAIHandler(ModelHandler):
             if self._opened is None:
                 import openai
 
-                client = _bounded_client(self._auth)
+                # The client that openai would make, proxies included, but bounded.
+                client = bound(openai.DefaultHttpxClient(auth=self._auth), openai.OpenAIError)
                 self._opened = openai.OpenAI(**self._settings, http_client=client)
             return self._opened
 
@@ -396,147 +350,6 @@ def _count(usage: Any, name: str) -> int:
     """A token count of a reply; 0 where the endpoint gives none, or nonsense."""
     value = getattr(usage, name, 0)
     return value if _is_count(value) else 0
-
-
-def _spellings(*secrets: str) -> tuple[str, ...]:
-    """Secrets as errors may spell them: as they are, and escaped; the longest first."""
-    texts = {text for one in secrets for text in (one, repr(one)[1:-1])}
-    return tuple(sorted((t for t in texts if len(t) >= SECRET_CHARACTERS), key=len, reverse=True))
-
-
-def _bounded_client(auth: tuple[str, str] | None) -> "httpx2.Client":
-    """The client that openai would make, with its environment's proxies, but bounded.
-
-    Each transport is wrapped where it lies: one given to the client would lose the proxies.
-    """
-    import openai
-
-    client: Any = openai.DefaultHttpxClient(auth=auth)
-    client._transport = _BoundedTransport(client._transport)  # noqa: SLF001  (see above)
-    mounts = client._mounts  # noqa: SLF001
-    for pattern, transport in mounts.items():
-        mounts[pattern] = transport and _BoundedTransport(transport)
-    bounded: httpx2.Client = client
-    return bounded
-
-
-class _BoundedTransport:
-    """A transport of httpx2 that reads each reply whole, within a total time and size.
-
-    httpx2's own timeouts are for one read each, so an endpoint that drips holds it for ever.
-    """
-
-    def __init__(self, transport: Any) -> None:
-        pool = transport._pool  # noqa: SLF001  (httpx2 has no way to give it a network)
-        self._clock = threading.local()
-        pool._network_backend = _TimedNetwork(pool._network_backend, self._clock)  # noqa: SLF001
-        self._transport = transport
-
-    def handle_request(self, request: "httpx2.Request") -> "httpx2.Response":
-        """Ask and read all of the reply. A redirect keeps the first request's deadline."""
-        limit_s = request.extensions.get("timeout", {}).get("read")
-        now = time.monotonic()
-        end = request.extensions.setdefault("distill_end", now + (limit_s or math.inf))
-        self._clock.end = end
-        try:
-            response = self._transport.handle_request(request)
-            try:
-                return _read_whole(response)
-            finally:
-                response.close()
-        finally:
-            del self._clock.end
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # as openai's own client does
-            self.close()
-
-
-def _read_whole(response: "httpx2.Response") -> "httpx2.Response":
-    """The reply with its body read and unpacked; raises an OpenAIError, which is not retried."""
-    import httpx2
-    import openai
-
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ENCODINGS:
-        raise openai.OpenAIError(f"its reply is packed as {encoding[:80]}, which was not asked for")
-    too_long = openai.OpenAIError(
-        f"its reply is longer than {BODY_LIMIT_BYTES >> 20} MiB; it was not read"
-    )
-    length = response.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 18 or int(length) > BODY_LIMIT_BYTES):
-        raise too_long
-    body = bytearray()
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > BODY_LIMIT_BYTES:
-            raise too_long
-    done = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [pair for pair in response.headers.multi_items() if pair[0].lower() not in done]
-    return httpx2.Response(
-        response.status_code, headers=headers, content=bytes(body), extensions=response.extensions
-    )
-
-
-class _TimedNetwork:
-    """A network of httpcore2 whose every wait ends at the end of the thread's request."""
-
-    def __init__(self, network: Any, clock: threading.local) -> None:
-        self._network = network
-        self._clock = clock
-
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, **kw: Any
-    ) -> "_TimedStream":
-        left_s = _left_s(self._clock, timeout)
-        stream = self._network.connect_tcp(host, port, timeout=left_s, **kw)
-        return _TimedStream(stream, self._clock)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-
-class _TimedStream:
-    """A connection of _TimedNetwork; the next request on it brings its own end."""
-
-    def __init__(self, stream: Any, clock: threading.local) -> None:
-        self._stream = stream
-        self._clock = clock
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data: bytes = self._stream.read(max_bytes, _left_s(self._clock, timeout))
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """In pieces: the stream's own loop would start the time anew after each send."""
-        for start in range(0, len(buffer), WRITE_BYTES):
-            piece = buffer[start : start + WRITE_BYTES]
-            self._stream.write(piece, _left_s(self._clock, timeout))
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> "_TimedStream":
-        left_s = _left_s(self._clock, timeout)
-        return _TimedStream(
-            self._stream.start_tls(ssl_context, server_hostname, left_s), self._clock
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _left_s(clock: threading.local, timeout_s: float | None) -> float | None:
-    """How long the thread's request may still wait. Raises httpx2's timeout when it is over."""
-    left_s: float = getattr(clock, "end", math.inf) - time.monotonic()
-    if left_s <= 0:
-        import httpx2
-
-        raise httpx2.ReadTimeout("the request's time is over")
-    limit_s = min(left_s, math.inf if timeout_s is None else timeout_s)
-    return None if limit_s == math.inf else limit_s
 
 
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:

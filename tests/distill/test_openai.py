@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from distill import LMResponse, OpenAIHandler, Usage, VLLMHandler
+from distill.bounded_http import BODY_LIMIT_BYTES
 from distill.errors import InputError, ModelError, WorkerBatchError
-from distill.models import BODY_LIMIT_BYTES, RETRIES, check_response
+from distill.models import RETRIES, check_response
 from tests.distill.scripted import (
     Endpoint,
     Reply,
@@ -227,11 +228,9 @@ def test_the_environments_proxy_is_used_and_bounded(monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
         handler = OpenAIHandler("scripted", "http://nowhere.invalid/v1")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("distill.models.BODY_LIMIT_BYTES", 1 << 20)
-            assert handler.chat(HELLO).text == "by proxy"
-            server.answer = lambda _: "x" * (1 << 20)
-            assert "1 MiB" in failure(handler)
+        assert handler.chat(HELLO).text == "by proxy"
+        server.answer = lambda _: "x" * BODY_LIMIT_BYTES
+        assert "64 MiB" in failure(handler)
 
 
 # ---- size and shape ------------------------------------------------------------------------
