@@ -60,17 +60,12 @@ async def answer_on_loop(
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
-    _check(query, context, max_iterations, output_limit)
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_question(query, context, label)
+    _check_limits(max_iterations, output_limit)
     _check_primitives(primitives)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
-    _check_worker(worker)
-    for model in (handler, worker):
-        if isinstance(model, ModelHandler):
-            await driver.in_thread(host, model.prepare)
-    backend = worker if not isinstance(worker, ModelHandler) else HandlerBackend(host, worker)
+    backend = await _backend(host, worker)
     journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
     try:
         options = Options(
@@ -109,7 +104,7 @@ arun.__name__ = arun.__qualname__ = "arun"
 
 
 async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
-    """The supervisor, found by its name where it is one (which may ask its endpoint)."""
+    """The supervisor, made ready; by its name where it is one (which may ask its endpoint)."""
     if isinstance(given, str):
         given = await driver.in_thread(host, supervisor_from, given)
     if not isinstance(given, ModelHandler):
@@ -117,15 +112,21 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
             "the supervisor must be a ModelHandler, for example OpenAIHandler(…), or a name such "
             f"as 'recipe:find', not {type(given).__name__}"
         )
+    await driver.in_thread(host, given.prepare)
     return given
 
 
-def _check_worker(worker: Any) -> None:
-    if not isinstance(worker, ModelHandler) and not hasattr(worker, "submit"):
+async def _backend(host: driver.Driver, worker: Any) -> Backend:
+    """What answers worker calls: a handler, made ready, or a fleet."""
+    if isinstance(worker, ModelHandler):
+        await driver.in_thread(host, worker.prepare)
+        return HandlerBackend(host, worker)
+    if not isinstance(worker, Backend):
         raise InputError(
             "the worker must be a ModelHandler, for example VLLMHandler('default'), "
             f"not {type(worker).__name__}"
         )
+    return worker
 
 
 def _check_primitives(primitives: Any) -> None:
@@ -144,15 +145,20 @@ def _run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def _check(query: Any, context: Any, max_iterations: int, output_limit: int) -> None:
+def _check_question(query: Any, context: Any, label: str | None) -> None:
     if not isinstance(query, str) or not query.strip():
         raise InputError("the question is empty")
     if printable(query) != query:
         raise InputError("the question has a lone surrogate: it was not decoded as it was written")
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     if not isinstance(context, str | list | dict):
         raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
     if not context or (isinstance(context, str) and not context.strip()):
         raise InputError("the context is empty: there is nothing to ask about")
+
+
+def _check_limits(max_iterations: int, output_limit: int) -> None:
     if max_iterations < 1:
         raise InputError("max_iterations must be at least 1")
     if output_limit < 100:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from distill.errors import WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
@@ -20,6 +20,7 @@ HANDLER_BATCH = 32
 HANDLER_BATCHES_AT_ONCE = 2
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What answers worker calls."""
 

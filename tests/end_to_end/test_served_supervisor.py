@@ -54,7 +54,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         # What `vllm serve` runs; the command itself looks for a package named exactly vllm.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
         *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
-        *("--enforce-eager", "--max-model-len", "8192", "--max-num-batched-tokens", "1024"),
+        *("--enforce-eager", "--max-model-len", "2048", "--max-num-batched-tokens", "1024"),
     ]
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
