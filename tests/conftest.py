@@ -1,5 +1,6 @@
 """A skip that is not on the list fails the run: see allowed_skips.txt."""
 
+import signal
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -52,4 +53,7 @@ class SkipGuard:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts us in the background has us ignore Ctrl-C, and so would every process
+    # that the tests start to press Ctrl-C on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(SkipGuard(read_allowed_skips(ALLOWED_SKIPS)), "skip-guard")
