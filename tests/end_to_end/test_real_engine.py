@@ -1,5 +1,6 @@
 """The whole of it with the real engine and the small model, on a real book; then its deaths."""
 
+import random
 import time
 from pathlib import Path
 
@@ -100,3 +101,29 @@ def survives(short: Path, up: Command, mark: str) -> None:
 def named(pid: int, mark: str) -> list[int]:
     """By command line, or by the title that vLLM gives its processes."""
     return [each for each in below(pid, mark) if "launcher" not in tree(pid).get(each, "")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("mark", ["worker_server", "EngineCore"])
+def test_the_engine_dies_at_a_random_moment(short: Path, mark: str, seed: int) -> None:
+    """While it loads or while it answers; the run ends or recovers, and nothing is left."""
+    moment_s = random.Random(f"{mark}{seed}").uniform(0.5, 15.0)
+    asked = question(short, "up")
+    try:
+        wait_until(lambda: bool(named(asked.pid, mark)), START_S, f"a process {mark}")
+        time.sleep(moment_s)
+        asked.look()
+        for victim in named(asked.pid, mark)[:1]:
+            kill(victim)
+        done = asked.done(START_S)
+        assert done.code in (0, 4), done.err
+        assert "Traceback (most recent call last)" not in done.out
+        asked.nothing_left()
+    finally:
+        asked.end()
+    # Where the engine died before it could serve there was no run yet, and so no log.
+    if (short / "log" / "supervisor.jsonl").is_file():
+        for run in read(short / "log").runs.values():
+            assert run.end is not None
+            assert len({call.id for call in run.calls}) == len(run.calls)
