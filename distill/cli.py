@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from distill.errors import DistillError, InputError, MachineError
+from distill.supervisor.text import visible
 from distill.version import __version__
 
 EXIT_CODES = """\
@@ -182,7 +183,7 @@ def _errors(show_traceback: bool) -> Iterator[None]:
     except DistillError as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(f"distill: {error}", err=True)
+        click.echo(f"distill: {visible(str(error))}", err=True)
         raise _Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         click.echo("distill: stopped", err=True)
@@ -191,7 +192,9 @@ def _errors(show_traceback: bool) -> Iterator[None]:
         if show_traceback:
             traceback.print_exc()
         click.echo(
-            f"distill failed: {type(error).__name__}: {error} (--traceback shows where)", err=True
+            f"distill failed: {type(error).__name__}: {visible(str(error))} "
+            "(--traceback shows where)",
+            err=True,
         )
         raise _Exit(DistillError.exit_code) from error
 

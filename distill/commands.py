@@ -21,7 +21,7 @@ from distill.protocol.client_link import Ask
 from distill.resident import Resident, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
-from distill.supervisor.text import printable
+from distill.supervisor.text import printable, visible
 from distill.supervisors import supervisor_from
 
 
@@ -230,11 +230,12 @@ def _prepare(settings: WorkerSettings) -> int:
 
 def _print(result: RunResult, text: str) -> int:
     if result.status == "unanswered":
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
         raise BudgetError(f"no answer within {result.iterations} turns")
     if result.answer is None:
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
-    click.echo(answer_text(result.answer))
-    click.echo(f"\n{text}", err=True)
+    answer = answer_text(result.answer)
+    click.echo(visible(answer) if sys.stdout.isatty() else answer)
+    click.echo(f"\n{visible(text)}", err=True)
     return 0

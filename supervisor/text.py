@@ -1,6 +1,10 @@
 """Text from models and jails: cut to a limit, and made such that UTF-8 can hold it."""
 
+import re
 from typing import Any
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 and C1 but for tab and line feed."""
 
 
 def clip(text: str, limit_chars: int) -> str:
@@ -11,6 +15,11 @@ def clip(text: str, limit_chars: int) -> str:
     tail = limit_chars - head
     cut = len(text) - head - tail
     return f"{text[:head]}\n… [{cut} characters cut] …\n{text[len(text) - tail :]}"
+
+
+def visible(text: str) -> str:
+    """The text with control characters spelled out: a hostile one must not steer a terminal."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def printable(text: str) -> str:
