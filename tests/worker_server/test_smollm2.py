@@ -6,8 +6,9 @@ One conversion (some 6 s) serves the whole module.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -125,8 +126,12 @@ def test_chat_template_and_special_tokens(folder: Path) -> None:
     assert tokenizer.eos_token_id == 2
 
 
-def _prepare_in_child(cache_dir: Path, answers: multiprocessing.Queue[str]) -> None:
-    answers.put(str(smollm2.prepare(cache_dir)))
+PREPARE = """
+import sys
+from pathlib import Path
+from distill.worker_server import smollm2
+print(smollm2.prepare(Path(sys.argv[1])))
+"""
 
 
 def test_two_processes_at_once_and_leftovers_of_a_killed_one(tmp_path: Path, folder: Path) -> None:
@@ -137,17 +142,10 @@ def test_two_processes_at_once_and_leftovers_of_a_killed_one(tmp_path: Path, fol
     broken.mkdir()
     (broken / "config.json").write_text("{")
 
-    context = multiprocessing.get_context("spawn")
-    answers: multiprocessing.Queue[str] = context.Queue()
-    children = [
-        context.Process(target=_prepare_in_child, args=(tmp_path, answers)) for _ in range(2)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=300)
-
-    assert {answers.get(timeout=60) for _ in children} == {str(broken)}
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [child.communicate(timeout=300)[0].strip() for child in children]
+    assert answers == [str(broken)] * 2
     assert sorted(path.name for path in broken.iterdir()) == sorted(smollm2.REQUIRED_FILES)
     assert not list(tmp_path.glob("*.part-*"))
     for name in smollm2.REQUIRED_FILES:
