@@ -1,6 +1,5 @@
 """The turn loop: prompt → reply → cells → output → … → FINAL."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -43,7 +42,6 @@ class Turns:
     answer: Any = None
     iterations: int = 0
     usage: Usage = field(default_factory=Usage)
-    supervisor_s: float = 0.0
 
 
 class TurnLoop:
@@ -121,7 +119,6 @@ class TurnLoop:
 
     async def _reply(self, *, forced: bool) -> str:
         request_messages = len(self._messages)
-        started_s = time.monotonic()
         # A copy: a handler that keeps or changes the list must not change the conversation.
         conversation = [dict(message) for message in self._messages]
         response = check_response(
@@ -130,7 +127,6 @@ class TurnLoop:
         )
         text = printable(response.text)
         self.turns.usage += response.usage
-        self.turns.supervisor_s += time.monotonic() - started_s
         index = self._add("assistant", text)
         self._log.write(
             records.Turn,
