@@ -18,6 +18,7 @@ from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.host_calls import HostCallRecord, is_json
 from distill.supervisor.journal import encode_context
 from distill.supervisor.text import clip
+from distill.traces.records import Restored
 
 UNSET: Any = object()
 """No answer yet; None is an answer."""
@@ -38,8 +39,9 @@ class ExecResult:
 
     ``stdout`` and ``stderr`` are cut to the REPL's ``output_limit`` (characters, head and
     tail); ``full_stdout`` and ``full_stderr`` are not. ``error`` is the exception that ended
-    the cell; ``lost`` says how the jail died, after which the namespace is as at the start.
-    ``answer`` is UNSET unless FINAL was called, in this cell or before.
+    the cell; ``lost`` says how the jail died, and ``restored`` what came back: every cell that
+    had finished, unless it can't be run again (``blocked`` says why). ``answer`` is UNSET
+    unless FINAL was called, in this cell or before.
     """
 
     stdout: str
@@ -56,6 +58,9 @@ class ExecResult:
     dropped_bytes: int = 0
     interrupted: bool = False
     live_threads: int = 0
+    blocked: str | None = None
+    spent_s: float = 0.0
+    restored: Restored | None = None
 
     @property
     def is_final(self) -> bool:
@@ -88,6 +93,10 @@ class REPL:
         """A file that already holds the context's bytes, so that it is not written again."""
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
+        self.on_cell: Callable[[int, bool], None] = lambda _cell, _failed: None
+        """Called with a cell's number when it has ended, and whether it failed."""
+        self.itemised: frozenset[str] = frozenset()
+        """Functions that keep the answers of failed cells themselves, item by item."""
         self._sandbox: sandboxes.Sandbox | None = None
         self._own_context: Path | None = None
         self._namespace: dict[str, Any] = {
@@ -140,6 +149,9 @@ class REPL:
             dropped_bytes=outcome.dropped_bytes,
             interrupted=outcome.interrupted,
             live_threads=outcome.live_threads,
+            blocked=outcome.blocked,
+            spent_s=outcome.spent_s,
+            restored=outcome.restored,
         )
 
     def _make_sandbox(self, host: driver.Driver) -> sandboxes.Sandbox:
@@ -158,10 +170,14 @@ class REPL:
                 )
         kind, size_bytes = self._place_context(host, context)
         contents = sandboxes.Contents(
-            data, functions, kind, self.context_path, size_bytes, self.limits
+            data, functions, kind, self.context_path, size_bytes, self.limits, self.itemised
         )
         return sandboxes.Sandbox(
-            host, contents, on_final=self._record_final, on_call=self._record_call
+            host,
+            contents,
+            on_final=self._record_final,
+            on_call=self._record_call,
+            on_cell=self.on_cell,
         )
 
     def _place_context(self, host: driver.Driver, context: Any) -> tuple[Any, int]:

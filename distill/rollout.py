@@ -129,6 +129,8 @@ class Rollout:
         repl.limits = options.limits or repl.limits
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
+        repl.itemised = frozenset(("worker", "worker_batch"))
+        repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
         return repl
 
     def primitive_lines(self) -> dict[str, str]:
@@ -236,6 +238,8 @@ class Rollout:
             elapsed_s=call.elapsed_s,
             value=call.value,
             error=call.error,
+            key=call.key,
+            reused=call.reused,
         )
 
     def _log_end(self, status: Any, error: str | None) -> None:

@@ -70,10 +70,14 @@ class Init(Message, frozen=True):
 
 
 class RunCell(Message, frozen=True):
-    """Run this code as the cell of this number (the same message goes driver → keeper)."""
+    """Run this code as the cell of this number (the same message goes driver → keeper).
+
+    ``spent_s`` is what counts against ``run_s`` already: all cells of the run, in whatever jail.
+    """
 
     cell: Count
     code: Text
+    spent_s: Seconds = 0.0
 
 
 class Reply(Message, frozen=True):

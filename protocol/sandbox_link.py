@@ -102,6 +102,8 @@ class JailLost(Message, frozen=True):
     stderr: Text = ""
     elapsed_s: Seconds = 0.0
     cpu_s: Seconds = 0.0
+    spent_s: Seconds = 0.0
+    """What the open cell used of ``run_s``."""
 
 
 class HostCall(Message, frozen=True):
@@ -148,6 +150,8 @@ class CellDone(Message, frozen=True):
     interrupted: bool = False
     """The soft deadline passed while it ran."""
     live_threads: Count = 0
+    spent_s: Seconds = 0.0
+    """What the cell used of ``run_s``."""
 
 
 class CloseJail(Message, frozen=True):

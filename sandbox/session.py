@@ -79,7 +79,6 @@ class Session:
         self._context_fd = context_fd
         self._talk = Conversation(TRANSITIONS, peer="jail")
         self._started_s = time.monotonic()
-        self._run_spent_s = 0.0
         self._pid = 0
         self.socket: FrameSocket | None = None
         self.verdict: Verdict | None = None
@@ -135,7 +134,7 @@ class Session:
         self._calls.start_cell()
         self._transcript = Transcript(self.limits.output_bytes)
         self._clock = CellClock(self._pid)
-        self._deadline = Deadline(self._clock, self.limits, self._run_spent_s)
+        self._deadline = Deadline(self._clock, self.limits, message.spent_s)
         self._tell(message)
 
     def reply(self, message: CallReply) -> None:
@@ -224,7 +223,6 @@ class Session:
         if done.cell != self._cell or self._clock is None:
             raise RemoteProtocolError(f"Done of cell {done.cell}", peer="jail")
         clock, self._clock = self._clock, CellClock(self._pid)
-        self._run_spent_s += clock.spent_s
         self._calls.start_cell()
         self._cell = None
         self._send(
@@ -240,6 +238,7 @@ class Session:
                 dropped_bytes=done.dropped_bytes + self._transcript.dropped_bytes,
                 interrupted=self._deadline is not None and self._deadline.interrupted,
                 live_threads=done.live_threads,
+                spent_s=clock.spent_s,
             )
         )
         self._transcript = Transcript(self.limits.output_bytes)
@@ -316,6 +315,7 @@ class Session:
                 stderr=self._transcript.stderr if self._cell is not None else "",
                 elapsed_s=clock.elapsed_s if clock else 0.0,
                 cpu_s=clock.cpu_s if clock else 0.0,
+                spent_s=clock.spent_s if clock else 0.0,
             )
         )
         if self.socket is not None:

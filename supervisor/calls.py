@@ -20,14 +20,17 @@ from distill.protocol.message import Record
 from distill.supervisor.backends import Backend, messages_of
 from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
 from distill.supervisor.driver import Driver
-from distill.supervisor.host_calls import CURRENT_CALL
+from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
-from distill.supervisor.requests import Outcome
+from distill.supervisor.requests import Outcome, request_key
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.spares import Spares
+from distill.supervisor.text import printable
 from distill.traces import records
 
 BATCH_LIMIT = 20_000
 """Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
+NO_CALL = HostCallRecord(0, 0, "", (), {}, 0.0)
 
 
 @dataclass(slots=True)
@@ -37,7 +40,17 @@ class Tally:
     asked: int = 0
     done: int = 0
     failed: int = 0
+    reused: int = 0
     usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A call that waits for its answer: where it was made, and its ``call_key``."""
+
+    future: asyncio.Future[str]
+    place: dict[str, Any]
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +96,11 @@ class WorkerCalls:
         self._record = record
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
-        self._open: dict[str, tuple[asyncio.Future[str], dict[str, Any]]] = {}
+        self._open: dict[str, Open] = {}
         self._ended = False
         self._numbers = itertools.count(1)
         self.tally = Tally()
+        self.spares: Spares[records.Call] = Spares()
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
 
@@ -105,65 +119,85 @@ class WorkerCalls:
 
     def worker_batch(self, prompts: Any, **options: Any) -> list[Any]:
         """Ask about many prompts at once; answers come in their order. Options as ``worker``."""
-        if isinstance(prompts, str) or not isinstance(prompts, list | tuple):
-            raise WorkerError(
-                f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
-                kind="bad_request",
-            )
         return self._wait("worker_batch", prompts, options)
 
     def _wait(self, function: str, prompts: Sequence[Any], options: dict[str, Any]) -> list[Any]:
-        cell, call = CURRENT_CALL.get((0, 0))
-        work = self._batch(function, prompts, options, cell, call)
+        work = self._batch(function, prompts, options, CURRENT_CALL.get(NO_CALL))
         return asyncio.run_coroutine_threadsafe(work, self._driver.loop).result()
 
     # -- on the loop
 
     async def _batch(
-        self, function: str, prompts: Sequence[Any], options: dict[str, Any], cell: int, call: int
+        self, function: str, prompts: Any, options: dict[str, Any], caller: HostCallRecord
     ) -> list[Any]:
+        started_s = time.monotonic()
+        parsed: list[Any] = []
+        errors: dict[int, WorkerError] = {}
+        refusal: WorkerError | WorkerBatchError | None = None
+        try:
+            parsed = await self._ask(function, prompts, {**self._defaults, **options}, caller)
+            errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
+            if errors:
+                good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
+                refusal = WorkerBatchError(good, errors, len(parsed))
+        except WorkerError as error:
+            refusal = error
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
-        started_s = time.monotonic()
-        options = {**self._defaults, **options}
+        self._log.write(
+            records.Batch,
+            cell=caller.cell,
+            call=caller.call,
+            function=function,
+            items=len(parsed),
+            failed=len(errors),
+            elapsed_s=time.monotonic() - started_s,
+            key=caller.key if caller.function == function else "",
+            error=refusal and printable(str(refusal)),
+        )
+        if refusal is not None:
+            raise refusal
+        return parsed
+
+    async def _ask(
+        self, function: str, prompts: Any, options: dict[str, Any], caller: HostCallRecord
+    ) -> list[Any]:
+        """An answer or a WorkerError for each prompt. Raises WorkerError: none can be asked."""
+        if self._ended:
+            raise WorkerError("the run has ended", kind="cancelled")
+        # Numbered by us: one primitive may make several calls on behalf of one cell's call.
+        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
+        futures: list[asyncio.Future[str]] = []
+        self.tally.asked += len(requests)
+        asked = []
+        for item, request in enumerate(requests):
+            future: asyncio.Future[str] = self._driver.loop.create_future()
+            futures.append(future)
+            place = {"cell": caller.cell, "call": caller.call, "item": item, "function": function}
+            key = request_key(request)
+            self._open[request.id] = Open(future, place, key)
+            if (spare := self.spares.take(key)) is None:
+                asked.append(request)
+            else:
+                self._reuse(request, spare)
+        self._on_progress()
+        self._backend.submit(asked, self._deliver)
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        return [parse_answer(answer, options) for answer in answers]
+
+    def _requests(
+        self, prompts: Any, options: Mapping[str, Any], prefix: str
+    ) -> list[wire.Request]:
+        if not isinstance(prompts, list | tuple):
+            raise WorkerError(
+                f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
+                kind="bad_request",
+            )
         if len(prompts) > BATCH_LIMIT:
             raise WorkerError(
                 f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
             )
-        # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
-        futures: list[asyncio.Future[str]] = []
-        for item, request in enumerate(requests):
-            future: asyncio.Future[str] = self._driver.loop.create_future()
-            place = {"cell": cell, "call": call, "item": item, "function": function}
-            self._open[request.id] = (future, place)
-            futures.append(future)
-        self.tally.asked += len(requests)
-        self._on_progress()
-        self._backend.submit(requests, self._deliver)
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        parsed = [parse_answer(answer, options) for answer in answers]
-        errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
-        if self._ended:
-            raise WorkerError("the run ended", kind="cancelled")
-        self._log.write(
-            records.Batch,
-            cell=cell,
-            call=call,
-            function=function,
-            items=len(requests),
-            failed=len(errors),
-            elapsed_s=time.monotonic() - started_s,
-        )
-        if errors:
-            good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
-            raise WorkerBatchError(good, errors, len(parsed))
-        return parsed
-
-    def _requests(
-        self, prompts: Sequence[Any], options: Mapping[str, Any], prefix: str
-    ) -> list[wire.Request]:
         sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
         chat, system = options.get("chat", True), options.get("system")
         requests = []
@@ -178,23 +212,53 @@ class WorkerCalls:
                 )
         return requests
 
+    def _reuse(self, request: wire.Request, spare: records.Call) -> None:
+        """Answer with what an equal call had got; a line in the log says so."""
+        opened = self._open.pop(request.id)
+        line = msgspec.structs.replace(
+            spare,
+            **self._log.stamp(spare.producer),
+            **opened.place,
+            id=request.id,
+            turn=self._log.turn,
+            source="reused",
+            prompt_token_ids=None,
+            token_ids=None,
+            logprobs=None,
+            queue_s=0.0,
+            compute_s=0.0,
+            total_s=0.0,
+        )
+        try:
+            self._log.calls([line])
+        except OSError as error:
+            opened.future.set_exception(WorkerError(f"the log can't be written: {error}"))
+            return
+        self.spares.enter(opened.place["cell"], opened.key, spare)
+        self.tally.reused += 1
+        self.tally.done += 1
+        opened.future.set_result(spare.response or "")
+
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
         wanted = [o for o in outcomes if o.request.id in self._open]
         if not wanted:
             return
-        calls = [self._call(o, self._open[o.request.id][1]) for o in wanted]
+        calls = [self._call(o, self._open[o.request.id].place) for o in wanted]
         try:
             self._log.calls(calls)
         except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
             for outcome in wanted:
-                future, _ = self._open.pop(outcome.request.id)
+                future = self._open.pop(outcome.request.id).future
                 if not future.done():
                     future.set_exception(WorkerError(f"the log can't be written: {error}"))
             return
         for outcome, call in zip(wanted, calls, strict=True):
-            future, _ = self._open.pop(outcome.request.id)
+            opened = self._open.pop(outcome.request.id)
+            future = opened.future
             self._count(call)
+            if call.response is not None:
+                self.spares.enter(call.cell, opened.key, call)
             if future.done():
                 continue
             if isinstance(outcome.result, wire.Failure):
@@ -263,9 +327,9 @@ class WorkerCalls:
         self._ended = True
         open_calls, self._open = self._open, {}
         self._backend.cancel(set(open_calls))
-        for future, _ in open_calls.values():
-            if not future.done():
-                future.set_exception(WorkerError("the run ended", kind="cancelled"))
+        for opened in open_calls.values():
+            if not opened.future.done():
+                opened.future.set_exception(WorkerError("the run ended", kind="cancelled"))
 
 
 def _model(card: wire.ModelCard | None, name: str) -> records.Model:

@@ -2,20 +2,30 @@
 
 import contextvars
 import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import WorkerBatchError, WorkerError
+from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.jail_link import CallError
+from distill.protocol.sandbox_link import CallReply, HostCall
+from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.ledger import Answer, Ledger, call_key
+from distill.supervisor.spares import Spares
 from distill.supervisor.text import printable
 
-CURRENT_CALL: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("CURRENT_CALL")
-"""The (cell, call) on whose behalf a host function runs."""
+ITEM_DETAIL_CHARS = 1000
+"""Of the reason why an item of a batch failed, in the error that the cell is raised."""
 
 
 @dataclass(slots=True)
 class HostCallRecord:
-    """One host function call, exact both ways, for the log."""
+    """One host function call, exact both ways, for the log. ``key`` is ``ledger.call_key``.
+
+    ``reused``: the value is what an equal call of a failed cell had got.
+    """
 
     cell: int
     call: int
@@ -25,11 +35,19 @@ class HostCallRecord:
     elapsed_s: float
     value: Any = None
     error: str | None = None
+    key: str = ""
+    reused: bool = False
+
+
+CURRENT_CALL: contextvars.ContextVar[HostCallRecord] = contextvars.ContextVar("CURRENT_CALL")
+"""The call on whose behalf a host function runs."""
 
 
 def call_error(error: Exception) -> CallError:
     if isinstance(error, WorkerBatchError):
-        reasons = {index: printable(str(each)[:1000]) for index, each in error.errors.items()}
+        reasons = {
+            index: printable(str(each)[:ITEM_DETAIL_CHARS]) for index, each in error.errors.items()
+        }
         return CallError(
             "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
         )
@@ -51,3 +69,76 @@ def is_json(value: Any, depth: int = 0) -> bool:
         or isinstance(value, str | bool | int)
         or (isinstance(value, float) and math.isfinite(value))
     )
+
+
+class HostFunctions:
+    """The functions of one session: they run here, with hostile arguments, in threads.
+
+    ``ledger`` has what each finished call got, ``spares`` what equal calls may be given
+    (``itemised`` functions keep those themselves). ``on_call(record)`` logs a call.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        functions: Mapping[str, Callable[..., Any]],
+        itemised: frozenset[str],
+        on_call: Callable[[HostCallRecord], None],
+    ) -> None:
+        self._driver = driver
+        self._functions = functions
+        self._itemised = itemised
+        self._on_call = on_call
+        self.ledger = Ledger()
+        self.spares: Spares[Answer] = Spares()
+
+    async def answer(self, call: HostCall) -> CallReply:
+        """Run the function, whatever comes of it; the reply, once the call is in the log."""
+        record = HostCallRecord(call.cell, call.call, call.function, call.args, call.kwargs, 0.0)
+        started_s = time.monotonic()
+        CURRENT_CALL.set(record)
+        try:
+            await self._settle(record)
+            reply = CallReply(call.jail, call.call, value=record.value)
+            DRIVER_TO_KEEPER.encode(reply)
+        except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
+            record.value, record.error = None, f"{type(error).__name__}: {error}"
+            reply = CallReply(call.jail, call.call, error=call_error(error))
+        record.elapsed_s = time.monotonic() - started_s
+        try:
+            self._on_call(record)
+        except Exception as error:  # noqa: BLE001  (a full disk: the cell must not wait for ever)
+            return CallReply(call.jail, call.call, error=call_error(error))
+        answer = Answer(record.value, reply.error)
+        self.ledger.enter(call.cell, record.key, answer)
+        if answer.error is None and call.function not in self._itemised:
+            self.spares.enter(call.cell, record.key, answer)
+        return reply
+
+    async def _settle(self, record: HostCallRecord) -> None:
+        """Find the value: one that nothing came of before, or the function's."""
+        function = self._functions.get(record.function)
+        if function is None:
+            raise LookupError(f"there is no function {record.function!r}")
+        if not is_json([record.args, record.kwargs]):
+            raise TypeError("the arguments are no JSON values")
+        record.key = call_key(record.function, record.args, record.kwargs)
+        if (spare := self.spares.take(record.key)) is not None:
+            record.value, record.reused = spare.value, True
+            return
+        value = await in_thread(self._driver, lambda: function(*record.args, **record.kwargs))
+        if not is_json(value):
+            raise TypeError(
+                f"{record.function} returned a {type(value).__name__} that JSON can't hold"
+            )
+        record.value = value
+
+    def answer_again(self, call: HostCall) -> CallReply | None:
+        """The reply that this call of a finished cell had got; None if it never made it."""
+        key = ""
+        if call.function in self._functions and is_json([call.args, call.kwargs]):
+            key = call_key(call.function, call.args, call.kwargs)
+        answer = self.ledger.give(call.cell, key)
+        if answer is None:
+            return None
+        return CallReply(call.jail, call.call, answer.value, answer.error)

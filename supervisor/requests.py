@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from distill.protocol import worker_link as wire
+from distill.supervisor.ledger import content_hash
 from distill.traces import records
 
 CHARS_PER_TOKEN = 3
@@ -35,6 +37,16 @@ class Pending:
     tokens: int
     since: float
     deaths: int = 0
+
+
+def request_key(request: wire.Request) -> str:
+    """The hash of what is asked: equal requests may be given each other's answers."""
+    return asked_key(request.messages, request.prompt, request.sampling)
+
+
+def asked_key(messages: Any, prompt: str | None, sampling: wire.Sampling) -> str:
+    """The hash of a conversation (ChatMessages, or dicts of their fields) or a prompt."""
+    return content_hash([messages, prompt, sampling])
 
 
 def estimate_tokens(request: wire.Request) -> int:

@@ -11,12 +11,12 @@ from distill.traces import records
 class RunLog:
     """A run's records, stamped with its id and the turn that is open."""
 
-    def __init__(self, journal: Journal, run: str) -> None:
+    def __init__(self, journal: Journal, run: str, messages: int = 0) -> None:
         self.journal = journal
         self.run = run
         self.turn = 0
         self.driver = records.Producer("driver", "driver", os.getpid())
-        self._messages = 0
+        self._messages = messages
 
     def stamp(self, producer: records.Producer | None = None) -> dict[str, Any]:
         """The fields that every record of this run has."""
@@ -32,14 +32,22 @@ class RunLog:
         self.journal.supervisor(*named)
         self.journal.worker(named)
 
-    def message(self, role: Any, content: str) -> int:
-        """A message was added to the conversation; its index."""
+    def message(self, role: Any, content: str) -> None:
+        """A message was added to the conversation."""
+        self.journal.supervisor(self._message(role, content))
+
+    def reply(self, content: str, **fields: Any) -> None:
+        """The supervisor model replied: the message and the turn, both or neither."""
+        message = self._message("assistant", content)
+        turn = records.Turn(**self.stamp(), turn=self.turn, reply_index=message.index, **fields)
+        self.journal.supervisor(message, turn)
+
+    def _message(self, role: Any, content: str) -> records.Message:
         index = self._messages
         self._messages += 1
-        self.journal.supervisor(
-            records.Message(**self.stamp(), index=index, turn=self.turn, role=role, content=content)
+        return records.Message(
+            **self.stamp(), index=index, turn=self.turn, role=role, content=content
         )
-        return index
 
     def write(self, kind: type[records.SupervisorRecord], **fields: Any) -> None:
         """A record of any other kind, in supervisor.jsonl."""

@@ -6,21 +6,32 @@ on this side, and a lie harms the liar's own namespace only.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from distill.errors import SandboxError
 from distill.protocol import sandbox_link as wire
-from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.errors import LocalProtocolError
-from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Variable
-from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord, call_error, is_json
+from distill.protocol.jail_link import CallError, Limits, RunCell
+from distill.supervisor.driver import Driver
+from distill.supervisor.history import (
+    CellOutcome,
+    FinishedCell,
+    Replay,
+    differing_names,
+    finished,
+    replayable,
+)
+from distill.supervisor.host_calls import HostCallRecord, HostFunctions, is_json
 from distill.supervisor.keeper_process import KeeperProcess
 from distill.traces import records
+from distill.traces.records import Restored
 
 START_DEADLINE_S = 60.0
 CONTEXT_BYTES_PER_S = 10 << 20
@@ -42,30 +53,16 @@ class Contents:
     path: Path | None = None
     size_bytes: int = 0
     limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True, slots=True)
-class CellOutcome:
-    """What came of a cell. ``lost`` says how the jail died, and then the namespace is new."""
-
-    cell: int
-    stdout: str
-    stderr: str
-    elapsed_s: float
-    cpu_s: float
-    error: CellError | None = None
-    lost: str | None = None
-    variables: tuple[Variable, ...] = ()
-    dropped_bytes: int = 0
-    interrupted: bool = False
-    live_threads: int = 0
+    itemised: frozenset[str] = frozenset()
+    """Functions that keep the answers of failed cells themselves, finer than by call."""
 
 
 class Sandbox:
     """One keeper and its jail. All methods are called on the driver's loop.
 
     ``on_final(cell, value)`` is called once, before the jail hears that its FINAL was
-    recorded; ``on_call(record)`` after every host call.
+    recorded; ``on_call(record)`` after every host call; ``on_cell(cell, failed)`` when a cell
+    has ended.
     """
 
     def __init__(
@@ -75,18 +72,23 @@ class Sandbox:
         *,
         on_final: Callable[[int, Any], None],
         on_call: Callable[[HostCallRecord], None],
+        on_cell: Callable[[int, bool], None] = lambda _cell, _failed: None,
     ) -> None:
         self._driver = driver
         self._contents = contents
         self._on_final = on_final
-        self._on_call = on_call
+        self._on_cell = on_cell
         self._keeper: KeeperProcess | None = None
         self._changed = asyncio.Event()
         self._cell = 0
         self._outcome: CellOutcome | None = None
         self._has_final = False
         self._final_s: float | None = None
-        self._lost_between: str | None = None
+        self._spent_s = 0.0
+        self._replay: Replay | None = None
+        self.functions = HostFunctions(driver, contents.functions, contents.itemised, on_call)
+        self.history: list[FinishedCell] = []
+        """Cells whose effects stand, oldest first."""
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -102,8 +104,21 @@ class Sandbox:
         """How its jails are built, once the keeper has said."""
         return self._keeper.plan if self._keeper else None
 
-    async def start(self) -> None:
-        """Make a jail ready. Raises SandboxError if none can be built or started."""
+    async def start(self) -> Restored | None:
+        """Make a jail ready, unless one is, with what stands of the finished cells.
+
+        Raises SandboxError if none can be built or started.
+        """
+        if self._is_ready:
+            return None
+        await self._start_jail()
+        return await self._restore()
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._keeper is not None and self._keeper.state == "idle"
+
+    async def _start_jail(self) -> None:
         failure = None
         for _ in range(KEEPER_STARTS_LIMIT):
             if self._is_closed:
@@ -143,17 +158,87 @@ class Sandbox:
 
     async def execute(self, code: str) -> CellOutcome:
         """Run one cell to its end, whatever end that is. Raises SandboxError: none can run."""
-        if self._keeper is None or self._keeper.state != "idle":
-            await self.start()
+        restored = await self.start()
         self._cell += 1
+        if restored is not None and restored.why is not None:
+            # The names that this cell counts on are gone: better told than run.
+            lost = "not run: the jail had died before it"
+            outcome = CellOutcome(self._cell, "", "", 0.0, 0.0, lost=lost, restored=restored)
+        else:
+            outcome = await self._run(self._cell, code, self._spent_s)
+            self._spent_s += outcome.spent_s
+        failed = outcome.error is not None or outcome.lost is not None
+        self.functions.spares.settle(self._cell, failed=failed)
+        self._on_cell(self._cell, failed)
+        if outcome.lost is None:
+            self.history.append(finished(outcome, code))
+        elif outcome.restored is None and not self._has_final and not self._is_closed:
+            # Where no jail can be had now, the next cell says why.
+            with contextlib.suppress(SandboxError):
+                outcome = replace(outcome, restored=await self.start())
+        return outcome
+
+    # -- running finished cells again
+
+    async def _restore(self) -> Restored:
+        """Run the finished cells again in a fresh jail, as far as that is sound."""
+        started_s = time.monotonic()
+        before = self.history
+        stands, why = replayable(before)
+        while (replay := await self._run_again(stands)).failed is not None:
+            why = replay.why
+            stands = [cell for cell in stands if cell.number < replay.failed]
+            await self._drop_jail()
+            await self._start_jail()
+        self.history = stands
+        last = stands[-1].variables if stands else ()
+        restored = Restored(
+            upto=stands[-1].number if stands else 0,
+            cells=len(stands),
+            elapsed_s=time.monotonic() - started_s,
+            why=why,
+            lost_names=differing_names(before[-1].variables, last) if why is not None else (),
+            changed_names=differing_names(last, replay.variables),
+            differing=tuple(replay.differing),
+        )
+        if before:
+            self._driver.event(
+                "session_restored", self.producer, **msgspec.structs.asdict(restored)
+            )
+        return restored
+
+    async def _run_again(self, cells: Sequence[FinishedCell]) -> Replay:
+        """Run these cells with the answers they got; stops at the first that goes otherwise."""
+        self.functions.ledger.rewind()
+        replay = self._replay = Replay()
+        spent_s = 0.0  # a budget of its own: the run's is not touched
+        try:
+            for cell in cells:
+                outcome = await self._run(cell.number, cell.code, spent_s)
+                spent_s += outcome.spent_s
+                replay.compare(cell, outcome, missing=self.functions.ledger.missing(cell.number))
+                if replay.failed is not None:
+                    break
+        finally:
+            self._replay = None
+        return replay
+
+    async def _drop_jail(self) -> None:
+        """Have the jail killed, and wait until it is."""
+        keeper = self._keeper
+        if keeper is not None and keeper.state in ("idle", "running"):
+            keeper.close_jail()
+            await keeper.until(lambda: keeper.state not in ("idle", "running"), START_DEADLINE_S)
+
+    async def _run(self, number: int, code: str, spent_s: float) -> CellOutcome:
+        """Run a cell in the jail that is ready, to its end."""
+        assert self._keeper is not None
         self._outcome = self._final_s = None
         started_s = time.monotonic()
-        if self._lost_between is not None:
-            # The names that this cell counts on are gone: better told than run.
-            self._lose(f"not run: the jail had died before it ({self._lost_between})", started_s)
-            self._lost_between = None
-        else:
-            self._run(code)
+        try:
+            self._keeper.send(RunCell(number, code, spent_s))
+        except LocalProtocolError as error:
+            raise SandboxError(f"the cell can't be sent: {error}") from error
         while self._outcome is None:
             self._changed.clear()
             try:
@@ -161,13 +246,6 @@ class Sandbox:
             except TimeoutError:
                 self._give_up(started_s)
         return self._outcome
-
-    def _run(self, code: str) -> None:
-        assert self._keeper is not None
-        try:
-            self._keeper.send(RunCell(self._cell, code))
-        except LocalProtocolError as error:
-            raise SandboxError(f"the cell can't be sent: {error}") from error
 
     def _patience_s(self) -> float:
         """How long the keeper may say nothing; it enforces the limits, this only doubts it."""
@@ -217,12 +295,16 @@ class Sandbox:
         self._changed.set()
 
     def _on_jail_lost(self, lost: wire.JailLost, before: str) -> None:
-        if before == "idle" and self._cell:
-            self._lost_between = lost.detail
-        elif before == "running":
+        if before == "running":
             # Also where the cell crossed this message on its way: then it never ran.
             self._outcome = CellOutcome(
-                self._cell, lost.stdout, lost.stderr, lost.elapsed_s, lost.cpu_s, lost=lost.detail
+                self._cell,
+                lost.stdout,
+                lost.stderr,
+                lost.elapsed_s,
+                lost.cpu_s,
+                lost=lost.detail,
+                spent_s=lost.spent_s,
             )
 
     def _on_cell_done(self, done: wire.CellDone) -> None:
@@ -238,6 +320,8 @@ class Sandbox:
                 dropped_bytes=done.dropped_bytes,
                 interrupted=done.interrupted,
                 live_threads=done.live_threads,
+                spent_s=done.spent_s,
+                open_calls=len(self._tasks),
             )
 
     def _lose(self, why: str, started_s: float | None) -> None:
@@ -253,46 +337,23 @@ class Sandbox:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, call: wire.HostCall) -> None:
-        """Run the function with its hostile arguments, and reply whatever came of it."""
-        record = HostCallRecord(call.cell, call.call, call.function, call.args, call.kwargs, 0.0)
-        started_s = time.monotonic()
-        function = self._contents.functions.get(call.function)
-        CURRENT_CALL.set((call.cell, call.call))
-        try:
-            record.value = await self._call(function, call)
-            reply = wire.CallReply(call.jail, call.call, value=record.value)
-            DRIVER_TO_KEEPER.encode(reply)
-        except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
-            record.value, record.error = None, f"{type(error).__name__}: {error}"
-            reply = wire.CallReply(call.jail, call.call, error=call_error(error))
-        record.elapsed_s = time.monotonic() - started_s
-        try:
-            self._on_call(record)
-        except Exception as error:  # noqa: BLE001  (a full disk: the cell must not wait for ever)
-            reply = wire.CallReply(call.jail, call.call, error=call_error(error))
-        self._reply(reply)
-
-    async def _call(self, function: Callable[..., Any] | None, call: wire.HostCall) -> Any:
-        """The function's value. Raises what it raised, and for what JSON can't hold."""
-        if function is None:
-            raise LookupError(f"there is no function {call.function!r}")
-        if not is_json([call.args, call.kwargs]):
-            raise TypeError("the arguments are no JSON values")
-        value = await in_thread(self._driver, lambda: function(*call.args, **call.kwargs))
-        if not is_json(value):
-            raise TypeError(
-                f"{call.function} returned a {type(value).__name__} that JSON can't hold"
-            )
-        return value
+        if self._replay is None:
+            self._reply(await self.functions.answer(call))
+        elif (reply := self.functions.answer_again(call)) is not None:
+            self._reply(reply)
+        elif self._keeper is not None:
+            self._replay.unknown_call = call.function
+            self._keeper.close_jail()
 
     def _on_final_answer(self, final: wire.FinalAnswer) -> None:
         error = None
         if not is_json(final.value):
             error = CallError("FinalError", "FINAL takes JSON-like values only")
         else:
-            self._final_s = self._final_s or time.monotonic()
             try:
-                if not self._has_final:
+                if self._replay is None:
+                    self._final_s = self._final_s or time.monotonic()
+                if self._replay is None and not self._has_final:
                     self._on_final(final.cell, final.value)
                     self._has_final = True
             except OSError as failure:

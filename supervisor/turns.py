@@ -6,8 +6,10 @@ from typing import Any, Literal, Protocol
 
 from distill.models import ModelHandler, Usage, check_response, model_name
 from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.history import told
 from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.standing import Standing
 from distill.supervisor.text import clip, printable
 from distill.traces import records
 
@@ -23,6 +25,7 @@ NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have 
 LAST = """\
 There are no turns left. Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
+STARTS_ANEW = "The REPL starts anew: all names but the given ones are lost."
 VARIABLES_SHOWN = 30
 TRACEBACK_CHARS = 2000
 
@@ -66,32 +69,54 @@ class TurnLoop:
         self._messages: list[dict[str, str]] = []
         self.turns = Turns()
 
-    async def run(self, messages: Sequence[dict[str, str]]) -> Turns:
-        """Work until FINAL or the last turn. Raises ModelError, SandboxError."""
+    async def run(
+        self, messages: Sequence[dict[str, str]], standing: Standing | None = None
+    ) -> Turns:
+        """Work until FINAL or the last turn, from the start or from where a run stood.
+
+        Raises ModelError, SandboxError.
+        """
         for message in messages:
             self._add(message["role"], message["content"])
-        for turn in range(1, self._max_iterations + 1):
+        if standing is not None and await self._take_up(standing):
+            return self.turns
+        for turn in range(self.turns.iterations + 1, self._max_iterations + 1):
             self._log.turn = self.turns.iterations = turn
             self._on_progress()
-            if await self._turn(turn):
+            if await self._turn(turn, await self._reply(forced=False)):
                 return self.turns
-        await self._force()
+        self._log.turn = self.turns.iterations + 1
+        self._add("user", LAST)
+        await self._force(await self._reply(forced=True))
         return self.turns
 
-    def _add(self, role: str, content: str) -> int:
-        self._messages.append({"role": role, "content": content})
-        return self._log.message(role, content)
+    async def _take_up(self, standing: Standing) -> bool:
+        """Go on where the run stood; whether it has its answer, or its last word, now."""
+        self._messages = list(standing.messages)
+        self.turns.usage = standing.usage
+        self._log.turn = self.turns.iterations = standing.turn
+        if standing.asked_last:
+            self.turns.iterations -= standing.reply is not None
+            self._log.turn = self.turns.iterations + 1
+            await self._force(standing.reply or await self._reply(forced=True), standing.cells)
+            return True
+        if standing.reply is None:
+            return False
+        return await self._turn(standing.turn, standing.reply, standing.cells)
 
-    async def _turn(self, turn: int) -> bool:
-        """One reply and its cells; whether the run has its answer."""
-        text = await self._reply(forced=False)
+    def _add(self, role: str, content: str) -> None:
+        self._messages.append({"role": role, "content": content})
+        self._log.message(role, content)
+
+    async def _turn(self, turn: int, text: str, done: Sequence[Any] = ()) -> bool:
+        """A reply's cells, the first of which may be done; whether the run has its answer."""
         reply = read_reply(text)
         if not reply.blocks:
             self._add("user", self._with_nudge(NO_CODE.format(problem=reply.problem), turn))
             return False
         shown = []
         for position, code in enumerate(reply.blocks):
-            result = await self._cell(code)
+            result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 return self._final(result)
             shown.append(render(result))
@@ -103,13 +128,10 @@ class TurnLoop:
         self._add("user", self._with_nudge("\n\n".join(shown), turn))
         return False
 
-    async def _force(self) -> None:
-        """One more reply, which is the answer whatever it is."""
-        self._log.turn = self.turns.iterations + 1
-        self._add("user", LAST)
-        text = await self._reply(forced=True)
-        for code in read_reply(text).blocks:
-            result = await self._cell(code)
+    async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
+        """The last reply, which is the answer whatever it is."""
+        for position, code in enumerate(read_reply(text).blocks):
+            result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 self._final(result)
                 return
@@ -127,12 +149,10 @@ class TurnLoop:
         )
         text = printable(response.text)
         self.turns.usage += response.usage
-        index = self._add("assistant", text)
-        self._log.write(
-            records.Turn,
-            turn=self._log.turn,
+        self._messages.append({"role": "assistant", "content": text})
+        self._log.reply(
+            text,
             request_messages=request_messages,
-            reply_index=index,
             model=response.model or model_name(self._supervisor),
             usage=token_usage(response.usage),
             elapsed_s=response.elapsed,
@@ -194,6 +214,9 @@ def cell_fields(turn: int, code: str, result: Any) -> dict[str, Any]:
         "dropped_bytes": result.dropped_bytes,
         "interrupted": result.interrupted,
         "live_threads": result.live_threads,
+        "blocked": result.blocked,
+        "spent_s": result.spent_s,
+        "restored": result.restored,
     }
 
 
@@ -209,10 +232,8 @@ def render(result: Any) -> str:
     if result.error is not None:
         parts.append(clip(result.error.traceback.rstrip(), TRACEBACK_CHARS))
     if result.lost is not None:
-        parts.append(
-            f"The cell was killed: {result.lost}. The REPL starts anew: all names but the "
-            "given ones are lost."
-        )
+        parts.append(f"The cell was killed: {result.lost}.")
+        parts.append(told(result.restored) if result.restored is not None else STARTS_ANEW)
     if len(parts) == 1:
         parts.append("(no output)")
     if result.variables:

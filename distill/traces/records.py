@@ -132,11 +132,30 @@ class CellFailure(Part, frozen=True):
     line: int | None = None
 
 
+class Restored(Part, frozen=True):
+    """How a session came back after its jail had died, by running its finished cells again.
+
+    ``upto`` is the last cell that stands (0: none), ``why`` says what could not be run again
+    (null: everything stands). ``lost_names`` are gone or hold something older,
+    ``changed_names`` hold other values now; ``differing`` cells printed other text.
+    """
+
+    upto: int
+    cells: int
+    elapsed_s: float
+    why: str | None = None
+    lost_names: tuple[str, ...] = ()
+    changed_names: tuple[str, ...] = ()
+    differing: tuple[int, ...] = ()
+
+
 class Cell(Record, frozen=True, tag="cell"):
     """One block of the model's code and what came of it.
 
     ``status``: ``ok``, ``error`` (it raised), ``final`` (it called FINAL) or ``lost`` (the
-    jail died: ``lost`` says how). ``cpu_s`` is the jail's CPU time during the cell.
+    jail died: ``lost`` says how, ``restored`` what came back). ``cpu_s`` is the jail's CPU time
+    during the cell, ``spent_s`` what it used of the run's ``run_s``. ``blocked`` says why it can't
+    be run again, null if it can.
     """
 
     turn: int
@@ -153,10 +172,17 @@ class Cell(Record, frozen=True, tag="cell"):
     dropped_bytes: int = 0
     interrupted: bool = False
     live_threads: int = 0
+    blocked: str | None = None
+    spent_s: float = 0.0
+    restored: Restored | None = None
 
 
 class Primitive(Record, frozen=True, tag="primitive"):
-    """A host function called from a cell, other than the workers; exact both ways."""
+    """A host function called from a cell, other than the workers; exact both ways.
+
+    ``key`` is the hash of function and arguments. ``reused``: it did not run; the value is what
+    an equal call of a failed cell had got.
+    """
 
     cell: int
     call: int
@@ -166,10 +192,16 @@ class Primitive(Record, frozen=True, tag="primitive"):
     elapsed_s: float
     value: Any = None
     error: str | None = None
+    key: str = ""
+    reused: bool = False
 
 
 class Batch(Record, frozen=True, tag="batch"):
-    """A ``worker`` or ``worker_batch`` call: its items are ``call`` lines in worker.jsonl."""
+    """A ``worker`` or ``worker_batch`` call: its items are ``call`` lines in worker.jsonl.
+
+    ``key`` is the hash of function and arguments, empty where a primitive made the call.
+    ``error`` is what the cell was told if it was not the value.
+    """
 
     cell: int
     call: int
@@ -177,6 +209,8 @@ class Batch(Record, frozen=True, tag="batch"):
     items: int
     failed: int
     elapsed_s: float
+    key: str = ""
+    error: str | None = None
 
 
 class Final(Record, frozen=True, tag="final"):
@@ -245,7 +279,8 @@ class Call(Record, frozen=True, tag="call"):
 
     ``prompt`` is the text as the model saw it, template included; ``messages`` what was
     asked. ``token_ids`` and ``logprobs`` are as sampled, never retokenised. ``call`` and
-    ``item`` join it to its ``batch``, ``cell`` to its cell.
+    ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is ``reused`` where an
+    equal call of a failed cell had got this response: that line has the ids, and was paid for.
     """
 
     id: str
@@ -261,7 +296,7 @@ class Call(Record, frozen=True, tag="call"):
     usage: TokenUsage
     sampling: dict[str, Any]
     model: Model
-    source: Literal["sampled", "cached"] = "sampled"
+    source: Literal["sampled", "cached", "reused"] = "sampled"
     messages: tuple[dict[str, str], ...] | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None

@@ -57,6 +57,7 @@ class Host:
         self.folder = folder
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._jails = self._cells = 0
+        self._spent_s = 0.0
         self._talk = Conversation(TRANSITIONS, peer=KEEPER)
         self.log: list[dict[str, Any]] = []
         self.functions: dict[str, Function] = {}
@@ -151,6 +152,7 @@ class Host:
         self.close_jail()
         self._jails += 1
         self._cells = 0
+        self._spent_s = 0.0
         self.finals = []
         self.functions = {"FINAL": lambda value: None, **(functions or {})}
         self.jail = f"jail-{self._jails}"
@@ -184,7 +186,7 @@ class Host:
 
     def start(self, code: str) -> int:
         self._cells += 1
-        self.send(RunCell(self._cells, code))
+        self.send(RunCell(self._cells, code, self._spent_s))
         return self._cells
 
     def run(self, code: str, timeout_s: float = WAIT_S) -> CellDone | JailLost:
@@ -203,6 +205,7 @@ class Host:
                     self.finals.append(message.value)
                     self.send(CallReply(message.jail, message.call))
                 case CellDone() | JailLost():
+                    self._spent_s += message.spent_s
                     return message
                 case _:
                     raise AssertionError(message)

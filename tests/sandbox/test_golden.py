@@ -52,7 +52,7 @@ FROM_JAIL: list[dict[str, Any]] = [
 ]
 TO_JAIL: list[J.ToJail] = [
     J.Init(J.Limits(), {"query": "q", "n": 10**30}, ("worker", "FINAL"), "text", 11, 5),
-    J.RunCell(1, "print('ü')"),
+    J.RunCell(1, "print('ü')", 1.5),
     J.Reply(1, "answer"),
     J.Reply(2, 10**40),
     J.Reply(3, error=J.CallError("WorkerBatchError", "d", ("a", None), {1: "why"})),
