@@ -111,15 +111,33 @@ def test_that_all_calls_failed_is_an_error_not_an_answer(recipe: str) -> None:
     assert cell.error.name == "WorkerBatchError"
 
 
-def test_every_answer_has_a_weight_above_zero() -> None:
+def test_each_passage_could_change_the_vote() -> None:
+    """Where the others are as evenly divided as they can be, any one of them decides."""
     source = (resources.files("distill.supervisor.recipes") / "find.py").read_text("utf-8")
     namespace: dict[str, Any] = {"worker_window_tokens": 2048}
     exec(source.rsplit("\nFINAL(", 1)[0], namespace)
     passages, rarity = namespace["choose_passages"](TEXT, QUESTION, [namespace["Source"]("", 0)])
-    answers = [f"word{at}" for at in range(len(passages))]
+    answers = [TEXT[each.start : each.end].split()[0].title() for each in passages]
     votes = namespace["collect_votes"](TEXT, QUESTION, passages, answers, rarity)
     assert len(votes) == len(passages) == 120
-    assert all(vote.weight > 0 for vote in votes)
+    weights = sorted((vote.weight for vote in votes), reverse=True)
+    for position, weight in enumerate(weights):
+        others = weights[:position] + weights[position + 1 :]
+        assert _smallest_lead(others) < weight
+
+
+def _smallest_lead(weights: list[float]) -> float:
+    """How little two sides may be apart that share these votes, as far as some tries find."""
+    shuffle = random.Random(1).shuffle
+    leads = []
+    for _ in range(30):
+        sides = [0.0, 0.0]
+        last = weights[-30:]
+        shuffle(last)
+        for weight in (*weights[:-30], *last):
+            sides[sides.index(min(sides))] += weight
+        leads.append(abs(sides[0] - sides[1]))
+    return min(leads)
 
 
 def test_map_reduce_reads_all_and_ends_with_one_note() -> None:
