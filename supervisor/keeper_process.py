@@ -17,10 +17,19 @@ from distill.protocol import sandbox_link as wire
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
-from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, SpawnJail
+from distill.protocol.launcher_link import (
+    Exited,
+    FromLauncher,
+    JailContext,
+    Kill,
+    NotStarted,
+    Spawn,
+    SpawnJail,
+)
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import minimal_environment
+from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver
 from distill.traces import records
 
@@ -106,11 +115,15 @@ class KeeperProcess:
         self._conversation.sent(message)
         self._driver.send("sandboxes", self.name, payload)
 
-    def open_jail(self, opening: Callable[[str], wire.OpenJail], context_path: str) -> None:
+    def open_jail(
+        self, opening: Callable[[str], wire.OpenJail], context: ContextFile | None
+    ) -> None:
         """Start a jail and say what is in it. Raises SandboxError if that can't be sent."""
         assert self.plan is not None
         self.jail = f"{self.name}-jail-{next(self._jails)}"
-        self._driver.children.send(SpawnJail(self.jail, self.name, self.plan, context_path))
+        self._driver.children.send(SpawnJail(self.jail, self.name, self.plan))
+        if context is not None:
+            self._driver.children.send(JailContext(self.jail), context.fileno())
         try:
             self.send(opening(self.jail))
         except LocalProtocolError as error:
@@ -169,7 +182,11 @@ class KeeperProcess:
             case wire.JailReady():
                 self.failure = None
                 self._driver.event(
-                    "jail_ready", self.producer, jail=message.jail, start_s=message.start_s
+                    "jail_ready",
+                    self.producer,
+                    jail=message.jail,
+                    start_s=message.start_s,
+                    context=message.context,
                 )
             case wire.JailLost():
                 self.failure = f"the jail was lost: {message.detail}"
