@@ -39,8 +39,9 @@ class JailPlan(Value, frozen=True):
     """How to start a jail: what to execute, with which descriptors.
 
     ``argv`` finds its descriptors by these numbers: ``socket_fd`` one end of a fresh
-    socketpair, ``context_fd`` of one over which the sealed context comes, ``blobs`` sealed bytes (the seccomp
-    filter), ``status_fd`` where bubblewrap writes the interpreter's pid as JSON.
+    socketpair, ``context_fd`` of one over which the sealed context comes, ``blobs`` sealed
+    bytes (the seccomp filter), ``status_fd`` where bubblewrap writes the interpreter's pid as
+    JSON. The last word of ``argv`` is ``map`` or ``copy``: how a text is held inside.
     ``uid`` is what the launcher switches to first when it is root (None: stay).
     """
 

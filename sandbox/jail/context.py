@@ -109,8 +109,7 @@ def _agrees(kind: str) -> bool:
     width, _, highest = TEXT_KINDS[kind]
     plain = f"a{highest}b{highest}"
     data = b"".join(ord(character).to_bytes(width, sys.byteorder) for character in plain + "\0")
-    buffer = ctypes.create_string_buffer(HEADER_ROOM_BYTES + len(data))
-    buffer[HEADER_ROOM_BYTES:] = data
+    buffer = ctypes.create_string_buffer(bytes(HEADER_ROOM_BYTES) + data)
     _kept.append(buffer)
     made = _string_at(ctypes.addressof(buffer) + HEADER_ROOM_BYTES, len(data), kind)
     return (
