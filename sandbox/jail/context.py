@@ -32,6 +32,8 @@ WORD_BYTES = 8
 REFERENCES = 1 << 30
 """References that nobody ever drops: the string is not freed, resized or changed in place.
 Below what CPython 3.12 and later take for immortal, so it means the same in every version."""
+MODEL_LENGTH = 1009
+"""Of the string whose header is taken: a number that stands in it only where it is meant."""
 HEADER_ROOM_BYTES = 128
 """More than any header: 40 to 72 bytes up to CPython 3.14."""
 TEXT_KINDS = {
@@ -124,6 +126,7 @@ def _agrees(kind: str) -> bool:
         and made.isascii() == plain.isascii()
         and made.encode() == plain.encode()
         and made + "x" == plain + "x"
+        and ctypes.create_unicode_buffer(made)[:] == ctypes.create_unicode_buffer(plain)[:]
     )
 
 
@@ -151,17 +154,19 @@ def _failed(what: str) -> OSError:
 def _string_at(address: int, size_bytes: int, kind: str) -> Any:
     """The string whose characters, and a zero, begin at this address; its header goes before."""
     width, _, highest = TEXT_KINDS[kind]
-    model = highest * 2  # made now: nobody has interned it, or asked for its UTF-8
-    header_bytes = sys.getsizeof(model) - (len(model) + 1) * width
+    length = size_bytes // width - 1
+    model = highest * MODEL_LENGTH  # made now: nobody has interned it, or asked for its UTF-8
+    header_bytes = sys.getsizeof(model) - (MODEL_LENGTH + 1) * width
     header = address - header_bytes
     ctypes.memmove(header, id(model), header_bytes)
     words = (ctypes.c_ssize_t * (header_bytes // WORD_BYTES)).from_address(header)
     words[0] = REFERENCES
-    words[2] = size_bytes // width - 1
+    words[2] = length
     words[3] = -1  # its hash: not computed yet
-    # Beyond type, length, hash and state there are only caches of other forms: none is filled.
-    # (In 3.11 one of them may point at the model's own characters.)
-    words[5:] = [0] * (len(words) - 5)
+    # Beyond type, length, hash and state there are only other forms of the text, none made yet.
+    # But in 3.11 the wide form of a string of kind 4 is the string itself.
+    moved = {id(model) + header_bytes: address, MODEL_LENGTH: length}
+    words[5:] = [moved.get(word, word) for word in words[5:]]
     return ctypes.cast(header, ctypes.py_object).value
 
 

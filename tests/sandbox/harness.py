@@ -146,7 +146,7 @@ class Host:
     def open(
         self,
         limits: Limits | None = None,
-        context: str | list[Any] | dict[str, Any] | None = None,
+        context: str | list[Any] | dict[str, Any] | ContextFile | None = None,
         functions: dict[str, Function] | None = None,
         namespace: dict[str, Any] | None = None,
     ) -> JailReady | JailLost:
@@ -161,9 +161,11 @@ class Host:
         kind: ContextKind = "none"
         context_bytes = 0
         if context is not None:
-            with ContextFile(context) as file:
-                self.tell_launcher(JailContext(self.jail), file.fileno())
-                kind, context_bytes = file.kind, file.size_bytes
+            file = context if isinstance(context, ContextFile) else ContextFile(context)
+            self.tell_launcher(JailContext(self.jail), file.fileno())
+            kind, context_bytes = file.kind, file.size_bytes
+            if file is not context:
+                file.close()
         names = tuple(self.functions)
         self.send(
             OpenJail(self.jail, limits or Limits(), namespace or {}, names, kind, context_bytes)
