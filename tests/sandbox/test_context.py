@@ -140,7 +140,7 @@ def test_a_text_inside(host: Host, text: str, word: str, form: str) -> None:
 
 def test_no_context_and_json_are_told(host: Host) -> None:
     for context, form in ((None, "none"), ([1], "json"), ({}, "json")):
-        ready = host.open(SMALL, context=context)  # type: ignore[arg-type]
+        ready = host.open(SMALL, context=context)
         assert isinstance(ready, JailReady)
         assert ready.context == form
         assert host.printed("globals().get('context')") == (

@@ -172,7 +172,7 @@ CONSUMERS: dict[str, Callable[[str], Any]] = {
     "hash": lambda text: (hash(text), hash((text, 1))),
     "dict": lambda text: {text: 1}["".join(list(text))],
     "intern": sys.intern,
-    "attribute": lambda text: (setattr(Namespace, text, 1), getattr(Namespace, text))[1],
+    "attribute": lambda text: vars(type("Named", (), {text: 1}))[text],
     "class name": lambda text: type(text, (), {}).__name__,
     "keyword": lambda text: dict(**{text: 1}),
     "counter": collections.Counter,
@@ -197,10 +197,6 @@ CONSUMERS: dict[str, Callable[[str], Any]] = {
     "ord": lambda text: [ord(character) for character in text],
     "repr": lambda text: (repr(text), ascii(text), repr([text])),
 }
-
-
-class Namespace:
-    """Gets attributes of wild names."""
 
 
 @settings(max_examples=40, deadline=None)
