@@ -16,6 +16,7 @@ from distill.protocol import sandbox_link as wire
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.errors import LocalProtocolError
 from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Variable
+from distill.supervisor import standby
 from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord, call_error, is_json
@@ -110,9 +111,10 @@ class Sandbox:
                 raise SandboxError("the launcher died, and the sandbox with it")
             keeper = self._keeper
             if keeper is None or keeper.state == "gone":
-                keeper = self._keeper = KeeperProcess(self._driver, self)
+                keeper = self._keeper = standby.of(self._driver).take(self)
             await self._open(keeper)
             if keeper.state == "idle":
+                standby.of(self._driver).prepare()
                 return
             failure = keeper.failure
         raise SandboxError(failure or "the sandbox did not start")
@@ -196,6 +198,7 @@ class Sandbox:
             self._lose("the sandbox was closed", None)
         if self._keeper is not None:
             self._keeper.end()
+            standby.of(self._driver).expect_runs_soon()
 
     # -- what the keeper tells
 
