@@ -145,7 +145,9 @@ class Vote:
     def decide(self, question: str, answers: Sequence[str | None]) -> str | None:
         """Return the winner if the worker had said `answers` to the passages in their order."""
         recipe = self._recipe
-        passages, rarity = recipe["choose_passages"](self._text, question, [recipe["Source"]("", 0)])
+        passages, rarity = recipe["choose_passages"](
+            self._text, question, [recipe["Source"]("", 0)]
+        )
         votes = recipe["collect_votes"](self._text, question, passages, answers, rarity)
         totals = recipe["tally"](votes)
         return totals[0][0] if totals else None

@@ -8,15 +8,14 @@ adds names there; ``primitives=`` adds functions without one.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from distill.errors import InputError
 from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
+from distill.supervisor.context import ContextFile
 from distill.supervisor.host_calls import HostCallRecord, is_json
-from distill.supervisor.journal import encode_context
 from distill.supervisor.text import clip
 from distill.traces.records import Restored
 
@@ -89,8 +88,6 @@ class REPL:
         self.output_limit = output_limit
         self.limits = Limits()
         self.answer: Any = UNSET
-        self.context_path: Path | None = None
-        """A file that already holds the context's bytes, so that it is not written again."""
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
         self.on_cell: Callable[[int, bool], None] = lambda _cell, _failed: None
@@ -98,7 +95,7 @@ class REPL:
         self.itemised: frozenset[str] = frozenset()
         """Functions that keep the answers of failed cells themselves, item by item."""
         self._sandbox: sandboxes.Sandbox | None = None
-        self._own_context: Path | None = None
+        self._context_file: ContextFile | None = None
         self._namespace: dict[str, Any] = {
             "context": context,
             "query": query,
@@ -168,9 +165,10 @@ class REPL:
                     f"_namespace[{name!r}] is of type {type(value).__name__}: only JSON-like "
                     "data and functions can be given to the sandbox"
                 )
-        kind, size_bytes = self._place_context(host, context)
+        if context is not None:
+            self._context_file = ContextFile(context)
         contents = sandboxes.Contents(
-            data, functions, kind, self.context_path, size_bytes, self.limits, self.itemised
+            data, functions, self._context_file, self.limits, self.itemised
         )
         return sandboxes.Sandbox(
             host,
@@ -179,18 +177,6 @@ class REPL:
             on_call=self._record_call,
             on_cell=self.on_cell,
         )
-
-    def _place_context(self, host: driver.Driver, context: Any) -> tuple[Any, int]:
-        """Put the context into a file for the launcher, unless it stands in one."""
-        if context is None:
-            return "none", 0
-        kind = "text" if isinstance(context, str) else "json"
-        if self.context_path is None:
-            kind, data, _ = encode_context(context)
-            self._own_context = host.run_directory / f"context-{id(self)}"
-            self._own_context.write_bytes(data)
-            self.context_path = self._own_context
-        return kind, self.context_path.stat().st_size
 
     def _record_final(self, cell: int, value: Any) -> None:
         if self.answer is UNSET:
@@ -205,9 +191,9 @@ class REPL:
         if self._sandbox is not None:
             background.wait(self._sandbox.close())
             self._sandbox = None
-        if self._own_context is not None:
-            self._own_context.unlink(missing_ok=True)
-            self._own_context = None
+        if self._context_file is not None:
+            self._context_file.close()
+            self._context_file = None
 
     def __enter__(self) -> Self:
         return self

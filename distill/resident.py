@@ -27,7 +27,7 @@ from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sockets import Inbound
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
-from distill.supervisor import background, driver
+from distill.supervisor import background, driver, standby
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
@@ -125,6 +125,7 @@ class Resident:
 
     def serve(self) -> None:
         """Answer clients from now on, and let them find this engine."""
+        self._host.loop.call_soon_threadsafe(standby.of(self._host).expect_runs)
         (self._host.run_directory / "resident").touch()
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
 

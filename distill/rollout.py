@@ -98,7 +98,7 @@ class Rollout:
         """Store the context, index it, and make the REPL (its jail starts in ``work``)."""
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, path = await in_thread(self._host, store, self._context, self._options.sources)
+        self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
         index = await in_thread(self._host, SpanIndex, self._context)
         self._calls = WorkerCalls(
             self._host,
@@ -110,9 +110,9 @@ class Rollout:
             defaults=self._options.worker_options,
             on_progress=self._tell,
         )
-        self._repl = self._make_repl(path)
+        self._repl = self._make_repl()
 
-    def _make_repl(self, path: Path) -> REPL:
+    def _make_repl(self) -> REPL:
         options = self._options
         repl = options.repl_class(
             self._context,
@@ -122,8 +122,6 @@ class Rollout:
             options.output_limit,
             options.primitives,
         )
-        if repl.namespace.get("context") is self._context:
-            repl.context_path = path
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits

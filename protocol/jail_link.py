@@ -31,6 +31,11 @@ DEPTH_LIMIT = 102
 """Containers around a value in a frame: the message, its args, and 100 of the cell's own."""
 
 Stream = Literal["stdout", "stderr"]
+ContextKind = Literal["ascii", "latin-1", "ucs2", "ucs4", "json", "none"]
+"""How the context's memory file is to be read: characters of 1, 1, 2 or 4 bytes and a zero
+(the kinds of PEP 393), or JSON."""
+ContextForm = Literal["mapped", "copied", "json", "none"]
+"""How the interpreter holds it: a str over the mapping, a str of its own, a list or dict."""
 
 
 class Limits(Value, frozen=True):
@@ -58,13 +63,13 @@ class Init(Message, frozen=True):
     """Everything a fresh interpreter needs; it answers Ready before any cell runs.
 
     ``namespace`` are the names' values, ``functions`` the names that call the host.
-    The context is on descriptor ``context_fd`` as UTF-8 text or as JSON.
+    The context's memory file arrives on descriptor ``context_fd``, a socket.
     """
 
     limits: Limits
     namespace: dict[str, Json]
     functions: tuple[Name, ...]
-    context_kind: Literal["text", "json", "none"]
+    context_kind: ContextKind
     context_fd: int
     context_bytes: Count
 
@@ -106,6 +111,7 @@ class Ready(Message, frozen=True):
 
     python: Name
     filtered: bool
+    context: ContextForm
     context_s: Seconds
 
 

@@ -31,8 +31,12 @@ class SpawnJail(Message, frozen=True):
     jail: Name
     keeper: Name
     plan: JailPlan
-    context_path: str = ""
-    """The file that holds the context; empty: none."""
+
+
+class JailContext(Message, frozen=True):
+    """Pass the attached memory file (SCM_RIGHTS) on to this jail, which waits for it."""
+
+    jail: Name
 
 
 class Kill(Message, frozen=True):
@@ -70,5 +74,5 @@ class Exited(Message, frozen=True):
     """Processes of the group that outlived the child and were killed."""
 
 
-ToLauncher = Spawn | SpawnJail | Kill | LastWord
+ToLauncher = Spawn | SpawnJail | JailContext | Kill | LastWord
 FromLauncher = Started | NotStarted | Exited

@@ -7,7 +7,15 @@ start it; the jail's socket reaches the keeper straight from the launcher.
 
 from typing import Literal
 
-from distill.protocol.jail_link import CallError, CellError, Limits, RunCell, Variable
+from distill.protocol.jail_link import (
+    CallError,
+    CellError,
+    ContextForm,
+    ContextKind,
+    Limits,
+    RunCell,
+    Variable,
+)
 from distill.protocol.message import (
     Count,
     Detail,
@@ -31,8 +39,9 @@ class JailPlan(Value, frozen=True):
     """How to start a jail: what to execute, with which descriptors.
 
     ``argv`` finds its descriptors by these numbers: ``socket_fd`` one end of a fresh
-    socketpair, ``context_fd`` the sealed context, ``blobs`` sealed bytes (the seccomp
-    filter), ``status_fd`` where bubblewrap writes the interpreter's pid as JSON.
+    socketpair, ``context_fd`` of one over which the sealed context comes, ``blobs`` sealed
+    bytes (the seccomp filter), ``status_fd`` where bubblewrap writes the interpreter's pid as
+    JSON. The last word of ``argv`` is ``map`` or ``copy``: how a text is held inside.
     ``uid`` is what the launcher switches to first when it is root (None: stay).
     """
 
@@ -72,7 +81,7 @@ class OpenJail(Message, frozen=True):
     limits: Limits
     namespace: dict[str, Json]
     functions: tuple[Name, ...]
-    context_kind: Literal["text", "json", "none"]
+    context_kind: ContextKind
     context_bytes: Count
 
 
@@ -82,6 +91,7 @@ class JailReady(Message, frozen=True):
     jail: Name
     python: Name
     filtered: bool
+    context: ContextForm
     start_s: Seconds
     context_s: Seconds
 

@@ -80,7 +80,10 @@ def reachable(binary: Path) -> Path:
 
 
 def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
-    """The whole command: root, devices, privileges, environment, filter, interpreter."""
+    """The whole command: root, devices, privileges, environment, filter, interpreter.
+
+    The last word, ``map``, is how the interpreter holds the context.
+    """
     return (
         str(binary),
         *"--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split(),
@@ -101,6 +104,7 @@ def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
         "/jail/distill/sandbox/jail/interpreter.py",
         str(SOCKET_FD),
         str(CONTEXT_FD),
+        "map",
     )
 
 

@@ -71,6 +71,8 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     try:
         draft.chmod(0o755)
         build(draft)
+        for folder, _, _ in os.walk(draft):
+            Path(folder).chmod(0o755)  # whatever the umask is: the launcher's keeps others out
         with contextlib.suppress(FileExistsError, OSError):
             draft.rename(final)  # fails if somebody else was faster: theirs is as good
     finally:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
 from distill.protocol.sandbox_link import JailPlan, NoJail
 from distill.sandbox import bubblewrap, cache, probe, seccomp, stage
 from distill.sandbox.bubblewrap import CONTEXT_FD, FILTER_FD, SOCKET_FD, STATUS_FD
@@ -77,8 +79,7 @@ def _namespaces() -> JailPlan:
         uid=_own_uid(),
         notes=(f"bubblewrap {binary}",),
     )
-    _check(plan)
-    return plan
+    return _checked(plan)
 
 
 def _own_uid() -> int | None:
@@ -99,16 +100,38 @@ def _own_uid() -> int | None:
     return first + secrets.randbelow(last - first)
 
 
-def _check(plan: JailPlan) -> None:
-    """Run the probe unless this very jail has passed it since the machine was started."""
-    stamp = _stamp_path(plan)
-    if stamp.exists():
-        return
+def _checked(plan: JailPlan) -> JailPlan:
+    """The plan with its context mapped, or, where that fails its probe, copied.
+
+    The probe is not run for a jail that has passed it since the machine was started.
+    """
+    copying = msgspec.structs.replace(plan, argv=(*plan.argv[:-1], "copy"))
+    for candidate in (plan, copying):
+        if (stamp := _stamp_path(candidate)).exists():
+            return _noted(candidate, stamp.read_text())
+    note = "the context is mapped"
     try:
         probe.run(plan)
-    except probe.ProbeError as error:
-        raise PlanError(str(error), _remedy()) from error
-    stamp.touch(mode=0o644)
+    except probe.ProbeError as refusal:
+        note = f"the context is copied: {refusal}"
+        plan = copying
+        try:
+            probe.run(plan)
+        except probe.ProbeError as error:
+            raise PlanError(str(error), _remedy()) from error
+    _stamp(plan, note)
+    return _noted(plan, note)
+
+
+def _noted(plan: JailPlan, note: str) -> JailPlan:
+    return msgspec.structs.replace(plan, notes=(*plan.notes, note))
+
+
+def _stamp(plan: JailPlan, note: str) -> None:
+    stamp = _stamp_path(plan)
+    draft = stamp.with_name(f".{stamp.name}-{os.getpid()}")
+    draft.write_text(note)
+    draft.rename(stamp)
     for old in stamp.parent.glob("passed-*"):
         if old != stamp and not old.name.startswith(stamp.name[:20]):
             old.unlink(missing_ok=True)

@@ -32,6 +32,8 @@ from distill.protocol.sandbox_link import JailPlan
 
 PROBE_S = 20.0
 END_S = 2.0
+CODES = (*b"A context: ", 0xE9, 0x2603, 0xFFFF, 0x1F600)
+"""The characters of the context that it is sent; of all widths."""
 CELL = """
 import errno, os, socket, threading
 def denied(attack, *expected):
@@ -49,6 +51,13 @@ def scratch():
         file.write("x")
     os.unlink("/tmp/probe")
     return True
+def context_is_sent():
+    import gc, json, pickle, re
+    plain = "".join(chr(code) for code in CODES)
+    words = re.findall(r"\\w+|.", context, re.DOTALL)
+    copies = [json.loads(json.dumps(context)), pickle.loads(pickle.dumps(context)), "".join(words)]
+    parts = [(text + "x", text[1:], hash(text), {text: 1}) for text in (context, plain)]
+    return all(copy == plain == context for copy in copies) and parts[0] == parts[1]
 E = errno
 checks = {
     "a thread starts": thread(),
@@ -64,9 +73,10 @@ checks = {
     "/dev is read-only": denied(lambda: open("/dev/x", "w"), E.EROFS, E.EACCES),
     "not root": os.getuid() != 0,
     "pid 1": os.getpid() == 1,
+    "the context is the text that was sent": context_is_sent(),
 }
 print(*(name for name, good in checks.items() if not good), sep=", ")
-"""
+""".replace("CODES", repr(CODES))
 
 
 class ProbeError(Exception):
@@ -76,13 +86,15 @@ class ProbeError(Exception):
 def run(plan: JailPlan) -> None:
     """Start a jail by the plan and try it. Raises ProbeError."""
     ours, theirs = socket.socketpair()
+    context_ours, context_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     status_read, status_write = os.pipe()
-    with ours, open(status_read, "rb"):
-        with theirs, open(status_write, "wb"):
-            process = _start(plan, theirs, status_write)
+    with ours, context_ours, open(status_read, "rb"):
+        with theirs, context_theirs, open(status_write, "wb"):
+            process = _start(plan, theirs, context_theirs, status_write)
         ours.settimeout(PROBE_S)
         try:
-            _converse(ours)
+            context_bytes = _send_context(context_ours)
+            _converse(ours, context_bytes, form="mapped" if plan.argv[-1] == "map" else "copied")
             # Its socket's end is its own: bubblewrap reaps it, and nobody inherits a zombie.
             ours.shutdown(socket.SHUT_RDWR)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -109,10 +121,24 @@ def _end(process: "subprocess.Popen[bytes]") -> str:
     return said.decode(errors="replace").strip()[:500]
 
 
-def _start(plan: JailPlan, end: socket.socket, status_write: int) -> "subprocess.Popen[bytes]":
-    empty = os.memfd_create("context")
+def _send_context(end: socket.socket) -> int:
+    """What the launcher does with a run's memory file; its size."""
+    data = "".join(map(chr, (*CODES, 0))).encode("utf-32-le")
+    fd = _memory_file(data)
+    socket.send_fds(end, [b"c"], [fd])
+    os.close(fd)
+    return len(data)
+
+
+def _start(
+    plan: JailPlan, end: socket.socket, context_end: socket.socket, status_write: int
+) -> "subprocess.Popen[bytes]":
     blobs = {number: _memory_file(data) for number, data in plan.blobs.items()}
-    wanted = {plan.socket_fd: end.fileno(), plan.context_fd: empty, plan.status_fd: status_write}
+    wanted = {
+        plan.socket_fd: end.fileno(),
+        plan.context_fd: context_end.fileno(),
+        plan.status_fd: status_write,
+    }
     wanted.update(blobs)
     try:
         return subprocess.Popen(
@@ -132,7 +158,7 @@ def _start(plan: JailPlan, end: socket.socket, status_write: int) -> "subprocess
     except OSError as error:
         raise ProbeError(f"{plan.argv[0]}: {error.strerror}") from error
     finally:
-        for fd in (empty, *blobs.values()):
+        for fd in blobs.values():
             os.close(fd)
 
 
@@ -151,21 +177,23 @@ def _place(wanted: Mapping[int, int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _converse(end: socket.socket) -> None:
+def _converse(end: socket.socket, context_bytes: int, form: str) -> None:
     deadline = time.monotonic() + PROBE_S
     init = Init(
         limits=Limits(),
         namespace={},
         functions=(),
-        context_kind="none",
+        context_kind="ucs4",
         context_fd=-1,
-        context_bytes=0,
+        context_bytes=context_bytes,
     )
     _send(end, init)
     printed = ""
     while time.monotonic() < deadline:
         message = _receive(end)
         match message:
+            case Ready(context=held) if held != form:
+                raise ProbeError("a string made over a mapping is not like others in this Python")
             case Ready(filtered=True):
                 _send(end, RunCell(1, CELL))
             case Output():

@@ -105,6 +105,7 @@ OUTER: Rules = {
     **dict.fromkeys(
         (
             "execve arch_prctl set_tid_address "  # the interpreter is executed and loaded
+            "recvmsg "  # the context's descriptor comes from the launcher
             "mount "  # its scratch folder, bounded in bytes and inodes
             "capget capset setrlimit "  # privileges and limits are given up
             "landlock_create_ruleset landlock_add_rule landlock_restrict_self"

@@ -200,7 +200,9 @@ class Session:
             raise RemoteProtocolError("it says that its filter is missing", peer="jail")
         start_s = time.monotonic() - self._started_s
         self._clock = CellClock(self._pid)
-        self._send(JailReady(self.jail, ready.python, True, start_s, ready.context_s))
+        self._send(
+            JailReady(self.jail, ready.python, True, ready.context, start_s, ready.context_s)
+        )
 
     def _on_call(self, message: Call | Final, size_bytes: int, shape: Shape) -> None:
         if isinstance(message, Final) and not shape.finite:

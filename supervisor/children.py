@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class Children:
         self._on_lost = on_lost
         self._groups: dict[str, int] = {}
         self._loop = loop
-        self._queue: list[bytes] = []
+        self._queue: deque[tuple[bytes, int | None]] = deque()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pipe = ours
         self._pipe.setblocking(False)
@@ -96,23 +97,37 @@ class Children:
         """Start to hear the launcher; called on the event loop."""
         self._loop.add_reader(self._pipe, self._read)
 
-    def send(self, message: ToLauncher) -> None:
-        """Ask the launcher; called on the event loop. A dead launcher ignores it."""
-        self._queue.append(DRIVER_TO_LAUNCHER.encode(message))
+    def send(self, message: ToLauncher, attached: int | None = None) -> None:
+        """Ask the launcher; called on the event loop. A dead launcher ignores it.
+
+        ``attached`` is a descriptor that goes along; it may be closed as soon as this returns.
+        """
+        copy = None if attached is None else os.dup(attached)
+        self._queue.append((DRIVER_TO_LAUNCHER.encode(message), copy))
         self._write()
 
     def _write(self) -> None:
         """Send what is queued; a full socket is tried again when it has room."""
         try:
             while self._queue:
-                self._pipe.send(self._queue[0])
-                del self._queue[0]
+                packet, attached = self._queue[0]
+                socket.send_fds(self._pipe, [packet], [] if attached is None else [attached])
+                self._dequeue()
         except BlockingIOError:
             self._loop.add_writer(self._pipe, self._write)
             return
         except OSError:
-            self._queue.clear()
+            self._drop_queue()
         self._loop.remove_writer(self._pipe)
+
+    def _dequeue(self) -> None:
+        _, attached = self._queue.popleft()
+        if attached is not None:
+            os.close(attached)
+
+    def _drop_queue(self) -> None:
+        while self._queue:
+            self._dequeue()
 
     def _read(self) -> None:
         try:
@@ -137,6 +152,7 @@ class Children:
         self._on_lost()
 
     def _clean_up(self) -> None:
+        self._drop_queue()
         for group in self._groups.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)

@@ -17,10 +17,20 @@ from distill.protocol import sandbox_link as wire
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
-from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, SpawnJail
+from distill.protocol.launcher_link import (
+    Exited,
+    FromLauncher,
+    JailContext,
+    Kill,
+    NotStarted,
+    Spawn,
+    SpawnJail,
+    Started,
+)
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import minimal_environment
+from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver
 from distill.traces import records
 
@@ -37,12 +47,13 @@ class Listener(Protocol):
         """The jail said this; ``before`` is the conversation's state until then."""
 
     def on_keeper_gone(self, why: str, before: str) -> None:
-        """The keeper's process has ended, whatever its jail was doing."""
+        """The keeper is of no use any more, whatever its jail was doing."""
 
 
 class KeeperProcess:
     """A keeper and at most one jail at a time. All methods are called on the driver's loop.
 
+    Its first jail is started as soon as the keeper has said how, and waits for its contents.
     ``state`` is the conversation's (``wire.TRANSITIONS``), "gone" at the end; ``failure`` says
     why it, or its last jail, is gone; ``refusal`` why no jail can be built here.
     """
@@ -53,6 +64,7 @@ class KeeperProcess:
         self.producer = records.Producer("sandbox", self.name, 0)
         self.plan: wire.JailPlan | None = None
         self.jail = ""
+        self._jail_waits = False
         self.failure: str | None = None
         self.refusal: str | None = None
         self.listener = listener
@@ -106,16 +118,27 @@ class KeeperProcess:
         self._conversation.sent(message)
         self._driver.send("sandboxes", self.name, payload)
 
-    def open_jail(self, opening: Callable[[str], wire.OpenJail], context_path: str) -> None:
-        """Start a jail and say what is in it. Raises SandboxError if that can't be sent."""
-        assert self.plan is not None
-        self.jail = f"{self.name}-jail-{next(self._jails)}"
-        self._driver.children.send(SpawnJail(self.jail, self.name, self.plan, context_path))
+    def open_jail(
+        self, opening: Callable[[str], wire.OpenJail], context: ContextFile | None
+    ) -> None:
+        """Say what is in the jail that waits, or in a new one. Raises SandboxError if it can't."""
+        if not self._jail_waits:
+            self._start_jail()
+        self._jail_waits = False
+        if context is not None:
+            self._driver.children.send(JailContext(self.jail), context.fileno())
         try:
             self.send(opening(self.jail))
         except LocalProtocolError as error:
             self._driver.children.send(Kill(self.jail))
             raise SandboxError(f"the namespace can't be sent into the jail: {error}") from error
+
+    def _start_jail(self) -> None:
+        assert self.plan is not None
+        self.jail = f"{self.name}-jail-{next(self._jails)}"
+        self._jail_waits = True
+        self._driver.on_child(self.jail, self._on_jail_child)
+        self._driver.children.send(SpawnJail(self.jail, self.name, self.plan))
 
     def close_jail(self) -> None:
         """Have the jail killed, if there is one."""
@@ -169,7 +192,11 @@ class KeeperProcess:
             case wire.JailReady():
                 self.failure = None
                 self._driver.event(
-                    "jail_ready", self.producer, jail=message.jail, start_s=message.start_s
+                    "jail_ready",
+                    self.producer,
+                    jail=message.jail,
+                    start_s=message.start_s,
+                    context=message.context,
                 )
             case wire.JailLost():
                 self.failure = f"the jail was lost: {message.detail}"
@@ -199,12 +226,22 @@ class KeeperProcess:
             "sandbox_started", self.producer, tier=hello.plan.tier, notes=list(hello.plan.notes)
         )
         self.send(Welcome(PROTOCOL_VERSION, 1.0))
+        self._start_jail()
 
     def _on_child(self, message: FromLauncher) -> None:
         if isinstance(message, NotStarted):
             self._gone(f"the keeper could not be started: {message.detail}")
         elif isinstance(message, Exited):
             self._gone(f"its keeper died (status {message.status})")
+
+    def _on_jail_child(self, message: FromLauncher) -> None:
+        """Of a jail that waits nobody else hears; its keeper has no use for another."""
+        if isinstance(message, Started) or not self._jail_waits or message.child != self.jail:
+            return
+        why = message.detail if isinstance(message, NotStarted) else f"status {message.status}"
+        before = self.state
+        self.end()
+        self._told_gone(f"its jail ended before it was used ({why})", before)
 
     def _on_driver_lost(self) -> None:
         self._gone("the launcher died, and the sandbox with it")
@@ -215,8 +252,11 @@ class KeeperProcess:
         _open.pop(self.name, None)
         self._driver.off_lost(self._on_driver_lost)
         if before != "gone":
-            self.failure = why
-            self.listener.on_keeper_gone(why, before)
+            self._told_gone(why, before)
+
+    def _told_gone(self, why: str, before: str) -> None:
+        self.failure = why
+        self.listener.on_keeper_gone(why, before)
         self._changed.set()
 
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from distill.protocol.launcher_link import (
     PACKET_LIMIT_BYTES,
     Exited,
     FromLauncher,
+    JailContext,
     Kill,
     LastWord,
     NotStarted,
@@ -70,6 +71,7 @@ class Child:
     control: socket.socket | None = None
     status_fd: int = -1
     jail_socket: socket.socket | None = None
+    context_socket: socket.socket | None = None
     inner_pidfd: int = -1
     status_text: bytes = field(default=b"")
 
@@ -138,23 +140,29 @@ class Launcher:
 
     def _on_driver(self) -> None:
         try:
-            packet = self._pipe.recv(PACKET_LIMIT_BYTES)
+            packet, attached, _, _ = socket.recv_fds(
+                self._pipe, PACKET_LIMIT_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+            )
         except ConnectionResetError:
-            packet = b""
-        if not packet:
-            self._running = False
-            return
+            packet, attached = b"", []
         try:
-            message = LAUNCHER_TO_DRIVER.decode(packet, peer="driver")
+            # At its end the packet is empty, which is no message either.
+            self._obey(LAUNCHER_TO_DRIVER.decode(packet, peer="driver"), attached)
         except RemoteProtocolError:
             self._running = False  # no driver of ours speaks so
-            return
+        finally:
+            for descriptor in attached:
+                os.close(descriptor)
+
+    def _obey(self, message: ToLauncher, attached: Sequence[int]) -> None:
         try:
             match message:
                 case Spawn():
                     self._spawn(message)
                 case SpawnJail():
                     self._spawn_jail(message)
+                case JailContext():
+                    self._pass_context(message.jail, attached)
                 case Kill():
                     if child := self._children.get(message.child):
                         self._signal(child, signal.SIGKILL)
@@ -208,22 +216,33 @@ class Launcher:
 
     def _spawn_jail(self, message: SpawnJail) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        context_ours, context_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            pid = spawn.jail(message.plan, theirs, status_write, message.context_path)
-        except OSError:
-            ours.close()
-            os.close(status_read)
-            raise
-        finally:
-            theirs.close()
-            os.close(status_write)
+        with theirs, context_theirs:
+            try:
+                pid = spawn.jail(message.plan, theirs, context_theirs, status_write)
+            except OSError:
+                ours.close()
+                context_ours.close()
+                os.close(status_read)
+                raise
+            finally:
+                os.close(status_write)
         child = Child(message.jail, pid, os.pidfd_open(pid), keeper=message.keeper)
-        child.jail_socket, child.status_fd = ours, status_read
+        child.jail_socket, child.context_socket, child.status_fd = ours, context_ours, status_read
         self._watch(child)
         self._selector.register(
             status_read, selectors.EVENT_READ, lambda: self._on_jail_status(child)
         )
+
+    def _pass_context(self, jail: str, attached: Sequence[int]) -> None:
+        """Send the memory file into the jail, once; one that is gone needs none."""
+        child = self._children.get(jail)
+        if child is None or child.context_socket is None:
+            return
+        with child.context_socket as end, contextlib.suppress(OSError):
+            socket.send_fds(end, [b"c"], attached)
+        child.context_socket = None
 
     def _watch(self, child: Child) -> Child:
         self._children[child.name] = child
@@ -306,6 +325,8 @@ class Launcher:
         if child.status_fd >= 0:
             self._selector.unregister(child.status_fd)
             os.close(child.status_fd)
+        if child.context_socket is not None:
+            child.context_socket.close()
         del self._children[child.name]
         self._forget_control(child)
         if child.keeper is not None:

@@ -10,8 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -19,6 +18,8 @@ from distill.errors import SandboxError
 from distill.protocol import sandbox_link as wire
 from distill.protocol.errors import LocalProtocolError
 from distill.protocol.jail_link import CallError, Limits, RunCell
+from distill.supervisor import standby
+from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver
 from distill.supervisor.history import (
     CellOutcome,
@@ -45,13 +46,11 @@ KEEPER_SLACK_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a jail is filled with. ``path`` is a file with the context's bytes, or None."""
+    """What a jail is filled with; the context stays the caller's to close."""
 
     namespace: Mapping[str, Any]
     functions: Mapping[str, Callable[..., Any]]
-    kind: Literal["text", "json", "none"] = "none"
-    path: Path | None = None
-    size_bytes: int = 0
+    context: ContextFile | None = None
     limits: Limits = field(default_factory=Limits)
     itemised: frozenset[str] = frozenset()
     """Functions that keep the answers of failed cells themselves, finer than by call."""
@@ -127,33 +126,37 @@ class Sandbox:
                 raise SandboxError("the launcher died, and the sandbox with it")
             keeper = self._keeper
             if keeper is None or keeper.state == "gone":
-                keeper = self._keeper = KeeperProcess(self._driver, self)
+                keeper = self._keeper = standby.of(self._driver).take(self)
             await self._open(keeper)
             if keeper.state == "idle":
+                standby.of(self._driver).prepare()
                 return
             failure = keeper.failure
         raise SandboxError(failure or "the sandbox did not start")
 
     async def _open(self, keeper: KeeperProcess) -> None:
         """Try to make its jail ready: the keeper's state says whether it is."""
-        allowed_s = START_DEADLINE_S + self._contents.size_bytes / CONTEXT_BYTES_PER_S
+        context = self._contents.context
+        context_bytes = context.size_bytes if context is not None else 0
+        allowed_s = START_DEADLINE_S + context_bytes / CONTEXT_BYTES_PER_S
         # "running" here: the jail was told to go, and has not gone yet.
         await keeper.until(lambda: keeper.state not in ("new", "greeted", "running"), allowed_s)
         if keeper.refusal is not None:
             raise SandboxError(keeper.refusal)
         if keeper.state == "empty":
-            keeper.open_jail(self._opening, str(self._contents.path or ""))
+            keeper.open_jail(self._opening, context)
         await keeper.until(lambda: keeper.state not in ("opening", "empty"), allowed_s)
 
     def _opening(self, jail: str) -> wire.OpenJail:
         contents = self._contents
+        context = contents.context
         return wire.OpenJail(
             jail,
             contents.limits,
             dict(contents.namespace),
             ("FINAL", *contents.functions),
-            contents.kind,
-            contents.size_bytes,
+            context.kind if context is not None else "none",
+            context.size_bytes if context is not None else 0,
         )
 
     async def execute(self, code: str) -> CellOutcome:
@@ -273,6 +276,7 @@ class Sandbox:
             self._lose("the sandbox was closed", None)
         if self._keeper is not None:
             self._keeper.end()
+            standby.of(self._driver).expect_runs_soon()
 
     # -- what the keeper tells
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,7 +26,6 @@ LOW_DESCRIPTORS = range(3, 32)
 F_ADD_SEALS = 1033
 ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8
 """F_SEAL_SEAL, _SHRINK, _GROW and _WRITE of linux/fcntl.h."""
-COPY_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,17 +51,18 @@ def child(
         return _popen(numbered, env, output.fileno(), passed, _die_with_launcher)
 
 
-def jail(plan: JailPlan, end: socket.socket, status_fd: int, context_path: str) -> int:
+def jail(plan: JailPlan, end: socket.socket, context_end: socket.socket, status_fd: int) -> int:
     """Start a jail by its plan; returns the pid of the outermost process. Raises OSError.
 
-    ``end`` becomes the plan's socket, ``status_fd`` its status pipe; context and blobs are
-    sealed memory files, so that nothing inside can change them.
+    ``end`` becomes the plan's socket, ``context_end`` the one over which its context comes,
+    ``status_fd`` its status pipe; blobs are sealed memory files.
     """
-    wanted = {plan.socket_fd: end.fileno(), plan.status_fd: status_fd}
-    owned = {
-        number: _sealed(f"blob-{number}", iter((data,))) for number, data in plan.blobs.items()
+    wanted = {
+        plan.socket_fd: end.fileno(),
+        plan.context_fd: context_end.fileno(),
+        plan.status_fd: status_fd,
     }
-    owned[plan.context_fd] = _sealed("context", _chunks(context_path))
+    owned = {number: _sealed(f"blob-{number}", data) for number, data in plan.blobs.items()}
     wanted.update(owned)
     if not set(wanted) <= set(LOW_DESCRIPTORS):
         raise OSError(f"the plan's descriptors {sorted(wanted)} are not in {LOW_DESCRIPTORS}")
@@ -123,20 +123,12 @@ def _die_with_launcher() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _chunks(path: str) -> Iterator[bytes]:
-    if path:
-        with Path(path).open("rb") as file:
-            while chunk := file.read(COPY_BYTES):
-                yield chunk
-
-
-def _sealed(name: str, chunks: Iterator[bytes]) -> int:
+def _sealed(name: str, data: bytes) -> int:
     """A memory file with these bytes that can't be written, grown or shrunk any more."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    for chunk in chunks:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(descriptor, view) :]
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     fcntl.fcntl(descriptor, F_ADD_SEALS, ALL_SEALS)
     return descriptor

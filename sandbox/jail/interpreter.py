@@ -1,8 +1,8 @@
 """The process that runs the model's cells, from its first instruction to its last.
 
-Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD``. In order: it hears
-Init, shuts the jail behind itself, reads the context, says Ready, runs cells. It ends when
-its socket does.
+Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD map|copy``. In order: it
+hears Init, receives the context's memory file, shuts the jail behind itself, makes the context
+of it, says Ready, runs cells. It ends when its socket does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from types import ModuleType
 
-from distill.sandbox.jail import confine, variables
+from distill.sandbox.jail import confine, context, variables
 from distill.sandbox.jail.cells import Cells
 from distill.sandbox.jail.channel import Channel
 from distill.sandbox.jail.host import EXCEPTIONS, Finished, Host
@@ -56,18 +56,8 @@ def _leave(code: object = None) -> NoReturn:
     raise SystemExit(code)
 
 
-def _read_context(fd: int, kind: str) -> Any:
-    with open(fd, "rb") as file:
-        data = file.read()
-    if kind == "text":
-        return data.decode()
-    import json
-
-    return json.loads(data)
-
-
-def _namespace(init: Wire, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A fresh ``__main__``'s namespace, and what of it is ours."""
+def _namespace(init: Wire, given: Any, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A fresh ``__main__``'s namespace with the context ``given``, and what of it is ours."""
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
     space = module.__dict__
@@ -76,27 +66,27 @@ def _namespace(init: Wire, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
     hidden.update(exit=_leave, quit=_leave)
     space.update(hidden)
     space.update(init["namespace"])
+    if init["context_kind"] != "none":
+        space["context"] = given
     return space, hidden
 
 
 class Interpreter:
     """One session: a namespace and the cells that run in it."""
 
-    def __init__(self, channel: Channel, shield: Shield, init: Wire) -> None:
+    def __init__(self, channel: Channel, shield: Shield, init: Wire, given: Any) -> None:
         limits = self._limits = init["limits"]
         self._channel = channel
         self._shield = shield
         self._printer = Printer(channel, limits["output_bytes"])
         self._host = Host(channel, self._printer, limits["calls_in_flight"])
-        self._space, self._hidden = _namespace(init, self._host)
+        self._space, self._hidden = _namespace(init, given, self._host)
         self._cells = Cells(self._space)
         shield.reason = f"the time limit of this cell, {limits['cell_s']:g} s, is used up"
         _thread._excepthook = self._on_thread_error  # noqa: SLF001
 
-    def serve(self, context_kind: str, context: Any) -> None:
+    def serve(self) -> NoReturn:
         """Run cells for ever."""
-        if context_kind != "none":
-            self._space["context"] = context
         while True:
             try:
                 command = self._channel.next_command()
@@ -136,9 +126,11 @@ class Interpreter:
         sys.stderr.write(f"Exception in thread {name}:\n{text}")
 
 
-def _prepare(init: Wire, context_fd: int) -> Any:
-    """Shut the jail, then read the context: nothing is parsed outside it. Exits on failure."""
+def _prepare(init: Wire, end_fd: int, mapped: bool) -> tuple[Any, str]:
+    """Shut the jail, then make the context: nothing is parsed outside. Exits on failure."""
+    kind = init["context_kind"]
     try:
+        context_fd = context.receive(end_fd, expected=kind != "none")
         confine.close_behind(init["limits"], init["context_bytes"])
         if not confine.filtered():
             os._exit(confine.STEP_STATUS["filter"])
@@ -146,10 +138,8 @@ def _prepare(init: Wire, context_fd: int) -> Any:
         os._exit(error.status)
     except OSError:
         os._exit(confine.STEP_STATUS["privileges"])
-    if init["context_kind"] == "none":
-        return None
     try:
-        return _read_context(context_fd, init["context_kind"])
+        return context.load(context_fd, kind, mapped=mapped)
     except (MemoryError, ValueError, RecursionError, OSError):
         os._exit(confine.STEP_STATUS["context"])
 
@@ -158,27 +148,29 @@ def main() -> None:
     """Live."""
     from time import perf_counter
 
-    socket_fd, context_fd = int(sys.argv[1]), int(sys.argv[2])
+    socket_fd, end_fd, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    sys.argv = [""]
     shield = Shield()
     channel = Channel(socket_fd, shield)
-    init = channel.next_command()
-    started = perf_counter()
-    context = _prepare(init, context_fd)
-    sys.argv = [""]
+    mapped = how == "map" and context.strings_can_be_made()
     finder: Any = SeededRandom()
     sys.meta_path.insert(0, finder)
     _thread.stack_size(confine.THREAD_STACK_BYTES)
-    session = Interpreter(channel, shield, init)
     python = ".".join(map(str, sys.version_info[:3]))
+    init = channel.next_command()
+    started = perf_counter()
+    given, form = _prepare(init, end_fd, mapped)
+    session = Interpreter(channel, shield, init, given)
     channel.send(
         {
             "type": "Ready",
             "python": python,
             "filtered": True,
+            "context": form,
             "context_s": perf_counter() - started,
         }
     )
-    session.serve(init["context_kind"], context)
+    session.serve()
 
 
 if __name__ == "__main__":

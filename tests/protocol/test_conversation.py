@@ -56,7 +56,7 @@ def test_a_cell_runs_only_after_ready() -> None:
 
 def test_a_jail_can_not_call_out_of_turn() -> None:
     talk = Conversation(J.TRANSITIONS, peer="jail", start="idle")
-    for lie in (J.Call(1, "f", (), {}), J.Final(1, 2), J.Done(1), J.Ready("3", True, 0.0)):
+    for lie in (J.Call(1, "f", (), {}), J.Final(1, 2), J.Done(1), J.Ready("3", True, "none", 0.0)):
         with pytest.raises(RemoteProtocolError, match="jail"):
             talk.received(lie)
         assert talk.state == "idle"

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.codec import DRIVER_TO_KEEPER, DRIVER_TO_LAUNCHER
 from distill.protocol.conversation import Conversation
-from distill.protocol.jail_link import CallError, Limits, RunCell
+from distill.protocol.jail_link import CallError, ContextKind, Limits, RunCell
 from distill.protocol.launcher_link import (
     PACKET_LIMIT_BYTES,
     FromLauncher,
+    JailContext,
     Kill,
     Spawn,
     SpawnJail,
@@ -43,6 +44,7 @@ from distill.protocol.sandbox_link import (
     ToKeeper,
 )
 from distill.protocol.sockets import Inbound, SocketThread
+from distill.supervisor.context import ContextFile
 
 KEEPER = "keeper-1"
 WAIT_S = 20.0
@@ -103,12 +105,14 @@ class Host:
         output = str(self.folder / "keeper.log")
         self.tell_launcher(Spawn(KEEPER, argv, env, output, control=True))
 
-    def tell_launcher(self, message: Spawn | SpawnJail | Kill) -> None:
+    def tell_launcher(
+        self, message: Spawn | SpawnJail | JailContext | Kill, *attached: int
+    ) -> None:
         # A pipe that nobody reads would block the launcher.
         with contextlib.suppress(BlockingIOError):
             while packet := self.pipe.recv(PACKET_LIMIT_BYTES):
                 self.launcher_events.append(DRIVER_TO_LAUNCHER.decode(packet))
-        self.pipe.send(DRIVER_TO_LAUNCHER.encode(message))
+        socket.send_fds(self.pipe, [DRIVER_TO_LAUNCHER.encode(message)], attached)
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -143,8 +147,7 @@ class Host:
     def open(
         self,
         limits: Limits | None = None,
-        context: str | bytes | None = None,
-        kind: str = "text",
+        context: str | list[Any] | dict[str, Any] | ContextFile | None = None,
         functions: dict[str, Function] | None = None,
         namespace: dict[str, Any] | None = None,
     ) -> JailReady | JailLost:
@@ -156,19 +159,18 @@ class Host:
         self.finals = []
         self.functions = {"FINAL": lambda value: None, **(functions or {})}
         self.jail = f"jail-{self._jails}"
-        data = context.encode() if isinstance(context, str) else context or b""
-        path = self.folder / "context"
-        path.write_bytes(data)
-        self.tell_launcher(SpawnJail(self.jail, KEEPER, self.plan, str(path)))
+        self.tell_launcher(SpawnJail(self.jail, KEEPER, self.plan))
+        kind: ContextKind = "none"
+        context_bytes = 0
+        if context is not None:
+            file = context if isinstance(context, ContextFile) else ContextFile(context)
+            self.tell_launcher(JailContext(self.jail), file.fileno())
+            kind, context_bytes = file.kind, file.size_bytes
+            if file is not context:
+                file.close()
+        names = tuple(self.functions)
         self.send(
-            OpenJail(
-                self.jail,
-                limits or Limits(),
-                namespace or {},
-                tuple(self.functions),
-                "none" if context is None else kind,  # type: ignore[arg-type]
-                len(data),
-            )
+            OpenJail(self.jail, limits or Limits(), namespace or {}, names, kind, context_bytes)
         )
         message = self.receive()
         assert isinstance(message, JailReady | JailLost), message

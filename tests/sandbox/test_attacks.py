@@ -362,7 +362,10 @@ KILLED = {
         "byte 1 of 2",
     ),
     "Ready again": (
-        "SEND({'type': 'Ready', 'python': '3', 'filtered': True, 'context_s': 0.0})",
+        (
+            "SEND({'type': 'Ready', 'python': '3', 'filtered': True, 'context': 'none', "
+            "'context_s': 0.0})"
+        ),
         "protocol",
         "Ready",
     ),

@@ -18,7 +18,7 @@ FILE = Path(__file__).with_name("golden.json")
 JAIL_SIDE: Codec[Any, Any] = Codec(J.ToJail, J.FRAME_LIMIT_BYTES)
 
 FROM_JAIL: list[dict[str, Any]] = [
-    {"type": "Ready", "python": "3.11.7", "filtered": True, "context_s": 0.25},
+    {"type": "Ready", "python": "3.11.7", "filtered": True, "context": "mapped", "context_s": 0.25},
     {
         "type": "Call",
         "call": 1,
@@ -51,7 +51,7 @@ FROM_JAIL: list[dict[str, Any]] = [
     },
 ]
 TO_JAIL: list[J.ToJail] = [
-    J.Init(J.Limits(), {"query": "q", "n": 10**30}, ("worker", "FINAL"), "text", 11, 5),
+    J.Init(J.Limits(), {"query": "q", "n": 10**30}, ("worker", "FINAL"), "latin-1", 11, 5),
     J.RunCell(1, "print('ü')", 1.5),
     J.Reply(1, "answer"),
     J.Reply(2, 10**40),

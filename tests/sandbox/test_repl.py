@@ -441,7 +441,7 @@ def test_context_as_text(session: Host) -> None:
 
 
 def test_context_as_json(host: Host) -> None:
-    host.open(SMALL, context='{"a": [1, "é"]}', kind="json")
+    host.open(SMALL, context={"a": [1, "é"]})
     assert host.printed("context") == "{'a': [1, 'é']}\n"
 
 
@@ -449,8 +449,8 @@ def test_no_context(jail: Host) -> None:
     assert jail.printed("print('context' in globals())") == "False\n"
 
 
-def test_context_over_the_memory_limit(host: Host) -> None:
-    lost = host.open(Limits(memory_bytes=48 << 20), context=b"x" * (64 << 20))
+def test_json_context_over_the_memory_limit(host: Host) -> None:
+    lost = host.open(Limits(memory_bytes=48 << 20), context=["x" * (64 << 20)])
     assert isinstance(lost, JailLost)
     assert lost.cause == "start"
     assert "memory limit" in lost.detail
