@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         Usage,
         VLLMHandler,
     )
-    from distill.orchestrator import arun, run
+    from distill.orchestrator import arun, resume, run
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
@@ -36,13 +36,14 @@ __all__ = [
     "__version__",
     "arun",
     "build_system_prompt",
+    "resume",
     "run",
 ]
 
 _HOMES = {
     "engine": ("Engine",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
-    "orchestrator": ("arun", "run"),
+    "orchestrator": ("arun", "resume", "run"),
     "prompts": ("build_system_prompt",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),

@@ -54,9 +54,9 @@ _question = _options(
     click.option("--query", "-q", metavar="TEXT", help="The question."),
     click.option(
         "--supervisor",
-        metavar="MODEL|recipe:NAME",
-        help="Who writes the code: an API model, or a recipe, which needs no key: find "
-        "(facts; the default), map-reduce (summaries).",
+        metavar="MODEL|recipe:NAME|replay:RUN",
+        help="Who writes the code: an API model; a recipe, which needs no key: find (facts; the "
+        "default), map-reduce (summaries); or a recorded run, done again from its log folder.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
     click.option(
@@ -85,6 +85,13 @@ _question = _options(
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
         help="Where the trace goes (default: a new folder under ~/.local/state/distill).",
+    ),
+    click.option(
+        "--resume",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="RUN",
+        help="Go on with the run in this log folder that was cut off; only calls that its log "
+        "does not have are asked.",
     ),
     click.option("--label", metavar="TEXT", help="A label for the run, in the log."),
     click.option(

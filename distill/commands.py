@@ -16,13 +16,13 @@ from distill.engine import Engine
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.models import ModelHandler
-from distill.orchestrator import default_log_dir
+from distill.orchestrator import check_resumable, default_log_dir
 from distill.protocol.client_link import Ask
 from distill.resident import Resident, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.text import printable, visible
-from distill.supervisors import supervisor_from
+from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 
 
 def up(
@@ -51,6 +51,7 @@ def up(
     if prepare:
         return _prepare(settings)
     _check_texts(query, *paths)
+    recorded = _is_recorded(paths, query, supervisor, options)
     if query is not None and not paths:
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
@@ -58,12 +59,13 @@ def up(
         with Display() as display:
             resident = Resident(settings)
             try:
-                display.phase(f"starting the worker: {worker or 'SmolLM2-135M-Instruct'}")
-                resident.start()
-                if query is None:
+                if not isinstance(handler, RecordedSupervisor):
+                    display.phase(f"starting the worker: {worker or 'SmolLM2-135M-Instruct'}")
+                    resident.start()
+                if query is None and not recorded:
                     return _stay(resident, display)
                 display.phase("starting the run")
-                ask = Ask("up", query, tuple(files), supervisor, _given(options))
+                ask = Ask("up", query or "", tuple(files), supervisor, _given(options))
                 result, text = resident.answer(ask, display.progress, handler)
             finally:
                 display.phase("ending")
@@ -81,17 +83,22 @@ def run(
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
-    if query is None:
+    recorded = _is_recorded(paths, query, supervisor, options)
+    if query is None and not recorded:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
     with _spooled(paths) as files:
-        read_context(files, options["encoding"])
+        if not recorded:
+            read_context(files, options["encoding"])
         asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
-        if asked.get("log_dir"):
-            asked["log_dir"] = str(Path(asked["log_dir"]).resolve())
+        for folder in ("log_dir", "resume"):
+            if asked.get(folder):
+                asked[folder] = str(Path(asked[folder]).resolve())
+        if supervisor is not None and supervisor.startswith(REPLAY):
+            supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
             display.phase("asking the engine")
-            result, text = engine.ask(query, files, supervisor, asked, display.progress)
+            result, text = engine.ask(query or "", files, supervisor, asked, display.progress)
         return _print(result, text)
 
 
@@ -101,8 +108,12 @@ def _check_first(
     supervisor: str | None,
     base_url: str | None,
     options: dict[str, Any],
-) -> ModelHandler:
+) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
+    if _is_recorded(paths, query, supervisor, options):
+        if options.get("resume") is not None:
+            check_resumable(options["resume"])
+        return supervisor_from(supervisor, base_url) if supervisor is not None else None
     if query is None and paths:
         raise InputError("a text but no question: add --query TEXT")
     if query is None and (supervisor or base_url or options.get("log_dir") or options["label"]):
@@ -117,6 +128,21 @@ def _check_first(
             read_context(paths, options["encoding"])
     _check_folder(options.get("log_dir") or default_log_dir().parent)
     return supervisor_from(supervisor, base_url)
+
+
+def _is_recorded(
+    paths: Sequence[str], query: str | None, supervisor: str | None, options: dict[str, Any]
+) -> bool:
+    """Whether the question and the text are those of a recorded run."""
+    replayed = supervisor is not None and supervisor.startswith(REPLAY)
+    resumed = options.get("resume") is not None
+    if replayed and resumed:
+        raise InputError("--resume goes on with a run, --supervisor replay:… does one again")
+    if (replayed or resumed) and (paths or query is not None):
+        raise InputError("a recorded run has its own question and text: leave out -c and -q")
+    if resumed and options.get("log_dir") is not None:
+        raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
+    return replayed or resumed
 
 
 def _check_texts(*texts: str | None) -> None:

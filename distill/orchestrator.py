@@ -1,9 +1,10 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
+import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from distill.protocol.message import Record
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
-from distill.supervisor.backends import Backend, HandlerBackend
+from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
+from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import supervisor_from
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.traces import Run
 
 
 def default_log_dir() -> Path:
@@ -32,7 +35,7 @@ async def answer_on_loop(
     query: str,
     context: str | list[Any] | dict[str, Any],
     supervisor: ModelHandler | str,
-    worker: ModelHandler | Backend,
+    worker: ModelHandler | Backend | None,
     *,
     max_iterations: int = 15,
     log_dir: str | Path | None = None,
@@ -65,20 +68,19 @@ async def answer_on_loop(
     _check_primitives(primitives)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
-    backend = await _backend(host, worker)
-    journal = host.open_journal(Path(log_dir) if log_dir is not None else default_log_dir())
-    try:
-        options = Options(
-            max_iterations,
-            output_limit,
-            dict(primitives or {}),
-            repl_class,
-            record,
-            dict(worker_options or {}),
-            limits,
-            tuple(sources),
-            on_progress,
-        )
+    backend = await _backend(host, worker, handler)
+    options = Options(
+        max_iterations,
+        output_limit,
+        dict(primitives or {}),
+        repl_class,
+        record,
+        dict(worker_options or {}),
+        limits,
+        tuple(sources),
+        on_progress,
+    )
+    async with _journal(host, log_dir if log_dir is not None else default_log_dir()) as journal:
         asked = Rollout(host, RunLog(journal, _run_id()), Question(query, context), options)
         await asked.prepare(handler, backend)
         if worker_ctx_k is None and backend.window_tokens is not None:
@@ -92,6 +94,85 @@ async def answer_on_loop(
         )
         asked.log_start(label, worker_ctx_k, prompt_given=messages is not None)
         return await asked.work(opening)
+
+
+async def resume_on_loop(
+    log_dir: str | Path,
+    supervisor: ModelHandler | str | None = None,
+    worker: ModelHandler | Backend | None = None,
+    *,
+    run_id: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    repl_class: type[REPL] = REPL,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
+
+    ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
+    run is not the folder's last. The session comes back as after a killed cell, the conversation
+    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
+    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again.
+
+    Raises InputError for a run that can't go on, and what ``run`` raises.
+    """
+    _check_primitives(primitives)
+    host = driver.shared()
+    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, primitives)
+    assert recorded.start is not None
+    handler = await _supervisor(host, supervisor or recorded.start.supervisor)
+    backend = await _backend(host, worker, handler)
+    async with _journal(host, log_dir) as journal:
+        # Again, now that nobody else writes to it.
+        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
+        assert recorded.start is not None
+        told = recorded.start.options
+        options = Options(
+            told["max_iterations"],
+            told["output_limit"],
+            dict(primitives or {}),
+            repl_class,
+            told["record"],
+            told["worker_options"],
+            limits,
+            recorded.start.context.sources,
+            on_progress,
+        )
+        question = Question(recorded.start.query, recorded.context())
+        log = RunLog(journal, recorded.id, len(recorded.messages))
+        asked = Rollout(host, log, question, options)
+        await asked.prepare(handler, backend, recorded)
+        return await asked.work((), asked.log_resumed(recorded))
+
+
+def check_resumable(
+    log_dir: str | Path,
+    run_id: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+) -> Run:
+    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
+    recorded = recorded_run(log_dir, run_id)
+    assert recorded.start is not None
+    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
+        raise InputError(
+            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
+        )
+    if not recorded.messages:
+        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
+    missing = set(recorded.start.options.get("primitives", ())) - set(primitives or ())
+    if missing:
+        raise InputError(
+            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
+            "them again with primitives= (distill.resume)"
+        )
+    return recorded
+
+
+@contextlib.asynccontextmanager
+async def _journal(host: driver.Driver, folder: str | Path) -> AsyncIterator[Journal]:
+    journal = host.open_journal(Path(folder))
+    try:
+        yield journal
     finally:
         host.release_journal(journal)
 
@@ -101,6 +182,9 @@ run.__name__ = run.__qualname__ = "run"
 answer_on_loop.__qualname__ = "run"  # what Python calls it when its arguments are wrong
 arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
+resume = background.waiting(resume_on_loop)
+resume.__name__ = resume.__qualname__ = "resume"
+resume_on_loop.__qualname__ = "resume"
 
 
 async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
@@ -116,8 +200,10 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
     return given
 
 
-async def _backend(host: driver.Driver, worker: Any) -> Backend:
-    """What answers worker calls: a handler, made ready, or a fleet."""
+async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -> Backend:
+    """What answers worker calls: a handler, made ready, or a fleet; for a replay, nobody."""
+    if isinstance(supervisor, RecordedSupervisor):
+        return RecordedBackend(supervisor.run)
     if isinstance(worker, ModelHandler):
         await driver.in_thread(host, worker.prepare)
         return HandlerBackend(host, worker)

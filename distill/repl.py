@@ -16,7 +16,9 @@ from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.context import ContextFile
 from distill.supervisor.host_calls import HostCallRecord, is_json
+from distill.supervisor.standing import ledger_of
 from distill.supervisor.text import clip
+from distill.traces import Run
 from distill.traces.records import Restored
 
 UNSET: Any = object()
@@ -94,6 +96,9 @@ class REPL:
         """Called with a cell's number when it has ended, and whether it failed."""
         self.itemised: frozenset[str] = frozenset()
         """Functions that keep the answers of failed cells themselves, item by item."""
+        self.recorded: Run | None = None
+        """The run whose session this one goes on with, or, if ``replays``, does again."""
+        self.replays = False
         self._sandbox: sandboxes.Sandbox | None = None
         self._context_file: ContextFile | None = None
         self._namespace: dict[str, Any] = {
@@ -170,13 +175,18 @@ class REPL:
         contents = sandboxes.Contents(
             data, functions, self._context_file, self.limits, self.itemised
         )
-        return sandboxes.Sandbox(
+        sandbox = sandboxes.Sandbox(
             host,
             contents,
             on_final=self._record_final,
             on_call=self._record_call,
             on_cell=self.on_cell,
         )
+        if self.recorded is not None and self.replays:
+            sandbox.functions.recorded = ledger_of(self.recorded)
+        elif self.recorded is not None:
+            sandbox.take_up(self.recorded)
+        return sandbox
 
     def _record_final(self, cell: int, value: Any) -> None:
         if self.answer is UNSET:

@@ -17,7 +17,7 @@ import msgspec
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.models import ModelHandler, OpenAIHandler, model_name
-from distill.orchestrator import answer_on_loop
+from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
@@ -32,7 +32,8 @@ from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.workers import WorkerSpec
-from distill.supervisors import supervisor_from
+from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.traces import Run
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
@@ -95,23 +96,39 @@ class Resident:
         self._backend = FleetBackend(self._fleet, card)
 
     def answer(
-        self, ask: wire.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+        self,
+        ask: wire.Ask,
+        on_progress: Callable[[Progress], None],
+        supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
         """Run one question to its end; the result and its summary."""
         return background.wait(self._answer(ask, on_progress, supervisor))
 
     async def _answer(
-        self, ask: wire.Ask, on_progress: Callable[[Progress], None], supervisor: ModelHandler
+        self,
+        ask: wire.Ask,
+        on_progress: Callable[[Progress], None],
+        supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
-        assert self._backend is not None
+        """``supervisor`` may be None where a run goes on: then it is the recorded one."""
         options = dict(ask.options)
-        context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
+        if (folder := options.get("resume")) is not None:
+            result = await resume_on_loop(
+                str(folder), supervisor, self._backend, on_progress=on_progress
+            )
+            return result, self._summary(result, supervisor)
+        assert supervisor is not None
+        query = ask.query
+        if isinstance(supervisor, RecordedSupervisor):
+            query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
+        else:
+            context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
         try:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
         result = await answer_on_loop(
-            ask.query,
+            query,
             context,
             supervisor,
             self._backend,
@@ -119,7 +136,14 @@ class Resident:
             on_progress=on_progress,
             **msgspec.structs.asdict(checked),
         )
-        return result, summary(result, model_name(supervisor), self._backend.name)
+        return result, self._summary(result, supervisor)
+
+    def _summary(self, result: RunResult, supervisor: ModelHandler | None) -> str:
+        name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
+        if isinstance(supervisor, RecordedSupervisor):
+            return summary(result, name, "nobody: the answers are the recorded ones")
+        assert self._backend is not None
+        return summary(result, name, self._backend.name)
 
     # -- clients
 
@@ -194,9 +218,11 @@ class Resident:
         try:
             options = dict(ask.options)
             base_url = options.pop("base_url", None)
-            supervisor = await driver.in_thread(
-                self._host, _supervisor_here, ask.supervisor, base_url
-            )
+            supervisor = None
+            if ask.supervisor is not None or "resume" not in options:
+                supervisor = await driver.in_thread(
+                    self._host, _supervisor_here, ask.supervisor, base_url
+                )
             asked = msgspec.structs.replace(ask, options=options)
             result, text = await self._answer(asked, tell, supervisor)
             plain = msgspec.to_builtins(result, enc_hook=str)
@@ -242,6 +268,12 @@ def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]
     if options.pop("json", False):
         return read_json(paths[0]), []
     return read_context(paths, encoding)
+
+
+def _recorded(run: Run) -> tuple[str, Any, list[str]]:
+    """What a recorded run was asked."""
+    assert run.start is not None
+    return run.start.query, run.context(), list(run.start.context.sources)
 
 
 def _progress_fields(progress: Progress) -> Sequence[Any]:

@@ -21,8 +21,10 @@ from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
-from distill.traces import records
+from distill.supervisors import RecordedSupervisor
+from distill.traces import Run, records
 from distill.version import __version__
 
 UNKNOWN_WINDOW_TOKENS = 2048
@@ -94,8 +96,13 @@ class Rollout:
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
 
-    async def prepare(self, supervisor: ModelHandler, backend: Backend) -> None:
-        """Store the context, index it, and make the REPL (its jail starts in ``work``)."""
+    async def prepare(
+        self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
+    ) -> None:
+        """Store the context, index it, and make the REPL (its jail starts in ``work``).
+
+        ``recorded`` is the run, up to where it was cut off, if this goes on with one.
+        """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
         self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
@@ -111,6 +118,15 @@ class Rollout:
             on_progress=self._tell,
         )
         self._repl = self._make_repl()
+        if recorded is not None:
+            self._calls.take_up(recorded)
+            self._repl.recorded = recorded
+            assert recorded.start is not None
+            window = recorded.start.options.get("worker_window_tokens")
+            if window is not None:  # what the cells saw: they are run again
+                self._repl.namespace["worker_window_tokens"] = window
+        elif isinstance(supervisor, RecordedSupervisor):
+            self._repl.recorded, self._repl.replays = supervisor.run, True
 
     def _make_repl(self) -> REPL:
         options = self._options
@@ -154,6 +170,7 @@ class Rollout:
                 "worker_ctx_k": worker_ctx_k,
                 "record": options.record,
                 "worker_options": dict(options.worker_options),
+                "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": sorted(self.primitive_lines()),
             },
@@ -165,7 +182,26 @@ class Rollout:
             },
         )
 
-    async def work(self, messages: Sequence[dict[str, str]]) -> RunResult:
+    def log_resumed(self, recorded: Run) -> Standing:
+        """Write what the end that never came would have written; where the run stood."""
+        standing = standing_of(recorded, self._options.output_limit)
+        self._log.journal.supervisor(*loose_ends(recorded, standing))
+        self._log.write(
+            records.Event,
+            event="run_resumed",
+            detail={
+                "turn": standing.turn,
+                "cells": len(recorded.cells),
+                "worker_calls": sum(call.source != "reused" for call in recorded.calls),
+                "supervisor": model_name(self._supervisor),
+                "worker": self._backend.name,
+            },
+        )
+        return standing
+
+    async def work(
+        self, messages: Sequence[dict[str, str]], standing: Standing | None = None
+    ) -> RunResult:
         """Start the jail, run the turns, and write the end, however they end."""
         self._loop = TurnLoop(
             self._host,
@@ -180,7 +216,7 @@ class Rollout:
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
-            turns = await self._loop.run(messages)
+            turns = await self._loop.run(messages, standing)
             status = turns.status
             return self._result(turns)
         except DistillError as failure:

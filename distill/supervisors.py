@@ -1,26 +1,67 @@
-"""Supervisors by name: a recipe, or a model of an OpenAI-compatible API."""
+"""Supervisors by name: a recipe, a recorded run, or a model of an OpenAI-compatible API."""
 
-from distill.errors import InputError
-from distill.models import ModelHandler, OpenAIHandler
+from pathlib import Path
+from typing import Any
+
+from distill.errors import InputError, ModelError
+from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
 from distill.supervisor.recipe import RecipeHandler, recipe_names
+from distill.traces import Run, read
 
 DEFAULT_SUPERVISOR = "recipe:find"
+REPLAY = "replay:"
+
+
+class RecordedSupervisor(ModelHandler):
+    """Replies what the supervisor of a recorded run replied, turn by turn.
+
+    A run with it does the recorded one again: its host calls get the answers they got, and no
+    worker is asked.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.model = f"{REPLAY}{run.id}"
+        self._replies = [each.content for each in run.messages if each.role == "assistant"]
+
+    def chat(self, messages: Messages, **_kw: Any) -> LMResponse:
+        """The next reply. Raises ModelError where the recorded run had ended."""
+        place = sum(message["role"] == "assistant" for message in messages)
+        if place >= len(self._replies):
+            raise ModelError(f"run {self.run.id} ends after {place} replies")
+        return LMResponse(self._replies[place], Usage(), self.model, 0.0)
+
+    def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
+        """Reply to several runs."""
+        return [self.chat(messages, **kw) for messages in message_batches]
+
+
+def recorded_run(folder: str | Path, run_id: str | None = None) -> Run:
+    """The run of this id in a log folder, or its newest. Raises InputError: there is none."""
+    runs = read(folder).runs
+    begun = [run for run in runs.values() if run.start is not None]
+    if run_id is not None:
+        begun = [run for run in begun if run.id == run_id]
+    if not begun:
+        which = f"run {run_id}" if run_id is not None else "run"
+        raise InputError(f"{folder} has no {which}; there are {', '.join(runs) or 'none'}")
+    return begun[-1]
 
 
 def supervisor_from(
     spec: str | None, base_url: str | None = None, *, key: str | None = None
 ) -> ModelHandler:
-    """The supervisor of a name: ``recipe:NAME``, or a model of an OpenAI-compatible API.
+    """The supervisor of a name: ``recipe:NAME``, ``replay:FOLDER``, or a model of an API.
 
-    Raises InputError for an unknown recipe or a missing key, ModelError for an endpoint
-    that can't be reached or does not serve the model.
+    Raises InputError for an unknown recipe, a folder without a run or a missing key, ModelError
+    for an endpoint that can't be reached or does not serve the model.
     """
     spec = spec or DEFAULT_SUPERVISOR
     kind, _, name = spec.partition(":")
-    if kind == "recipe":
+    if kind in ("recipe", "replay"):
         if base_url is not None:
-            raise InputError(f"--base-url is for a model; {spec} is a recipe and calls none")
-        return RecipeHandler(name)
+            raise InputError(f"--base-url is for a model; {spec} calls none")
+        return RecipeHandler(name) if kind == "recipe" else RecordedSupervisor(recorded_run(name))
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
     handler = OpenAIHandler(spec, base_url, key)

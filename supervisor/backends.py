@@ -13,7 +13,7 @@ from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.requests import Deliver, Outcome
 from distill.supervisor.text import printable
-from distill.traces import records
+from distill.traces import Run, records
 
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
@@ -50,6 +50,26 @@ class FleetBackend:
     def producers(self) -> Sequence[records.Producer]:
         """The worker servers that are ready."""
         return [worker.producer for worker in self._fleet.workers() if worker.is_ready]
+
+
+class RecordedBackend:
+    """The worker of a recorded run that is done again: it is named, and never asked."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.start is not None
+        self.name = run.start.worker
+        self.window_tokens: int | None = run.start.options.get("worker_window_tokens")
+
+    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:  # noqa: ARG002
+        """Refuse: every host call of a replay is answered before it comes to this."""
+        raise WorkerError("a replay asks no worker", kind="bad_request")
+
+    def cancel(self, ids: set[str]) -> None:
+        """Nothing was ever begun."""
+
+    def producers(self) -> Sequence[records.Producer]:
+        """Nobody answers."""
+        return ()
 
 
 class HandlerBackend:

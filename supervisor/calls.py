@@ -25,8 +25,9 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.requests import Outcome, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spares import Spares
+from distill.supervisor.standing import fill_spares, last_batch
 from distill.supervisor.text import printable
-from distill.traces import records
+from distill.traces import Run, records
 
 BATCH_LIMIT = 20_000
 """Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
@@ -321,6 +322,18 @@ class WorkerCalls:
         self.spans.extend(call.spans)
         if call.spans:
             self.readings.append(Reading(call.response, passage_of(call.spans)))
+
+    def take_up(self, run: Run) -> None:
+        """Go on with the calls of a run that was cut off."""
+        self._numbers = itertools.count(last_batch(run) + 1)
+        fill_spares(self.spares, run)
+        for line in run.calls:
+            self.tally.asked += 1
+            if line.source == "reused":
+                self.tally.done += 1
+                self.tally.reused += 1
+            else:
+                self._count(line)
 
     def cancel(self) -> None:
         """Forget every open call, and refuse more: the run has ended."""

@@ -94,6 +94,8 @@ class Replay:
 
     failed: int | None = None
     why: str | None = None
+    died: bool = False
+    """Its jail did, rather than that the cell went otherwise."""
     unknown_call: str | None = None
     variables: tuple[Variable, ...] = ()
     differing: list[int] = field(default_factory=list)
@@ -105,6 +107,7 @@ class Replay:
         if self.unknown_call is not None:
             reason = f"it called {self.unknown_call} as it had not before"
         elif outcome.lost is not None:
+            self.died = True
             reason = f"its jail died: {outcome.lost}"
         elif missing:
             reason = f"it made {missing} calls fewer than before"

@@ -44,6 +44,8 @@ CURRENT_CALL: contextvars.ContextVar[HostCallRecord] = contextvars.ContextVar("C
 
 
 def call_error(error: Exception) -> CallError:
+    if isinstance(error, RecordedError):
+        return error.error
     if isinstance(error, WorkerBatchError):
         reasons = {
             index: printable(str(each)[:ITEM_DETAIL_CHARS]) for index, each in error.errors.items()
@@ -71,6 +73,14 @@ def is_json(value: Any, depth: int = 0) -> bool:
     )
 
 
+class RecordedError(Exception):
+    """What a recorded run's cell was raised, to be raised once more."""
+
+    def __init__(self, error: CallError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
 class HostFunctions:
     """The functions of one session: they run here, with hostile arguments, in threads.
 
@@ -89,6 +99,8 @@ class HostFunctions:
         self._functions = functions
         self._itemised = itemised
         self._on_call = on_call
+        self.recorded: Ledger | None = None
+        """If set, answers come from here alone: a recorded run is done again."""
         self.ledger = Ledger()
         self.spares: Spares[Answer] = Spares()
 
@@ -123,6 +135,9 @@ class HostFunctions:
         if not is_json([record.args, record.kwargs]):
             raise TypeError("the arguments are no JSON values")
         record.key = call_key(record.function, record.args, record.kwargs)
+        if self.recorded is not None:
+            self._settle_recorded(record, self.recorded)
+            return
         if (spare := self.spares.take(record.key)) is not None:
             record.value, record.reused = spare.value, True
             return
@@ -132,6 +147,15 @@ class HostFunctions:
                 f"{record.function} returned a {type(value).__name__} that JSON can't hold"
             )
         record.value = value
+
+    @staticmethod
+    def _settle_recorded(record: HostCallRecord, recorded: Ledger) -> None:
+        answer = recorded.give(record.cell, record.key)
+        if answer is None:
+            raise LookupError(f"the recorded run did not call {record.function} so")
+        if answer.error is not None:
+            raise RecordedError(answer.error)
+        record.value = answer.value
 
     def answer_again(self, call: HostCall) -> CallReply | None:
         """The reply that this call of a finished cell had got; None if it never made it."""

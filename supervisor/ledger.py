@@ -15,7 +15,7 @@ import msgspec
 
 from distill.protocol.jail_link import CallError
 
-_encoder = msgspec.json.Encoder(order="deterministic")
+_encoder = msgspec.json.Encoder(order="sorted")
 
 
 def call_key(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -31,7 +31,8 @@ from distill.supervisor.history import (
 )
 from distill.supervisor.host_calls import HostCallRecord, HostFunctions, is_json
 from distill.supervisor.keeper_process import KeeperProcess
-from distill.traces import records
+from distill.supervisor.standing import cell_numbers, fill, history_of
+from distill.traces import Run, records
 from distill.traces.records import Restored
 
 START_DEADLINE_S = 60.0
@@ -85,6 +86,7 @@ class Sandbox:
         self._final_s: float | None = None
         self._spent_s = 0.0
         self._replay: Replay | None = None
+        self._untold: Restored | None = None
         self.functions = HostFunctions(driver, contents.functions, contents.itemised, on_call)
         self.history: list[FinishedCell] = []
         """Cells whose effects stand, oldest first."""
@@ -103,19 +105,26 @@ class Sandbox:
         """How its jails are built, once the keeper has said."""
         return self._keeper.plan if self._keeper else None
 
-    async def start(self) -> Restored | None:
-        """Make a jail ready, unless one is, with what stands of the finished cells.
+    async def start(self) -> None:
+        """Make a jail ready, with what stands of the finished cells.
 
         Raises SandboxError if none can be built or started.
         """
-        if self._is_ready:
+        self._untold = await self._be_ready() or self._untold
+
+    def take_up(self, run: Run) -> None:
+        """Go on with the session of a run that was cut off: its names come back with the start."""
+        self.history = history_of(run)
+        self._cell = max(cell_numbers(run), default=0)
+        self._spent_s = sum(cell.spent_s for cell in run.cells)
+        fill(self.functions, run, self._contents.itemised)
+
+    async def _be_ready(self) -> Restored | None:
+        """Start a jail unless there is one; how the session came back in it."""
+        if self._keeper is not None and self._keeper.state == "idle":
             return None
         await self._start_jail()
         return await self._restore()
-
-    @property
-    def _is_ready(self) -> bool:
-        return self._keeper is not None and self._keeper.state == "idle"
 
     async def _start_jail(self) -> None:
         failure = None
@@ -145,7 +154,7 @@ class Sandbox:
             raise SandboxError(keeper.refusal)
         if keeper.state == "empty":
             keeper.open_jail(self._opening, context)
-        await keeper.until(lambda: keeper.state not in ("opening", "empty"), allowed_s)
+        await keeper.until(lambda: keeper.state != "opening", allowed_s)
 
     def _opening(self, jail: str) -> wire.OpenJail:
         contents = self._contents
@@ -161,7 +170,8 @@ class Sandbox:
 
     async def execute(self, code: str) -> CellOutcome:
         """Run one cell to its end, whatever end that is. Raises SandboxError: none can run."""
-        restored = await self.start()
+        restored = await self._be_ready() or self._untold
+        self._untold = None
         self._cell += 1
         if restored is not None and restored.why is not None:
             # The names that this cell counts on are gone: better told than run.
@@ -178,7 +188,7 @@ class Sandbox:
         elif outcome.restored is None and not self._has_final and not self._is_closed:
             # Where no jail can be had now, the next cell says why.
             with contextlib.suppress(SandboxError):
-                outcome = replace(outcome, restored=await self.start())
+                outcome = replace(outcome, restored=await self._be_ready())
         return outcome
 
     # -- running finished cells again
@@ -188,9 +198,13 @@ class Sandbox:
         started_s = time.monotonic()
         before = self.history
         stands, why = replayable(before)
+        died: set[int] = set()
         while (replay := await self._run_again(stands)).failed is not None:
-            why = replay.why
-            stands = [cell for cell in stands if cell.number < replay.failed]
+            # A jail that dies once may have been killed from outside; twice, it is the cell.
+            if not replay.died or replay.failed in died:
+                why = replay.why
+                stands = [cell for cell in stands if cell.number < replay.failed]
+            died.add(replay.failed)
             await self._drop_jail()
             await self._start_jail()
         self.history = stands

@@ -17,7 +17,9 @@ from distill.protocol.worker_link import Sampling
 from distill.supervisor.call_options import parse_answer
 from distill.supervisor.history import FinishedCell, printed_hash
 from distill.supervisor.host_calls import ITEM_DETAIL_CHARS, HostFunctions
+from distill.supervisor.journal import now
 from distill.supervisor.ledger import Answer, Ledger
+from distill.supervisor.reply import read_reply
 from distill.supervisor.requests import asked_key
 from distill.supervisor.spares import Spares
 from distill.supervisor.text import clip
@@ -55,9 +57,10 @@ class Standing:
     """Of that reply."""
     asked_last: bool = False
     """The last word was asked for: the next reply is the answer, whatever it is."""
+    final: records.Final | None = None
 
 
-def standing_of(run: Run, output_limit: int, last_word: str) -> Standing:
+def standing_of(run: Run, output_limit: int) -> Standing:
     """Where the conversation stood. Raises InputError for a run that can't go on."""
     if run.start is None:
         raise InputError(f"run {run.id} has no start record: nothing of it can be resumed")
@@ -75,7 +78,10 @@ def standing_of(run: Run, output_limit: int, last_word: str) -> Standing:
         )
     last = run.messages[-1]
     found = Standing(run.conversation(), max((t.turn for t in run.turns), default=0), usage)
-    found.asked_last = any(m.role == "user" and m.content == last_word for m in run.messages[-2:])
+    found.final = run.final
+    # Of all messages only this request belongs to a turn that has no reply yet.
+    waits = last.role == "user" and last.turn > found.turn
+    found.asked_last = waits or any(turn.forced for turn in run.turns)
     if last.role == "assistant":
         found.reply = last.content
         found.cells = [
@@ -141,7 +147,7 @@ def finished_cell(cell: records.Cell) -> FinishedCell:
 
 def fill(functions: HostFunctions, run: Run, itemised: frozenset[str]) -> None:
     """Enter what the run's host calls got, and free what nothing came of."""
-    fill_ledger(functions.ledger, run)
+    fill_ledger(functions.ledger, run, {number: number for number in cell_numbers(run)})
     for number, good in _endings(run):
         for call in run.primitives:
             if call.cell == number and call.function not in itemised:
@@ -152,20 +158,24 @@ def fill(functions: HostFunctions, run: Run, itemised: frozenset[str]) -> None:
         functions.spares.settle(number, failed=not good)
 
 
-def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int] | None = None) -> None:
-    """Enter what each call got; ``numbers`` gives cells other numbers, and leaves out the rest."""
+def ledger_of(run: Run) -> Ledger:
+    """What each call got, for the run to be done again: cells that were cut off don't count."""
+    whole = [cell.cell for cell in run.cells if cell.lost != CUT_OFF]
+    ledger = Ledger()
+    fill_ledger(ledger, run, {cell: place for place, cell in enumerate(whole, 1)})
+    return ledger
 
-    def number(cell: int) -> int | None:
-        return cell if numbers is None else numbers.get(cell)
 
+def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
+    """Enter what the calls of these cells got, under the number that is given for each."""
     for call in run.primitives:
-        if (cell := number(call.cell)) is not None:
+        if (cell := numbers.get(call.cell)) is not None:
             ledger.enter(cell, call.key, Answer(call.value, _error(call.error)))
     items: dict[tuple[int, int], dict[int, records.Call]] = {}
     for line in run.calls:
         items.setdefault((line.cell, line.call), {})[line.item] = line
     for batch in run.batches:
-        if batch.key and (cell := number(batch.cell)) is not None:
+        if batch.key and (cell := numbers.get(batch.cell)) is not None:
             lines = items.get((batch.cell, batch.call), {})
             ledger.enter(cell, batch.key, _batch_answer(batch, lines))
 
@@ -239,3 +249,41 @@ def last_batch(run: Run) -> int:
     """The highest number among the ids of its worker calls, ``RUN-NUMBER.ITEM``."""
     numbers = (line.id.removeprefix(f"{run.id}-").partition(".")[0] for line in run.calls)
     return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def loose_ends(run: Run, standing: Standing) -> Iterator[records.SupervisorRecord]:
+    """Records of the cell that was running when the run was cut off, and of its open calls."""
+    assert run.start is not None
+    common: dict[str, Any] = {"t": now(), "run": run.id, "producer": run.start.producer}
+    blocks = read_reply(standing.reply or "").blocks
+    known = {cell.cell for cell in run.cells}
+    for number in sorted(cell_numbers(run) - known):
+        place = len(standing.cells)
+        yield records.Cell(
+            **common,
+            turn=standing.turn,
+            cell=number,
+            code=blocks[place] if place < len(blocks) else "",
+            status="lost",
+            stdout="",
+            stderr="",
+            elapsed_s=0.0,
+            cpu_s=0.0,
+            lost=CUT_OFF,
+        )
+    done = {(batch.cell, batch.call) for batch in run.batches}
+    lines: dict[tuple[int, int], list[records.Call]] = {}
+    for line in run.calls:
+        lines.setdefault((line.cell, line.call), []).append(line)
+    for (cell, call), items in lines.items():
+        if (cell, call) not in done:
+            yield records.Batch(
+                **common,
+                cell=cell,
+                call=call,
+                function=items[0].function,
+                items=len(items),
+                failed=sum(item.response is None for item in items),
+                elapsed_s=0.0,
+                error=CUT_OFF,
+            )

@@ -25,7 +25,7 @@ NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have 
 LAST = """\
 There are no turns left. Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
-STARTS_ANEW = "The REPL starts anew: all names but the given ones are lost."
+NOT_YET = "No new jail could be started yet: if more is lost than this cell, the next one says so."
 VARIABLES_SHOWN = 30
 TRACEBACK_CHARS = 2000
 
@@ -95,6 +95,9 @@ class TurnLoop:
         self._messages = list(standing.messages)
         self.turns.usage = standing.usage
         self._log.turn = self.turns.iterations = standing.turn
+        if standing.final is not None:
+            self.turns.status, self.turns.answer = "final", standing.final.value
+            return True
         if standing.asked_last:
             self.turns.iterations -= standing.reply is not None
             self._log.turn = self.turns.iterations + 1
@@ -233,7 +236,7 @@ def render(result: Any) -> str:
         parts.append(clip(result.error.traceback.rstrip(), TRACEBACK_CHARS))
     if result.lost is not None:
         parts.append(f"The cell was killed: {result.lost}.")
-        parts.append(told(result.restored) if result.restored is not None else STARTS_ANEW)
+        parts.append(told(result.restored) if result.restored is not None else NOT_YET)
     if len(parts) == 1:
         parts.append("(no output)")
     if result.variables:
