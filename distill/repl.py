@@ -87,6 +87,8 @@ class REPL:
     ) -> None:
         self.output_limit = output_limit
         self.limits = Limits()
+        self.packages: tuple[str, ...] = ()
+        """Names of installed distributions that cells may import, with all they depend on."""
         self.answer: Any = UNSET
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
@@ -168,7 +170,7 @@ class REPL:
         if context is not None:
             self._context_file = ContextFile(context)
         contents = sandboxes.Contents(
-            data, functions, self._context_file, self.limits, self.itemised
+            data, functions, self._context_file, self.limits, self.itemised, self.packages
         )
         return sandboxes.Sandbox(
             host,
