@@ -74,6 +74,22 @@ _question = _options(
         help="Characters of a cell's output that the supervisor sees.",
     ),
     click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A limit of the sandbox, for example memory_bytes=4GiB or cell_s=300 (repeatable). "
+        "`distill doctor` lists them.",
+    ),
+    click.option(
+        "--sandbox-package",
+        "sandbox_packages",
+        multiple=True,
+        metavar="NAME",
+        help="An installed package that the supervisor's code may import, for example numpy "
+        "(repeatable).",
+    ),
+    click.option(
         "--record",
         type=click.Choice(["off", "ids", "ids+logprobs"]),
         default="ids",

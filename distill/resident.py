@@ -9,13 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
+from distill.limits import Limits, replaced
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.orchestrator import answer_on_loop
 from distill.protocol import PROTOCOL_VERSION
@@ -49,6 +50,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_dir: str | None = None
     label: str | None = None
     worker_options: dict[str, Any] | None = None
+    limits: dict[str, float] = {}
+    sandbox_packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,22 @@ class WorkerSettings:
     window_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """What all runs of an engine have in common; a run's own limits and packages add to it."""
+
+    limits: Limits = field(default_factory=Limits)
+    packages: tuple[str, ...] = ()
+
+
 class Resident:
     """The engine of this process. Methods are called from any thread but the loop's."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(
+        self, settings: WorkerSettings, sandbox: SandboxSettings = SandboxSettings()
+    ) -> None:
         self._settings = settings
+        self._sandbox = sandbox
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._backend: Backend | None = None
@@ -117,7 +131,11 @@ class Resident:
             self._backend,
             sources=sources,
             on_progress=on_progress,
-            **msgspec.structs.asdict(checked),
+            **{
+                **msgspec.structs.asdict(checked),
+                "limits": replaced(self._sandbox.limits, checked.limits),
+                "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
+            },
         )
         return result, summary(result, model_name(supervisor), self._backend.name)
 

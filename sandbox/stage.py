@@ -141,4 +141,3 @@ def _build_modules(draft: Path, sources: list[tuple[Path, str]], filter_bytes: b
             str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
         )
     make_readable(draft)
-
