@@ -60,7 +60,7 @@ def primitive(
     """
     if function is not None:
         return primitive()(function)
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+    if not _is_count(budget):
         raise InputError(f"a primitive's budget is a number of calls from 1 on, not {budget!r}")
 
     def mark(marked: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,6 +73,10 @@ def primitive(
         return called
 
     return mark
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_count(value: Any) -> bool:
