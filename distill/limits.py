@@ -48,13 +48,13 @@ BOUNDS = {
     "scratch_bytes": Bound(64 * KIB, 1024 * TIB, "files in the working directory"),
     "scratch_inodes": Bound(8, 1 << 30, "how many of them"),  # the folder itself takes some
     # What passes through one frame of the wire.
-    "output_bytes": Bound(1 * KIB, 48 * MIB, "printed by a cell; the rest is dropped"),
+    "output_bytes": Bound(1 * KIB, 48 * MIB, "output of a cell; more is dropped"),
     # The standard streams, the jail's own descriptors up to 13, a module that is imported.
     "open_files": Bound(32, 1 << 20, "open files"),
     "threads": Bound(1, 1 << 20, "threads"),
-    "cell_s": Bound(0.1, MONTH_S, "seconds of a cell; waiting for a worker does not count"),
-    "grace_s": Bound(0.1, MONTH_S, "seconds from its interrupt to its end"),
-    "run_s": Bound(1, MONTH_S, "seconds of all cells of a run"),
+    "cell_s": Bound(0.1, MONTH_S, "time of a cell, waits for workers aside"),
+    "grace_s": Bound(0.1, MONTH_S, "from its interrupt to its end"),
+    "run_s": Bound(1, MONTH_S, "time of all cells of a run"),
     "calls_in_flight": Bound(1, 1 << 20, "host calls at the same time"),
     "calls_per_cell": Bound(1, 1 << 30, "host calls of a cell"),
     "call_bytes": Bound(1 * KIB, 63 * MIB, "one host call, on the wire"),
@@ -84,11 +84,13 @@ def check(limits: Limits) -> Limits:
 def replaced(base: Limits, given: Mapping[str, float]) -> Limits:
     """The base with these limits in it, checked. Raises InputError, also for unknown names."""
     for name in given:
-        if name not in BOUNDS:
-            raise InputError(
-                f"there is no limit {name!r}. The limits and their defaults:\n{table()}"
-            )
+        _check_name(name)
     return check(msgspec.structs.replace(base, **given))
+
+
+def _check_name(name: str) -> None:
+    if name not in BOUNDS:
+        raise InputError(f"there is no limit {name!r}. The limits and their defaults:\n{table()}")
 
 
 def parse(words: Iterable[str]) -> dict[str, float]:
@@ -98,7 +100,9 @@ def parse(words: Iterable[str]) -> dict[str, float]:
         name, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"{word!r} is no limit: write NAME=VALUE, for example cell_s=60")
-        given[name.strip()] = _number(name.strip(), text.strip())
+        name = name.strip()
+        _check_name(name)
+        given[name] = _number(name, text.strip())
     replaced(Limits(), given)
     return given
 

@@ -79,10 +79,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def terms_of(function: Callable[..., Any]) -> Terms:
     """A function's terms; the defaults where it is not marked."""
     terms = getattr(function, "distill_terms", None)
