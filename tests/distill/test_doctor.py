@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A nvidia-smi of the test's own, first on PATH."""
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    yield program
+    return program
 
 
 def speaks(program: Path, text: str, status: int = 0) -> None:
