@@ -19,6 +19,7 @@ from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.orchestrator import answer_on_loop
+from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
@@ -101,6 +102,7 @@ class Resident:
         background.wait(self._start())
 
     async def _start(self) -> None:
+        await driver.in_thread(self._host, prepare, self._sandbox.packages)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
             return
@@ -143,7 +145,9 @@ class Resident:
 
     def serve(self) -> None:
         """Answer clients from now on, and let them find this engine."""
-        self._host.loop.call_soon_threadsafe(standby.of(self._host).expect_runs)
+        self._host.loop.call_soon_threadsafe(
+            standby.of(self._host).expect_runs, self._sandbox.packages
+        )
         (self._host.run_directory / "resident").touch()
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
 

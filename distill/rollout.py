@@ -131,7 +131,7 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
-        repl.packages = (*repl.packages, *options.packages)
+        repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))

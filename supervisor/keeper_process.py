@@ -59,9 +59,7 @@ class KeeperProcess:
     are the names of installed distributions that its jails hold.
     """
 
-    def __init__(
-        self, driver: Driver, listener: Listener, packages: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, driver: Driver, listener: Listener, packages: tuple[str, ...] = ()) -> None:
         # A name of its own: an identity on the socket must not meet an older keeper's.
         self.name = f"sandbox-{next(_numbers)}"
         self.producer = records.Producer("sandbox", self.name, 0)

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_a_temporary_folder_whose_sockets_would_have_too_long_a_path(
 
 def test_versions_that_do_not_agree_are_red(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["msgspec==0.0.1", "psutil", "no-such-thing==1 ; extra == 'cpu'", "missing-thing==2"]
-    monkeypatch.setattr(machine.metadata, "requires", lambda name: needs)
+    monkeypatch.setattr(metadata, "requires", lambda name: needs)
     check = machine.versions()
     assert check.fine is False
     assert "'msgspec==0.0.1' 'missing-thing==2'" in check.remedy

@@ -93,7 +93,17 @@ def test_over_budget_is_a_limit_error_by_name_and_amount(ask: Ask, logged: Any) 
 def test_a_killed_jail_does_not_renew_the_budget() -> None:
     with REPL("t", "q", str, list, primitives={"look": primitive(budget=2)(look)}) as repl:
         assert repl.execute("look('x'); import os; os._exit(1)").lost is not None
-        assert "1 LimitError" in repl.execute(CALLS).stdout
+        # What the killed cell had got is given once more, and is not counted again.
+        assert "2 LimitError" in repl.execute(CALLS).stdout
+
+
+def test_a_restored_cell_spends_nothing() -> None:
+    asked: list[str] = []
+    with REPL("t", "q", str, list, primitives={"look": primitive(budget=3)(asked.append)}) as repl:
+        assert repl.execute("look('a')").error is None
+        assert repl.execute("import os; os._exit(1)").lost is not None
+        assert "2 LimitError" in repl.execute(CALLS).stdout
+    assert asked == ["a", "x", "x"]
 
 
 def test_the_namespaces_of_a_repl_class_count_too() -> None:
