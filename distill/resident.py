@@ -51,7 +51,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_dir: str | None = None
     label: str | None = None
     worker_options: dict[str, Any] | None = None
-    limits: dict[str, float] = {}
+    limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
 
 
