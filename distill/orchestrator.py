@@ -10,7 +10,7 @@ from typing import Any
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler
-from distill.packages import described, prepare
+from distill.packages import described
 from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -91,7 +91,6 @@ async def answer_on_loop(
         asked = Rollout(host, RunLog(journal, _run_id()), Question(query, context), options)
         await asked.prepare(handler, backend)
         packages = described(asked.packages)
-        await driver.in_thread(host, prepare, asked.packages)
         if worker_ctx_k is None and backend.window_tokens is not None:
             worker_ctx_k = max(1, backend.window_tokens // 1000)
         opening = messages or build_system_prompt(

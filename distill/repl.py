@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from distill.errors import InputError
 from distill.limits import check
+from distill.packages import prepare
 from distill.primitives import Budgets, Terms, is_marked, terms_of
 from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
@@ -193,6 +194,7 @@ class REPL:
                     f"_namespace[{name!r}] is of type {type(value).__name__}: only JSON-like "
                     "data and functions can be given to the sandbox"
                 )
+        prepare(self.packages)
         if context is not None:
             self._context_file = ContextFile(context)
         contents = sandboxes.Contents(

@@ -20,6 +20,7 @@ from distill.sandbox.jail import landlock
 
 BWRAP_S = 10.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 CELL = "print(len(context))"
 CURBED_BY = {
     "memory_bytes": resource.RLIMIT_DATA,
@@ -100,10 +101,8 @@ def landlock_version() -> Check:
 
 def cgroup() -> Check:
     """Whether this process could make cgroups of its own for jails."""
-    own = next(
-        (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if "0::" in line),
-        None,
-    )
+    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []
+    own = next((line[3:] for line in lines if line.startswith("0::")), None)
     if own is None or not (root := _cgroup_mount()):
         return Check("cgroup", None, "no cgroup v2 here: rlimits bound memory")
     folder = root / own.lstrip("/")
