@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.engine import Engine
+    from distill.limits import Limits
     from distill.models import (
         LMResponse,
         ModelHandler,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         VLLMHandler,
     )
     from distill.orchestrator import arun, resume, run
+    from distill.primitives import primitive
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
@@ -28,6 +30,7 @@ __all__ = [
     "Engine",
     "ExecResult",
     "LMResponse",
+    "Limits",
     "ModelHandler",
     "OpenAIHandler",
     "RunResult",
@@ -36,15 +39,18 @@ __all__ = [
     "__version__",
     "arun",
     "build_system_prompt",
+    "primitive",
     "resume",
     "run",
 ]
 
 _HOMES = {
     "engine": ("Engine",),
+    "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
     "orchestrator": ("arun", "resume", "run"),
     "prompts": ("build_system_prompt",),
+    "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
 }

@@ -42,6 +42,22 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
+_limit = click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A limit of the sandbox, for example memory_bytes=4GiB or cell_s=300 (repeatable). "
+    "`distill doctor` lists them.",
+)
+_sandbox_package = click.option(
+    "--sandbox-package",
+    "sandbox_packages",
+    multiple=True,
+    metavar="NAME",
+    help="An installed package that the supervisor's code may import, for example numpy "
+    "(repeatable).",
+)
 _question = _options(
     click.option(
         "--context",
@@ -73,6 +89,8 @@ _question = _options(
         show_default=True,
         help="Characters of a cell's output that the supervisor sees.",
     ),
+    _limit,
+    _sandbox_package,
     click.option(
         "--record",
         type=click.Choice(["off", "ids", "ids+logprobs"]),
@@ -166,12 +184,26 @@ def run(**options: Any) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("run_folder", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
-def doctor(run_folder: Path | None) -> int:
-    """Check this machine, or the files of a run (RUN is a log folder)."""
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@_limit
+@_sandbox_package
+def doctor(
+    run_folder: Path | None,
+    as_json: bool,
+    limits: tuple[str, ...],
+    sandbox_packages: tuple[str, ...],
+) -> int:
+    """Check this machine, or the files of a run (RUN is a log folder).
+
+    Green: it is there. Red (BAD): a run would fail, and the line below says what to do. Grey
+    (--): nobody needs it, or not everybody. The exit code is 0 only if a run would work.
+    """
     from distill import doctor as checks
 
     with _errors(False):
-        return checks.check_run(run_folder) if run_folder else checks.check_machine()
+        if run_folder is not None:
+            return checks.check_run(run_folder, as_json=as_json)
+        return checks.check_machine(limits, sandbox_packages, as_json=as_json)
 
 
 class _Exit(Exception):

@@ -15,10 +15,12 @@ from distill.display import Display
 from distill.engine import Engine
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
+from distill.limits import Limits, parse, replaced
 from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
+from distill.packages import described
 from distill.protocol.client_link import Ask
-from distill.resident import Resident, WorkerSettings
+from distill.resident import Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.text import printable, visible
@@ -43,6 +45,7 @@ def up(
     if gpus is not None and worker_url is not None:
         raise InputError("--gpus and --worker-url exclude each other: that server has its own")
     settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
+    sandbox = _sandbox(options)
     if check_only:
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
@@ -50,27 +53,39 @@ def up(
         return 0
     if prepare:
         return _prepare(settings)
+    described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
     if query is not None and not paths:
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, options)
-        with Display() as display:
-            resident = Resident(settings)
-            try:
-                if not isinstance(handler, RecordedSupervisor):
-                    display.phase(f"starting the worker: {worker or 'SmolLM2-135M-Instruct'}")
-                    resident.start()
-                if query is None and not recorded:
-                    return _stay(resident, display)
-                display.phase("starting the run")
-                ask = Ask("up", query or "", tuple(files), supervisor, _given(options))
-                result, text = resident.answer(ask, display.progress, handler)
-            finally:
-                display.phase("ending")
-                resident.close()
+        with Display() as display, _engine(settings, sandbox, handler, display) as resident:
+            if query is None and not recorded:
+                return _stay(resident, display)
+            display.phase("starting the run")
+            ask = Ask("up", query or "", tuple(files), supervisor, _given(options))
+            result, text = resident.answer(ask, display.progress, handler)
         return _print(result, text)
+
+
+@contextlib.contextmanager
+def _engine(
+    workers: WorkerSettings,
+    sandbox: SandboxSettings,
+    supervisor: ModelHandler | None,
+    display: Display,
+) -> Iterator[Resident]:
+    """An engine with its workers up; a recorded run that is done again needs none."""
+    resident = Resident(workers, sandbox)
+    try:
+        if not isinstance(supervisor, RecordedSupervisor):
+            display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
+            resident.start()
+        yield resident
+    finally:
+        display.phase("ending")
+        resident.close()
 
 
 def run(
@@ -83,6 +98,7 @@ def run(
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
+    options["limits"] = parse(options["limits"])
     recorded = _is_recorded(paths, query, supervisor, options)
     if query is None and not recorded:
         raise InputError("no question: add --query TEXT")
@@ -206,6 +222,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+
+
+def _sandbox(options: dict[str, Any]) -> SandboxSettings:
+    """The engine's sandbox, taken out of a command's options."""
+    limits = replaced(Limits(), parse(options.pop("limits")))
+    return SandboxSettings(limits, options.pop("sandbox_packages"))
 
 
 def _split(gpus: str | None) -> tuple[str, ...]:

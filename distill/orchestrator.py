@@ -8,8 +8,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from distill.errors import InputError
+from distill.limits import check
 from distill.models import ModelHandler
+from distill.packages import described
 from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -48,6 +52,7 @@ async def answer_on_loop(
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
+    sandbox_packages: Sequence[str] = (),
     sources: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
@@ -55,10 +60,12 @@ async def answer_on_loop(
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL;
-    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how
-    much of each completion is logged; ``sources`` are the context's files, for the log;
-    ``on_progress`` is called from the background loop and must not block.
+    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
+    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
+    ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
+    ``sandbox_packages`` are names of installed packages that the code may import; ``sources``
+    are the context's files, for the log; ``on_progress`` is called from the background loop
+    and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -66,6 +73,9 @@ async def answer_on_loop(
     _check_question(query, context, label)
     _check_limits(max_iterations, output_limit)
     _check_primitives(primitives)
+    if limits is not None:
+        check(limits)
+    described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
     backend = await _backend(host, worker, handler)
@@ -77,12 +87,14 @@ async def answer_on_loop(
         record,
         dict(worker_options or {}),
         limits,
+        tuple(sandbox_packages),
         tuple(sources),
         on_progress,
     )
     async with _journal(host, log_dir if log_dir is not None else default_log_dir()) as journal:
         asked = Rollout(host, RunLog(journal, _run_id()), Question(query, context), options)
         await asked.prepare(handler, backend)
+        packages = described(asked.packages)
         if worker_ctx_k is None and backend.window_tokens is not None:
             worker_ctx_k = max(1, backend.window_tokens // 1000)
         opening = messages or build_system_prompt(
@@ -91,8 +103,9 @@ async def answer_on_loop(
             worker_ctx_k=worker_ctx_k,
             output_limit=output_limit,
             primitives=asked.primitive_lines(),
+            packages=packages,
         )
-        asked.log_start(label, worker_ctx_k, prompt_given=messages is not None)
+        asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await asked.work(opening)
 
 
@@ -134,7 +147,8 @@ async def resume_on_loop(
             repl_class,
             told["record"],
             told["worker_options"],
-            limits,
+            limits or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
+            tuple(told.get("sandbox_packages", ())),
             recorded.start.context.sources,
             on_progress,
         )
@@ -159,7 +173,8 @@ def check_resumable(
         )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
-    missing = set(recorded.start.options.get("primitives", ())) - set(primitives or ())
+    used = set(recorded.start.options.get("primitives", ()))
+    missing = used - set(primitives or ()) - set(SEED_NAMES)
     if missing:
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "

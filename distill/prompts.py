@@ -1,5 +1,6 @@
 """What the supervisor model is told. Edit SYSTEM_PROMPT, or build messages of your own."""
 
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ come parsed), choices, regex, system. A batch in which some prompts failed raise
 WorkerBatchError with `.answers` (None where failed) and `.errors`.
 - `FINAL(answer)`: ends the run with this answer, any JSON-like value. Call it once you are \
 sure.
-- The Python standard library. No network; files only in the working directory.
+- {python} No network; files only in the working directory.
 
 How to work:
 - Reply with one or more fenced blocks of Python (```repl … ```). They run in order; an \
@@ -36,7 +37,7 @@ times or over several passages, let them vote, check with code.
 """
 """The system prompt. Its fields are filled when a run starts; write { and } doubled."""
 
-FIELDS = ("context_description", "worker_window", "output_limit")
+FIELDS = ("context_description", "worker_window", "output_limit", "python")
 
 QUESTION = """\
 Question: {query}
@@ -53,13 +54,14 @@ def build_system_prompt(
     worker_ctx_k: int | None = None,
     output_limit: int = 2000,
     primitives: Mapping[str, str] | None = None,
+    packages: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """The first messages of a run: a system message and the question.
 
     ``worker_ctx_k`` is the worker's window in thousands of tokens, None where unknown;
     ``primitives`` maps the names of further functions to a line about each, and those that
-    SYSTEM_PROMPT does not name are added. Raises InputError for a brace in SYSTEM_PROMPT
-    that is no field.
+    SYSTEM_PROMPT does not name are added; ``packages`` can be imported in the REPL. Raises
+    InputError for a brace in SYSTEM_PROMPT that is no field.
     """
     window = "Its window is not known; keep a prompt under 2,000 tokens."
     if worker_ctx_k is not None:
@@ -67,7 +69,13 @@ def build_system_prompt(
             f"Prompt and answer together fit in {worker_ctx_k}k tokens, some "
             f"{worker_ctx_k * 1000 * CHARS_PER_TOKEN} characters."
         )
-    text = _fill(SYSTEM_PROMPT, describe_context(context), window, output_limit)
+    text = _fill(
+        SYSTEM_PROMPT,
+        context_description=describe_context(context),
+        worker_window=window,
+        output_limit=output_limit,
+        python=describe_python(packages),
+    )
     added = [line for name, line in (primitives or {}).items() if f"`{name}(" not in SYSTEM_PROMPT]
     if added:
         text += "\nFurther functions in the REPL:\n" + "\n".join(added) + "\n"
@@ -77,17 +85,23 @@ def build_system_prompt(
     ]
 
 
-def _fill(template: str, description: str, window: str, output_limit: int) -> str:
+def _fill(template: str, **fields: Any) -> str:
     try:
-        return template.format(
-            context_description=description, worker_window=window, output_limit=output_limit
-        )
+        return template.format(**fields)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise InputError(
             f"SYSTEM_PROMPT has a brace that is no field ({error}); its fields are "
             f"{', '.join('{' + name + '}' for name in FIELDS)}; write literal braces doubled, "
             "{{ and }}"
         ) from error
+
+
+def describe_python(packages: Sequence[str]) -> str:
+    """What cells can import: the version, and packages as "numpy 2.3.5"."""
+    version = f"Python {platform.python_version()} with its standard library"
+    if not packages:
+        return f"{version} only; nothing can be installed."
+    return f"{version}, and {', '.join(packages)}; nothing else can be installed."
 
 
 def describe_context(context: Any) -> str:

@@ -12,6 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from distill.errors import InputError
+from distill.limits import check
+from distill.packages import prepare
+from distill.primitives import Budgets, Terms, is_marked, terms_of
 from distill.protocol.jail_link import CellError, Limits
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.context import ContextFile
@@ -75,7 +78,7 @@ class REPL:
     ``context`` is a str, list or dict; ``output_limit`` the characters of a cell's output
     that are shown. ``worker_fn(prompt, **options)`` and ``worker_batch_fn(prompts,
     **options)`` run on this side, in threads. Raises SandboxError if no safe jail can be
-    built, InputError for a namespace that can't be shipped.
+    built, InputError for a namespace that can't be shipped, and for limits that can't be kept.
     """
 
     def __init__(
@@ -89,6 +92,10 @@ class REPL:
     ) -> None:
         self.output_limit = output_limit
         self.limits = Limits()
+        self.packages: tuple[str, ...] = ()
+        """Names of installed distributions that cells may import, with all they depend on."""
+        self.budgets = Budgets({})
+        """What its primitives may still be called; made with the sandbox."""
         self.answer: Any = UNSET
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
@@ -118,6 +125,15 @@ class REPL:
     def functions(self) -> dict[str, Callable[..., Any]]:
         """The names whose values are functions of this side."""
         return {name: value for name, value in self._namespace.items() if callable(value)}
+
+    @property
+    def terms(self) -> dict[str, Terms]:
+        """The terms of its primitives: all functions but the two that ask workers."""
+        return {
+            name: terms_of(function)
+            for name, function in self.functions.items()
+            if name not in ("worker", "worker_batch") or is_marked(function)
+        }
 
     @property
     def sandbox(self) -> sandboxes.Sandbox | None:
@@ -156,6 +172,19 @@ class REPL:
             restored=outcome.restored,
         )
 
+    def _budgeted(self, functions: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+        """The functions as cells call them: each call is counted before it is made."""
+        budgets = self.budgets = Budgets(self.terms)
+
+        def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                budgets.spend(name)
+                return function(*args, **kwargs)
+
+            return call
+
+        return {name: counted(name, function) for name, function in functions.items()}
+
     def _make_sandbox(self, host: driver.Driver) -> sandboxes.Sandbox:
         functions = self.functions
         context = self._namespace.get("context")
@@ -170,10 +199,16 @@ class REPL:
                     f"_namespace[{name!r}] is of type {type(value).__name__}: only JSON-like "
                     "data and functions can be given to the sandbox"
                 )
+        prepare(self.packages)
         if context is not None:
             self._context_file = ContextFile(context)
         contents = sandboxes.Contents(
-            data, functions, self._context_file, self.limits, self.itemised
+            data,
+            self._budgeted(functions),
+            self._context_file,
+            check(self.limits),
+            self.itemised,
+            self.packages,
         )
         sandbox = sandboxes.Sandbox(
             host,

@@ -9,15 +9,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
+from distill.limits import Limits, replaced
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.orchestrator import answer_on_loop, resume_on_loop
+from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
@@ -50,6 +52,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_dir: str | None = None
     label: str | None = None
     worker_options: dict[str, Any] | None = None
+    limits: dict[str, int | float] = {}
+    sandbox_packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,22 @@ class WorkerSettings:
     window_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """What all runs of an engine have in common; a run's own limits and packages add to it."""
+
+    limits: Limits = field(default_factory=Limits)
+    packages: tuple[str, ...] = ()
+
+
 class Resident:
     """The engine of this process. Methods are called from any thread but the loop's."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(
+        self, settings: WorkerSettings, sandbox: SandboxSettings = SandboxSettings()
+    ) -> None:
         self._settings = settings
+        self._sandbox = sandbox
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._backend: Backend | None = None
@@ -88,6 +103,7 @@ class Resident:
         background.wait(self._start())
 
     async def _start(self) -> None:
+        await driver.in_thread(self._host, prepare, self._sandbox.packages)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
             return
@@ -134,7 +150,11 @@ class Resident:
             self._backend,
             sources=sources,
             on_progress=on_progress,
-            **msgspec.structs.asdict(checked),
+            **{
+                **msgspec.structs.asdict(checked),
+                "limits": replaced(self._sandbox.limits, checked.limits),
+                "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
+            },
         )
         return result, self._summary(result, supervisor)
 
@@ -149,7 +169,9 @@ class Resident:
 
     def serve(self) -> None:
         """Answer clients from now on, and let them find this engine."""
-        self._host.loop.call_soon_threadsafe(standby.of(self._host).expect_runs)
+        self._host.loop.call_soon_threadsafe(
+            standby.of(self._host).expect_runs, self._sandbox.packages
+        )
         (self._host.run_directory / "resident").touch()
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)
 

@@ -1,15 +1,19 @@
 """One run while it lasts: its REPL, its worker calls, its log, its end."""
 
 import asyncio
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.primitives import terms_of
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -27,6 +31,7 @@ from distill.supervisors import RecordedSupervisor
 from distill.traces import Run, records
 from distill.version import __version__
 
+LOG = logging.getLogger("distill")
 UNKNOWN_WINDOW_TOKENS = 2048
 """What code is told of a worker whose window nobody knows: little enough for any model."""
 SEED_NAMES = ("context", "query", "worker", "worker_batch")
@@ -81,6 +86,7 @@ class Options:
     record: Record
     worker_options: Mapping[str, Any]
     limits: Limits | None
+    packages: tuple[str, ...]
     sources: tuple[str, ...]
     on_progress: Callable[[Progress], None] | None
 
@@ -141,23 +147,40 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))
         repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
         return repl
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Names of the packages inside: the run's, and those of its REPL's class."""
+        return self._repl.packages
+
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
         return {
-            name: describe(name, function)
+            name: f"{describe(name, function)} (at most {terms_of(function).budget:,} calls)"
             for name, function in self._repl.functions.items()
             if name not in SEED_NAMES
         }
 
-    def log_start(self, label: str | None, worker_ctx_k: int | None, *, prompt_given: bool) -> None:
-        """Write run_start: from here on there is a run, and it will have an end."""
+    def log_start(
+        self,
+        label: str | None,
+        worker_ctx_k: int | None,
+        *,
+        packages: Sequence[str],
+        prompt_given: bool,
+    ) -> None:
+        """Write run_start: from here on there is a run, and it will have an end.
+
+        ``packages`` are what is in the jail, with versions.
+        """
         options = self._options
+        self._show_primitives()
         self._log.start(
             query=self._query,
             context=self._ref,
@@ -172,7 +195,9 @@ class Rollout:
                 "worker_options": dict(options.worker_options),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
-                "primitives": sorted(self.primitive_lines()),
+                "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "sandbox_packages": list(packages),
+                "limits": msgspec.to_builtins(self._repl.limits),
             },
             versions={
                 "distill": __version__,
@@ -181,6 +206,13 @@ class Rollout:
                 "python": platform.python_version(),
             },
         )
+
+    def _show_primitives(self) -> None:
+        """Tell the user, before the first call, by which functions data could leave."""
+        terms = self._repl.terms
+        if any(each.egress is not False for each in terms.values()):
+            told = "; ".join(f"{name}: {each}" for name, each in terms.items())
+            LOG.warning("distill: the model's code can call %s", told)
 
     def log_resumed(self, recorded: Run) -> Standing:
         """Write what the end that never came would have written; where the run stood."""

@@ -12,11 +12,14 @@ from distill.sandbox.stage import Stage
 
 SOCKET_FD, CONTEXT_FD, STATUS_FD, FILTER_FD = 10, 11, 12, 13
 INSIDE_ID = "1000"
+PACKAGES = "/packages"
+PACKAGES_SITE = f"{PACKAGES}/site"
+"""Where the user's packages are inside: last on the path, as site-packages is."""
 ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108  (the jail's own scratch folder)
     "TMPDIR": "/tmp",  # noqa: S108
     "LC_ALL": "C.UTF-8",
-    "LD_LIBRARY_PATH": "/lib",
+    "LD_LIBRARY_PATH": f"/lib:{PACKAGES}/lib",
     "MALLOC_ARENA_MAX": "1",  # arenas reserve address space that RLIMIT_DATA counts
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -79,7 +82,7 @@ def reachable(binary: Path) -> Path:
     return cache.entry("bubblewrap", key, build) / binary.relative_to(package.parent)
 
 
-def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
+def arguments(binary: Path, stage: Stage, packages: Path | None = None) -> tuple[str, ...]:
     """The whole command: root, devices, privileges, environment, filter, interpreter.
 
     The last word, ``map``, is how the interpreter holds the context.
@@ -93,7 +96,7 @@ def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
         *("--die-with-parent", "--new-session", "--as-pid-1"),
         # One capability, over its own namespaces only, until the scratch folder is mounted.
         *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
-        *_root(stage),
+        *_root(stage, packages),
         "--clearenv",
         *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
         # Not --json-status-fd, which is written to again at the end: if the launcher no longer
@@ -104,15 +107,18 @@ def arguments(binary: Path, stage: Stage) -> tuple[str, ...]:
         "/jail/distill/sandbox/jail/interpreter.py",
         str(SOCKET_FD),
         str(CONTEXT_FD),
+        *([PACKAGES_SITE] if packages is not None else []),
         "map",
     )
 
 
-def _root(stage: Stage) -> Iterator[str]:
+def _root(stage: Stage, packages: Path | None) -> Iterator[str]:
     """The read-only tree; no /proc, no /sys, no /etc."""
     yield from ("--ro-bind", str(stage.python / "python"), "/python")
     yield from ("--ro-bind", str(stage.python / "lib"), "/lib")
     yield from ("--ro-bind", str(stage.modules), "/jail")
+    if packages is not None:
+        yield from ("--ro-bind", str(packages), PACKAGES)
     if stage.loader is not None and stage.loader.parent != Path("/lib"):
         staged = stage.python / "loader" / stage.loader.relative_to("/")
         yield from ("--ro-bind", str(staged), str(stage.loader))

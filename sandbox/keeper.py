@@ -190,12 +190,13 @@ def main() -> int:
     parser.add_argument("--connect", required=True)
     parser.add_argument("--keeper", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--package", action="append", default=[])
     args = parser.parse_args()
     # Ctrl-C reaches the whole terminal; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the end, if Shutdown is not obeyed in time
     control = Control(args.control_fd)
-    found = plan.make()
+    found = plan.make(args.package)
     driver = DriverLink(args.connect, args.keeper)
     try:
         driver.hello(found)

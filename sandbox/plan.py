@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,15 +36,18 @@ class PlanError(Exception):
         self.remedy = remedy
 
 
-def make() -> JailPlan | NoJail:
-    """The plan of the best tier that passes its probe, or the refusal."""
+def make(packages: Sequence[str] = ()) -> JailPlan | NoJail:
+    """The plan of the best tier that passes its probe, or the refusal.
+
+    ``packages`` are names of installed distributions to put into the jail.
+    """
     try:
-        return _namespaces()
+        return _namespaces(packages)
     except PlanError as error:
         return NoJail(tried=(f"namespaces: {error.reason}",), remedy=error.remedy)
 
 
-def _namespaces() -> JailPlan:
+def _namespaces(packages: Sequence[str]) -> JailPlan:
     if sys.platform != "linux":
         raise PlanError(
             f"this is {sys.platform}, the sandbox needs Linux",
@@ -62,7 +66,7 @@ def _namespaces() -> JailPlan:
         )
     try:
         staged = stage.prepare(machine)
-        argv = bubblewrap.arguments(bubblewrap.reachable(binary), staged)
+        argv = bubblewrap.arguments(bubblewrap.reachable(binary), staged, _packages(packages))
     except (OSError, subprocess.SubprocessError) as error:
         raise PlanError(
             f"the jail's files can't be staged: {error}",
@@ -80,6 +84,18 @@ def _namespaces() -> JailPlan:
         notes=(f"bubblewrap {binary}",),
     )
     return _checked(plan)
+
+
+def _packages(names: Sequence[str]) -> Path | None:
+    """The tree of the packages of these names, None without any. Raises PlanError, OSError."""
+    if not names:
+        return None
+    from distill.sandbox import packages  # most jails have none, and it takes 30 ms
+
+    try:
+        return packages.prepare(names)
+    except packages.PackageError as error:
+        raise PlanError(str(error), "") from error
 
 
 def _own_uid() -> int | None:

@@ -5,24 +5,19 @@ can't enter a 0700 home where a Python may live; and a minimal tree (no site-pac
 tests) is easier to make than to cut out of a full one. A stage is named by what went into it.
 """
 
-import hashlib
-import os
 import py_compile
-import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from distill.sandbox import cache, jail, seccomp
+from distill.sandbox.copying import copy, copy_tree, digest, make_readable, stamps
 from distill.sandbox.libraries import needed_by
 from distill.sandbox.syscalls import Machine
 
-LAYOUT = 1
-"""Part of every key: raise it when the shape of a stage changes."""
 LIBRARY_INDEX = Path("/etc/ld.so.cache")
 """Rewritten whenever a system library is replaced."""
 NO_FOLDERS = frozenset(
@@ -48,29 +43,20 @@ class Stage:
 
 def prepare(machine: Machine) -> Stage:
     """The staged trees for this Python and this version of ours. Raises OSError."""
-    python = cache.entry("python", _python_key(), _build_python)
+    python = prepare_python()
     loaders = list((python / "loader").rglob("*"))
     loader = next((path for path in loaders if path.is_file()), None)
     filter_bytes = seccomp.assemble(seccomp.INNER, machine)
     sources = _module_sources()
-    key = _digest(sys.version, filter_bytes.hex(), *_stamps([file for file, _ in sources]))
+    key = digest(sys.version, filter_bytes.hex(), *stamps([file for file, _ in sources]))
     modules = cache.entry("jail", key, lambda draft: _build_modules(draft, sources, filter_bytes))
     inside = Path("/") / loader.relative_to(python / "loader") if loader else None
     return Stage(python=python, modules=modules, loader=inside)
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join((str(LAYOUT), *parts)).encode()).hexdigest()[:20]
-
-
-def _stamps(files: Iterable[Path]) -> list[str]:
-    """What tells a replaced file from the one before: path, size, time."""
-    found = []
-    for file in files:
-        if file.exists():
-            status = file.stat()
-            found.append(f"{file}:{status.st_size}:{status.st_mtime_ns}")
-    return found
+def prepare_python() -> Path:
+    """The interpreter's tree alone. Raises OSError."""
+    return cache.entry("python", _python_key(), _build_python)
 
 
 # -- the interpreter's files
@@ -87,19 +73,19 @@ def _standard_library() -> Path:
 
 def _python_key() -> str:
     files = [_base_python(), _standard_library() / "os.py", LIBRARY_INDEX]
-    return _digest(sys.version, *_stamps(files))
+    return digest(sys.version, *stamps(files))
 
 
 def _build_python(draft: Path) -> None:
     """``python/`` (prefix), ``lib/`` (libraries, flat), ``loader/`` (the loader at its path)."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     home = draft / "python" / sys.platlibdir / version
-    _copy(_base_python(), draft / "python" / "bin" / "python3")
-    _copy_tree(_standard_library(), home, _unwanted)
+    copy(_base_python(), draft / "python" / "bin" / "python3")
+    copy_tree(_standard_library(), home, _unwanted)
     platform_library = Path(sysconfig.get_path("platstdlib", vars={"platbase": sys.base_prefix}))
     dynload = home / "lib-dynload"
     if not dynload.is_dir():
-        _copy_tree(platform_library / "lib-dynload", dynload, _unwanted)
+        copy_tree(platform_library / "lib-dynload", dynload, _unwanted)
     binaries = [draft / "python" / "bin" / "python3", *dynload.glob("*.so")]
     _stage_libraries(draft, [_base_python(), *binaries])
 
@@ -107,11 +93,11 @@ def _build_python(draft: Path) -> None:
 def _stage_libraries(draft: Path, binaries: list[Path]) -> None:
     needed = needed_by(binaries)
     for name, path in needed.libraries.items():
-        _copy(path, draft / "lib" / name)
+        copy(path, draft / "lib" / name)
     (draft / "lib").mkdir(exist_ok=True)
     (draft / "loader").mkdir()
     if needed.loader is not None:
-        _copy(needed.loader, draft / "loader" / needed.loader.relative_to("/"))
+        copy(needed.loader, draft / "loader" / needed.loader.relative_to("/"))
 
 
 def _unwanted(_folder: str, names: list[str]) -> set[str]:
@@ -145,7 +131,7 @@ def _files(package: ModuleType, pattern: str) -> list[Path]:
 
 def _build_modules(draft: Path, sources: list[tuple[Path, str]], filter_bytes: bytes) -> None:
     for file, place in sources:
-        _copy(file, draft / place)
+        copy(file, draft / place)
     for package in ("distill", "distill/sandbox"):
         (draft / package / "__init__.py").write_bytes(b"")
     (draft / "filter.bpf").write_bytes(filter_bytes)
@@ -154,28 +140,4 @@ def _build_modules(draft: Path, sources: list[tuple[Path, str]], filter_bytes: b
         py_compile.compile(
             str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
         )
-    _make_readable(draft)
-
-
-# -- copying
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file's bytes and time (which .pyc files are checked by); nobody may write it."""
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    shutil.copy2(source, target)
-    target.chmod(0o555 if os.access(source, os.X_OK) else 0o444)
-
-
-def _copy_tree(source: Path, target: Path, ignore: Callable[[str, list[str]], set[str]]) -> None:
-    shutil.copytree(source, target, ignore=ignore, ignore_dangling_symlinks=True)
-    _make_readable(target)
-
-
-def _make_readable(tree: Path) -> None:
-    """0755 and 0444 (or 0555) all the way, whatever the umask was."""
-    for folder, _, names in os.walk(tree):
-        Path(folder).chmod(0o755)
-        for name in names:
-            file = Path(folder, name)
-            file.chmod(0o555 if os.access(file, os.X_OK) and file.suffix == ".so" else 0o444)
+    make_readable(draft)

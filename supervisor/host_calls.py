@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import WorkerBatchError, WorkerError
+from distill.primitives import BudgetSpentError
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.jail_link import CallError
 from distill.protocol.sandbox_link import CallReply, HostCall
@@ -53,6 +54,8 @@ def call_error(error: Exception) -> CallError:
         return CallError(
             "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
         )
+    if isinstance(error, BudgetSpentError):
+        return CallError("LimitError", printable(str(error)[:4000]))
     if isinstance(error, WorkerError):
         return CallError("WorkerError", printable(str(error)[:4000]))
     return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))

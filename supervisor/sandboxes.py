@@ -47,7 +47,10 @@ KEEPER_SLACK_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a jail is filled with; the context stays the caller's to close."""
+    """What a jail is filled with; the context stays the caller's to close.
+
+    ``packages`` are names of installed distributions.
+    """
 
     namespace: Mapping[str, Any]
     functions: Mapping[str, Callable[..., Any]]
@@ -55,6 +58,7 @@ class Contents:
     limits: Limits = field(default_factory=Limits)
     itemised: frozenset[str] = frozenset()
     """Functions that keep the answers of failed cells themselves, finer than by call."""
+    packages: tuple[str, ...] = ()
 
 
 class Sandbox:
@@ -135,7 +139,8 @@ class Sandbox:
                 raise SandboxError("the launcher died, and the sandbox with it")
             keeper = self._keeper
             if keeper is None or keeper.state == "gone":
-                keeper = self._keeper = standby.of(self._driver).take(self)
+                keeper = standby.of(self._driver).take(self, self._contents.packages)
+                self._keeper = keeper
             await self._open(keeper)
             if keeper.state == "idle":
                 standby.of(self._driver).prepare()

@@ -1,8 +1,8 @@
 """The process that runs the model's cells, from its first instruction to its last.
 
-Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD map|copy``. In order: it
-hears Init, receives the context's memory file, shuts the jail behind itself, makes the context
-of it, says Ready, runs cells. It ends when its socket does.
+Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD [FOLDER] map|copy``; the
+folder holds packages. In order: it hears Init, receives the context's memory file, shuts the
+jail behind itself, makes the context of it, says Ready, runs cells. It ends when its socket does.
 """
 
 from __future__ import annotations
@@ -26,29 +26,48 @@ if TYPE_CHECKING:
     from distill.sandbox.jail.wire import Wire
 
 SEED = 0
-"""``random`` starts here in every jail: a session can be replayed."""
+"""``random`` and numpy start here in every jail: a session can be replayed."""
 
 
-class SeededRandom:
-    """Seeds ``random`` when a cell first imports it; importing it here would cost 5 ms."""
+class Seeding:
+    """Seeds ``random`` and ``numpy.random`` when a cell first imports them.
+
+    Importing ``random`` at the start would cost 5 ms.
+    """
+
+    def __init__(self) -> None:
+        self._seeds: dict[str, Any] = {"random": _seed_random, "numpy.random": _seed_numpy}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The usual spec of ``random``, whose loader seeds it as well."""
-        if name != "random":
+        """The usual spec of these modules, whose loader seeds them as well."""
+        seed = self._seeds.get(name)
+        if seed is None:
             return None
-        sys.meta_path.remove(self)
         # The usual finder, without importing importlib for it.
         usual: Any = sys.meta_path[-1]
         spec = usual.find_spec(name, path, target)
         if spec is not None:
+            del self._seeds[name]
             execute = spec.loader.exec_module
 
             def execute_and_seed(module: ModuleType) -> None:
                 execute(module)
-                module.seed(SEED)
+                seed(module)
 
             spec.loader.exec_module = execute_and_seed
         return spec
+
+
+def _seed_random(module: Any) -> None:
+    module.seed(SEED)
+
+
+def _seed_numpy(module: Any) -> None:
+    """The global generator, and what ``default_rng()`` asks for where a cell names no seed."""
+    module.seed(SEED)
+    from random import Random
+
+    module.bit_generator.randbits = Random(SEED).getrandbits
 
 
 def _leave(code: object = None) -> NoReturn:
@@ -148,12 +167,13 @@ def main() -> None:
     """Live."""
     from time import perf_counter
 
-    socket_fd, end_fd, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    socket_fd, end_fd, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[-1]
+    sys.path += sys.argv[3:-1]
     sys.argv = [""]
     shield = Shield()
     channel = Channel(socket_fd, shield)
     mapped = how == "map" and context.strings_can_be_made()
-    finder: Any = SeededRandom()
+    finder: Any = Seeding()
     sys.meta_path.insert(0, finder)
     _thread.stack_size(confine.THREAD_STACK_BYTES)
     python = ".".join(map(str, sys.version_info[:3]))

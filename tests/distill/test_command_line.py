@@ -106,6 +106,47 @@ def test_an_api_supervisor_writes_the_code(short: Path, text: Path, worker: Endp
     assert b"sk-canary" not in logged
 
 
+def test_limits_and_packages_of_a_run(short: Path, text: Path, worker: Endpoint) -> None:
+    replies = [
+        cell("x = bytearray(200 << 20)"),
+        cell("import numpy\nFINAL(int(numpy.arange(4).sum()))"),
+    ]
+    with endpoint(lambda request: replies.pop(0)) as boss:
+        done = command(
+            short, "up", "-c", str(text), "-q", "How many?", "--supervisor", "scripted",
+            "--base-url", boss.url, "--limit", "memory_bytes=150MiB", "--limit", "cell_s=20",
+            "--sandbox-package", "numpy", *of(worker), OPENAI_API_KEY=None,
+        )  # fmt: skip
+        assert (done.code, done.out) == (0, "6\n"), done.err
+        told = [message["content"] for message in boss.requests[-1]["messages"]]
+        assert "and numpy " in told[0]
+        assert "MemoryError" in told[-1]
+    (log,) = traces(short)
+    (ran,) = read(log).runs.values()
+    assert ran.start is not None
+    assert ran.start.options["limits"]["memory_bytes"] == 150 << 20
+    assert ran.start.options["limits"]["cell_s"] == 20
+
+
+def test_an_engines_limits_and_packages_are_those_of_its_runs(
+    short: Path, text: Path, worker: Endpoint
+) -> None:
+    code = "import numpy\nx = bytearray(200 << 20)\nFINAL(int(numpy.arange(4).sum()))"
+    own = ("--limit", "memory_bytes=150MiB", "--sandbox-package", "numpy")
+    with endpoint(lambda request: cell(code)) as boss, engine(short, worker, *own) as up:
+        ask = ["run", "-c", str(text), "-q", "How many?", "--supervisor", "scripted"]
+        ask += ["--base-url", boss.url, "--max-iterations", "1"]
+        assert Command(short, *ask).done().code == 5
+        done = Command(short, *ask, "--limit", "memory_bytes=500MiB").done()  # its own counts
+        assert (done.code, done.out) == (0, "6\n"), done.err
+        refused(Command(short, *ask, "--limit", "memory_bytes=1").done(), 2, "64 MiB")
+        words = ("--sandbox-package", "no-such")
+        refused(Command(short, *ask, *words).done(), 2, "pip install no-such")
+        up.interrupt()
+        up.done()
+        up.nothing_left()
+
+
 def test_no_answer_within_the_turns(short: Path, text: Path, worker: Endpoint) -> None:
     with endpoint(lambda request: cell("1")) as boss:
         done = command(
@@ -170,6 +211,10 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     "a number that is none": (["-c", "{text}", "--output-limit", "many"], 2, "output-limit"),
     "a gpu twice": (["-c", "{text}", "--gpus", "0,0"], 2, "gpus"),
     "a gpu without a name": (["-c", "{text}", "--gpus", "0,,1"], 2, "gpus"),
+    "a limit that is none": (["-c", "{text}", "--limit", "patience=1"], 2, "memory_bytes"),
+    "a limit without a value": (["-c", "{text}", "--limit", "cell_s"], 2, "NAME=VALUE"),
+    "a limit too low": (["-c", "{text}", "--limit", "memory_bytes=1MiB"], 2, "64 MiB"),
+    "no such package": (["-c", "{text}", "--sandbox-package", "no-such"], 2, "pip install no-such"),
     "a question that is no text": (["-c", "{text}", "-q", "\udcff\udcfe"], 2, ""),
 }  # fmt: skip
 
