@@ -70,6 +70,8 @@ class Session:
         send: Callable[[FromKeeper], None],
         signal_jail: Callable[[Literal["INT", "KILL"]], None],
         context_fd: int,
+        *,
+        is_filtered: bool,
     ) -> None:
         self.jail = opening.jail
         self.limits: Limits = opening.limits
@@ -77,6 +79,7 @@ class Session:
         self._send = send
         self._signal = signal_jail
         self._context_fd = context_fd
+        self._is_filtered = is_filtered
         self._talk = Conversation(TRANSITIONS, peer="jail")
         self._started_s = time.monotonic()
         self._pid = 0
@@ -196,12 +199,14 @@ class Session:
                 self._on_call(message, len(body), shape)
 
     def _on_ready(self, ready: Ready) -> None:
-        if not ready.filtered:
-            raise RemoteProtocolError("it says that its filter is missing", peer="jail")
+        if ready.filtered != self._is_filtered:
+            raise RemoteProtocolError(f"it says filtered={ready.filtered}", peer="jail")
         start_s = time.monotonic() - self._started_s
         self._clock = CellClock(self._pid)
         self._send(
-            JailReady(self.jail, ready.python, True, ready.context, start_s, ready.context_s)
+            JailReady(
+                self.jail, ready.python, ready.filtered, ready.context, start_s, ready.context_s
+            )
         )
 
     def _on_call(self, message: Call | Final, size_bytes: int, shape: Shape) -> None:
