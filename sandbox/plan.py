@@ -7,7 +7,6 @@ that forbid namespaces). ``none`` is no jail at all and is made only when it is 
 import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import secrets
 import subprocess
@@ -19,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from distill.protocol.sandbox_link import JailPlan, NoJail
-from distill.sandbox import bubblewrap, cache, interpreter, probe, seccomp, stage
+from distill.sandbox import bubblewrap, interpreter, passed, probe, seccomp, stage
 from distill.sandbox.bubblewrap import FILTER_FD
 from distill.sandbox.interpreter import CONTEXT_FD, NO_STATUS, SOCKET_FD, STATUS_FD
 from distill.sandbox.jail import landlock
@@ -210,8 +209,8 @@ def _checked(plan: JailPlan, remedy: Callable[[], str]) -> JailPlan:
     """
     copying = msgspec.structs.replace(plan, argv=(*plan.argv[:-1], "copy"))
     for candidate in (plan, copying):
-        if (stamp := _stamp_path(candidate)).exists():
-            return _noted(candidate, stamp.read_text())
+        if (note := passed.note(candidate)) is not None:
+            return _noted(candidate, note)
     note = "the context is mapped"
     try:
         probe.run(plan)
@@ -222,37 +221,12 @@ def _checked(plan: JailPlan, remedy: Callable[[], str]) -> JailPlan:
             probe.run(plan)
         except probe.ProbeError as error:
             raise PlanError(str(error), remedy()) from error
-    _stamp(plan, note)
+    passed.remember(plan, note)
     return _noted(plan, note)
 
 
 def _noted(plan: JailPlan, note: str) -> JailPlan:
     return msgspec.structs.replace(plan, notes=(*plan.notes, note))
-
-
-def _stamp(plan: JailPlan, note: str) -> None:
-    stamp = _stamp_path(plan)
-    draft = stamp.with_name(f".{stamp.name}-{os.getpid()}")
-    draft.write_text(note)
-    draft.rename(stamp)
-    for old in stamp.parent.glob("passed-*"):
-        if old != stamp and not old.name.startswith(stamp.name[:20]):
-            old.unlink(missing_ok=True)
-
-
-def _stamp_path(plan: JailPlan) -> Path:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    content = [
-        *plan.argv,
-        *plan.env.values(),
-        *(data.hex() for data in plan.blobs.values()),
-        os.uname().release,
-    ]
-    return cache.directory() / f"passed-{boot[:12]}-{_short_hash(content)}-{os.geteuid()}"
-
-
-def _short_hash(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
 def _namespace_remedy() -> str:
