@@ -5,7 +5,6 @@ Started by the launcher as ``python -m distill.sandbox.keeper --connect ENDPOINT
 """
 
 import argparse
-import resource
 import select
 import signal
 import socket
@@ -35,11 +34,10 @@ from distill.sandbox import plan
 from distill.sandbox.control import Control, FlowIn
 from distill.sandbox.driver_link import DriverLink
 from distill.sandbox.interpreter import CONTEXT_FD
+from distill.sandbox.seal import Seal
 from distill.sandbox.session import Session
 from distill.sandbox.verdict import Verdict
 
-MEMORY_BYTES = 1 << 30
-"""Its own limit: should a jail get past all the others, the keeper dies, and it alone."""
 EARLY_LIMIT = 8
 """Messages about jails that the driver has not opened yet."""
 
@@ -47,9 +45,12 @@ EARLY_LIMIT = 8
 class Keeper:
     """The loop and what it routes; all rules about a jail are its Session's."""
 
-    def __init__(self, driver: DriverLink, control: Control, found: JailPlan | NoJail) -> None:
+    def __init__(
+        self, driver: DriverLink, control: Control, found: JailPlan | NoJail, seal: Seal
+    ) -> None:
         self._driver = driver
         self._control = control
+        self._seal = seal
         self._is_filtered = isinstance(found, JailPlan) and found.tier != "none"
         self._session: Session | None = None
         self._early: dict[str, list[FlowIn]] = {}
@@ -106,6 +107,8 @@ class Keeper:
         session = self._session
         match message:
             case Welcome():
+                # Connected, and no jail's byte has come yet.
+                self._seal.close()
                 self._driver.log("keeper_started")
             case OpenJail():
                 self._open(message)
@@ -182,13 +185,6 @@ def _flow(message: JailSocket | JailExited | JailRefused, end: socket.socket | N
     return (message, end)  # type: ignore[return-value]
 
 
-def _limit_memory() -> None:
-    """After the handshake: the probes of the plan had children, which would have inherited it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
 def main() -> int:
     """Say how a jail is built here, then keep one at a time until told to stop."""
     parser = argparse.ArgumentParser(prog="distill-keeper")
@@ -203,12 +199,12 @@ def main() -> int:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the end, if Shutdown is not obeyed in time
     control = Control(args.control_fd)
     found = plan.make(args.sandbox, args.package)
+    seal = Seal(plan.keeper_uid(found))
     driver = DriverLink(args.connect, args.keeper)
     try:
         driver.hello(found)
-        _limit_memory()
-        Keeper(driver, control, found).serve()
-    except ProtocolError as error:
+        Keeper(driver, control, found, seal).serve()
+    except (ProtocolError, OSError) as error:
         sys.stderr.write(f"keeper {args.keeper}: {error}\n")
         return 1
     finally:

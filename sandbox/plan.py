@@ -184,6 +184,15 @@ def _packages(names: Sequence[str]) -> Path | None:
         raise PlanError(str(error), "") from error
 
 
+def keeper_uid(plan: JailPlan | NoJail) -> int | None:
+    """As root: a uid that nobody else has, for the keeper of such jails. Otherwise None."""
+    if isinstance(plan, NoJail) or plan.uid is None:
+        return None
+    while (uid := _own_uid()) == plan.uid:
+        pass
+    return uid
+
+
 def _own_uid() -> int | None:
     """As root: a uid that nobody else has, for this keeper's jails. Otherwise None."""
     if os.geteuid() != 0:

@@ -85,7 +85,7 @@ def close_behind(tier: str, readable: list[str], limits: Wire, context_bytes: in
     ):
         raise StepError("landlock")
     if tier != "none":
-        _drop_privileges()
+        drop_privileges()
         _install_filter(FILTERS[tier])
 
 
@@ -157,8 +157,8 @@ def keep_reserve(limits: Wire, kept: bool) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _drop_privileges() -> None:
-    """Give up the one capability, which mounted the scratch folder, for good."""
+def drop_privileges() -> None:
+    """Give up every capability (in a jail the one that mounted the scratch folder), for good."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     if libc.capset(header, nothing) != 0:
@@ -167,16 +167,20 @@ def _drop_privileges() -> None:
         raise StepError("privileges")
 
 
-class _Program(ctypes.Structure):
+class Program(ctypes.Structure):
+    """A filter as the kernel takes it, with this process's pid in its place."""
+
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+    def __init__(self, code: bytes) -> None:
+        code = code.replace(OWN_PID.to_bytes(4, "little"), os.getpid().to_bytes(4, "little"))
+        self.buffer = ctypes.create_string_buffer(code, len(code))
+        super().__init__(len(code) // 8, ctypes.cast(self.buffer, ctypes.c_void_p))
 
 
 def _install_filter(path: str) -> None:
     with open(path, "rb") as file:
-        code = file.read()
-    code = code.replace(OWN_PID.to_bytes(4, "little"), os.getpid().to_bytes(4, "little"))
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+        program = Program(file.read())
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
         raise StepError("filter")
 

@@ -56,11 +56,18 @@ class Host:
     """Launcher and keeper, up until ``close``; at most one jail at a time.
 
     ``sandbox`` is the tier that is wanted; ``under`` a command that the launcher, and so all that
-    it starts, is run by.
+    it starts, is run by; ``keeper`` what Python is to run as the keeper.
     """
 
-    def __init__(self, folder: Path, sandbox: str = "auto", under: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sandbox: str = "auto",
+        under: tuple[str, ...] = (),
+        keeper: tuple[str, ...] = ("-m", "distill.sandbox.keeper"),
+    ) -> None:
         self.folder = folder
+        self._keeper = keeper
         self._sandbox = sandbox
         self._under = under
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
@@ -107,7 +114,7 @@ class Host:
 
     def _spawn_keeper(self, endpoint: str) -> None:
         argv = (
-            *(sys.executable, "-m", "distill.sandbox.keeper", "--connect", endpoint),
+            *(sys.executable, *self._keeper, "--connect", endpoint),
             *("--keeper", KEEPER, "--control-fd", "{control_fd}", "--sandbox", self._sandbox),
         )
         env = dict(os.environ)
