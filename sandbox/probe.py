@@ -66,7 +66,7 @@ def run(plan: JailPlan) -> None:
 
 def _death(status: int) -> str:
     """What its exit status says, if it was not we who ended it."""
-    return "" if status == -signal.SIGKILL else death(status, starting=True).detail
+    return "" if status == -signal.SIGKILL else death(status, Limits(), starting=True).detail
 
 
 def _end(process: "subprocess.Popen[bytes]") -> str:

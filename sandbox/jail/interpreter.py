@@ -101,8 +101,8 @@ class Interpreter:
         self._printer = Printer(channel, limits["output_bytes"])
         self._host = Host(channel, self._printer, limits["calls_in_flight"])
         self._space, self._hidden = _namespace(init, given, self._host)
-        self._cells = Cells(self._space)
-        shield.reason = f"the time limit of this cell, {limits['cell_s']:g} s, is used up"
+        self._cells = Cells(self._space, limits)
+        shield.reason = "the time for this cell is used up"
         _thread._excepthook = self._on_thread_error  # noqa: SLF001
 
     def serve(self) -> NoReturn:

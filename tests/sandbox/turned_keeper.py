@@ -4,7 +4,7 @@ Run in the keeper's place; ``--off STEP`` leaves out one of its steps. What came
 shipped as a log record.
 """
 
-# ruff: noqa: PTH  (calls of the kernel, by their names)
+# ruff: noqa: PTH101, PTH108, PTH116, PTH208
 
 import ctypes
 import errno
