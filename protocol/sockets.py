@@ -28,6 +28,8 @@ RECEIVE_QUEUE = 1000
 LINGER_MS = 1000
 DRAIN_PER_POLL = 256
 """Messages taken from one socket before the others get their turn."""
+ZERO_COPY_BYTES = 65536
+"""From this size on a payload is sent without a copy."""
 
 Event = Literal["message", "unreachable", "malformed", "crashed"]
 
@@ -68,9 +70,14 @@ class SocketThread:
 
     ``bind`` and ``connect`` come before ``start``; ``send`` and ``close`` may be called from
     any thread. A ROUTER zone needs the peer's identity in ``send``, a DEALER zone ignores it.
+    Large payloads are sent without a copy, for which pyzmq starts a thread and imports a module
+    when the first comes; ``copies``: they are copied too.
     """
 
-    def __init__(self, name: str, on_batch: Callable[[list[Inbound]], None]) -> None:
+    def __init__(
+        self, name: str, on_batch: Callable[[list[Inbound]], None], *, copies: bool = False
+    ) -> None:
+        self._copies = copies
         self._context = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._on_batch = on_batch
@@ -175,7 +182,8 @@ class SocketThread:
             socket = self._sockets[zone]
             frames = [peer, payload] if socket.type == zmq.ROUTER else [payload]
             try:
-                socket.send_multipart(frames, zmq.NOBLOCK, copy=len(payload) < 65536)
+                copy = self._copies or len(payload) < ZERO_COPY_BYTES
+                socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
             except zmq.ZMQError as error:
                 if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                     raise

@@ -7,30 +7,19 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from distill.sandbox import cache
+from distill.sandbox import cache, interpreter
+from distill.sandbox.interpreter import STATUS_FD
+from distill.sandbox.jail.confine import DEVICES
 from distill.sandbox.stage import Stage
 
-SOCKET_FD, CONTEXT_FD, STATUS_FD, FILTER_FD = 10, 11, 12, 13
+FILTER_FD = 13
+
 INSIDE_ID = "1000"
 PACKAGES = "/packages"
 PACKAGES_SITE = f"{PACKAGES}/site"
 """Where the user's packages are inside: last on the path, as site-packages is."""
-ENVIRONMENT = {
-    "HOME": "/tmp",  # noqa: S108  (the jail's own scratch folder)
-    "TMPDIR": "/tmp",  # noqa: S108
-    "LC_ALL": "C.UTF-8",
-    "LD_LIBRARY_PATH": f"/lib:{PACKAGES}/lib",
-    "MALLOC_ARENA_MAX": "1",  # arenas reserve address space that RLIMIT_DATA counts
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",  # a session can be replayed
-    "PYTHONPATH": "/jail",
-}
-PYTHON_FLAGS = ("-B", "-P", "-s", "-S")
-"""No bytecode written, no script folder or user site on the path, no site module (it is slow)."""
-DEVICES = ("/dev/null", "/dev/urandom")
-"""Not /dev/zero: a shared mapping of it is memory that RLIMIT_DATA does not count."""
+TEMPORARY = "/tmp"  # noqa: S108  (the jail's own scratch folder)
+ENVIRONMENT = interpreter.environment(f"/lib:{PACKAGES}/lib", "/jail", TEMPORARY)
 
 
 def find() -> Path | None:
@@ -83,10 +72,8 @@ def reachable(binary: Path) -> Path:
 
 
 def arguments(binary: Path, stage: Stage, packages: Path | None = None) -> tuple[str, ...]:
-    """The whole command: root, devices, privileges, environment, filter, interpreter.
-
-    The last word, ``map``, is how the interpreter holds the context.
-    """
+    """The whole command: root, devices, privileges, environment, filter, interpreter."""
+    site = PACKAGES_SITE if packages is not None else ""
     return (
         str(binary),
         *"--unshare-user --unshare-ipc --unshare-pid --unshare-net --unshare-uts".split(),
@@ -98,17 +85,11 @@ def arguments(binary: Path, stage: Stage, packages: Path | None = None) -> tuple
         *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
         *_root(stage, packages),
         "--clearenv",
-        *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
+        *(word for variable in ENVIRONMENT.items() for word in ("--setenv", *variable)),
         # Not --json-status-fd, which is written to again at the end: if the launcher no longer
         # reads, SIGPIPE hides the exit status.
         *("--seccomp", str(FILTER_FD), "--info-fd", str(STATUS_FD)),
-        "/python/bin/python3",
-        *PYTHON_FLAGS,
-        "/jail/distill/sandbox/jail/interpreter.py",
-        str(SOCKET_FD),
-        str(CONTEXT_FD),
-        *([PACKAGES_SITE] if packages is not None else []),
-        "map",
+        *interpreter.command("/python", "/jail", "namespaces", site),
     )
 
 
@@ -122,7 +103,7 @@ def _root(stage: Stage, packages: Path | None) -> Iterator[str]:
     if stage.loader is not None and stage.loader.parent != Path("/lib"):
         staged = stage.python / "loader" / stage.loader.relative_to("/")
         yield from ("--ro-bind", str(staged), str(stage.loader))
-    for folder in ("/dev", ENVIRONMENT["TMPDIR"]):
+    for folder in ("/dev", TEMPORARY):
         yield from ("--perms", "0755", "--dir", folder)
     for device in DEVICES:
         yield from ("--dev-bind", device, device)

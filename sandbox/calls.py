@@ -2,6 +2,7 @@
 
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.jail_link import ELEMENT_LIMIT, Call, Final, Limits
+from distill.sandbox.jail.limits import told
 
 
 class Calls:
@@ -30,15 +31,15 @@ class Calls:
         self._open[message.call] = elements
         limits = self._limits
         if len(self._open) > limits.calls_in_flight:
-            detail = f"{len(self._open)} calls in flight, the limit is {limits.calls_in_flight}"
-            raise RemoteProtocolError(detail, peer="jail")
+            limit = told("calls_in_flight", limits.calls_in_flight)
+            raise RemoteProtocolError(f"{len(self._open)} calls in flight {limit}", peer="jail")
         self._in_cell += isinstance(message, Call)
         if size_bytes > limits.call_bytes:
-            return f"a call of {size_bytes} bytes; the limit (call_bytes) is {limits.call_bytes}"
+            return f"a call of {size_bytes} bytes {told('call_bytes', limits.call_bytes)}"
         if sum(self._open.values()) > ELEMENT_LIMIT:
             return f"the limit of values in all open calls together is {ELEMENT_LIMIT}"
         if self._in_cell > limits.calls_per_cell:
-            return f"the limit of calls in one cell (calls_per_cell) is {limits.calls_per_cell}"
+            return f"one call too many in this cell {told('calls_per_cell', limits.calls_per_cell)}"
         return None
 
     def is_open(self, call: int) -> bool:

@@ -4,6 +4,7 @@ import time
 
 from distill.protocol.jail_link import Limits
 from distill.sandbox.clock import CellClock
+from distill.sandbox.jail.limits import told
 
 LOOK_S = (0.005, 0.25)
 """The shortest and the longest time between two looks at a clock; CPU time has no alarm."""
@@ -50,13 +51,16 @@ class Deadline:
         limits = self._limits
         if not self.interrupted or self._over_s() < limits.grace_s:
             return None
-        which, limit_s = "cell_s", limits.cell_s
-        if self._allowed_s < limits.cell_s:
-            which, limit_s = "run_s, for all cells", limits.run_s
         return (
-            f"the cell used {self._clock.spent_s:.1f} s, did not stop when interrupted, and was "
-            f"killed; the limit ({which}) is {limit_s:g} s, and {limits.grace_s:g} s to stop"
+            f"the cell used {self._clock.spent_s:.1f} s, did not stop within {limits.grace_s:g} s "
+            f"when it was interrupted, and was killed {self.limit_told()}"
         )
+
+    def limit_told(self) -> str:
+        """The limit that is the nearer: the cell's, or what is left of all cells' together."""
+        if self._allowed_s < self._limits.cell_s:
+            return told("run_s", self._limits.run_s)
+        return told("cell_s", self._limits.cell_s)
 
     def look_again_s(self) -> float:
         """Seconds until something may be due."""

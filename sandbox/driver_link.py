@@ -35,7 +35,7 @@ class DriverLink:
         self._inbox: deque[Inbound] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._conversation = Conversation(TRANSITIONS, peer="driver")
-        self._sockets = SocketThread("keeper-sockets", self._on_batch)
+        self._sockets = SocketThread("keeper-sockets", self._on_batch, copies=True)
         self._sockets.connect(
             ZONE, endpoint, identity=keeper.encode(), limit_bytes=FRAME_LIMIT_BYTES
         )

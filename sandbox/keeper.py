@@ -1,17 +1,16 @@
 """The keeper: one loop over the driver, the launcher and the jail. Trusted, and small.
 
 Started by the launcher as ``python -m distill.sandbox.keeper --connect ENDPOINT --keeper NAME
---control-fd N``. It ends when the driver says Shutdown or the launcher is gone.
+--control-fd N [--sandbox TIER]``. It ends when the driver says Shutdown or the launcher is gone.
 """
 
 import argparse
-import resource
 import select
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
 
 from distill.protocol.errors import ProtocolError
 from distill.protocol.jail_link import RunCell
@@ -22,22 +21,23 @@ from distill.protocol.sandbox_link import (
     FromKeeper,
     JailExited,
     JailLost,
+    JailPlan,
     JailReady,
     JailRefused,
     JailSocket,
+    NoJail,
     OpenJail,
     SignalJail,
     ToKeeper,
 )
 from distill.sandbox import plan
-from distill.sandbox.bubblewrap import CONTEXT_FD
 from distill.sandbox.control import Control, FlowIn
 from distill.sandbox.driver_link import DriverLink
+from distill.sandbox.interpreter import CONTEXT_FD
+from distill.sandbox.seal import Seal
 from distill.sandbox.session import Session
 from distill.sandbox.verdict import Verdict
 
-MEMORY_BYTES = 1 << 30
-"""Its own limit: should a jail get past all the others, the keeper dies, and it alone."""
 EARLY_LIMIT = 8
 """Messages about jails that the driver has not opened yet."""
 
@@ -45,9 +45,13 @@ EARLY_LIMIT = 8
 class Keeper:
     """The loop and what it routes; all rules about a jail are its Session's."""
 
-    def __init__(self, driver: DriverLink, control: Control) -> None:
+    def __init__(
+        self, driver: DriverLink, control: Control, found: JailPlan | NoJail, seal: Seal
+    ) -> None:
         self._driver = driver
         self._control = control
+        self._seal = seal
+        self._is_filtered = isinstance(found, JailPlan) and found.tier != "none"
         self._session: Session | None = None
         self._early: dict[str, list[FlowIn]] = {}
         self._running = True
@@ -103,6 +107,8 @@ class Keeper:
         session = self._session
         match message:
             case Welcome():
+                # Connected, and no jail's byte has come yet.
+                self._seal.close()
                 self._driver.log("keeper_started")
             case OpenJail():
                 self._open(message)
@@ -130,7 +136,9 @@ class Keeper:
         def signal_jail(which: Literal["INT", "KILL"]) -> None:
             self._control.signal(SignalJail(jail, which))
 
-        self._session = Session(message, self._tell_driver, signal_jail, CONTEXT_FD)
+        self._session = Session(
+            message, self._tell_driver, signal_jail, CONTEXT_FD, is_filtered=self._is_filtered
+        )
         for item in self._early.pop(jail, []):
             self._route(*item)
 
@@ -177,32 +185,26 @@ def _flow(message: JailSocket | JailExited | JailRefused, end: socket.socket | N
     return (message, end)  # type: ignore[return-value]
 
 
-def _limit_memory() -> None:
-    """After the handshake: the probes of the plan had children, which would have inherited it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
 def main() -> int:
     """Say how a jail is built here, then keep one at a time until told to stop."""
     parser = argparse.ArgumentParser(prog="distill-keeper")
     parser.add_argument("--connect", required=True)
     parser.add_argument("--keeper", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--sandbox", choices=get_args(plan.Wanted), default="auto")
     parser.add_argument("--package", action="append", default=[])
     args = parser.parse_args()
     # Ctrl-C reaches the whole terminal; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the end, if Shutdown is not obeyed in time
     control = Control(args.control_fd)
-    found = plan.make(args.package)
+    found = plan.make(args.sandbox, args.package)
+    seal = Seal(plan.keeper_uid(found))
     driver = DriverLink(args.connect, args.keeper)
     try:
         driver.hello(found)
-        _limit_memory()
-        Keeper(driver, control).serve()
-    except ProtocolError as error:
+        Keeper(driver, control, found, seal).serve()
+    except (ProtocolError, OSError) as error:
         sys.stderr.write(f"keeper {args.keeper}: {error}\n")
         return 1
     finally:

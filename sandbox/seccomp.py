@@ -1,20 +1,24 @@
-"""Two seccomp filters, each from one readable allowlist.
+"""What is asked of the kernel, and by whom: four allowlists, from which the filters are made.
 
-The **outer** filter is bubblewrap's: it holds from the moment it executes the interpreter,
-which must still be loaded, mount its scratch folder and lock itself in. The **inner** one is
-installed by the interpreter before it says Ready. What is on no list answers EPERM.
+========== ====================================================================================
+outer      bubblewrap's: from the execution of the interpreter, which must still be loaded,
+           mount its scratch folder and lock itself in
+inner      installed by the interpreter before it says Ready, in the namespace tier
+alone      the same in the Landlock tier, where no namespace and no mount stand behind it
+keeper     installed by the keeper before it hears of its first jail
+========== ====================================================================================
 
-Only classic BPF's five instructions are needed, so the assembler is this file's last part.
+What is on no list answers EPERM. The assembled filters are files (``sandbox/filters``):
+``python -m distill.sandbox.bpf`` writes them, a test compares. Those for aarch64 are assembled
+from the kernel's table of numbers and were never run.
 """
 
-import errno
 import platform
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
+from typing import Literal, get_args
 
-from distill.sandbox.syscalls import AUDIT_ARCH, NEWEST_KNOWN, Machine, number
+from distill.sandbox.syscalls import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,59 +34,49 @@ Rule = tuple[Test, ...]
 """Tests that must all hold."""
 Rules = dict[str, tuple[Rule, ...]]
 """Call → alternatives, one of which must hold. No alternatives: allowed in any form."""
+FilterName = Literal["outer", "inner", "alone", "keeper"]
 
-ALWAYS = (
-    # files: what the mount namespace shows, no more
-    "access chdir chmod close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 "
-    "fadvise64 fallocate fchdir fchmod fchmodat fdatasync fgetxattr flistxattr flock fstat fstatfs "
-    "fsync ftruncate futimesat getcwd getdents64 getxattr lgetxattr link linkat listxattr "
-    "llistxattr lseek lstat mkdir mkdirat newfstatat open openat pread64 preadv preadv2 pwrite64 "
-    "pwritev pwritev2 read readlink readlinkat readv rename renameat renameat2 rmdir sendfile stat "
-    "statfs statx symlink symlinkat truncate umask unlink unlinkat utime utimensat utimes write "
-    "writev "
-    # memory that RLIMIT_DATA counts (mmap: see below)
-    "brk madvise mincore mprotect mremap msync munmap "
-    # threads and waiting
-    "exit exit_group futex get_robust_list getcpu membarrier restart_syscall rseq sched_yield "
-    "sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getparam "
-    "sched_getscheduler set_robust_list wait4 waitid "
-    "epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 pipe pipe2 poll ppoll "
-    "pselect6 select timerfd_create timerfd_gettime timerfd_settime "
-    # signals and timers of its own
-    "alarm getitimer pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend "
-    "rt_sigtimedwait setitimer sigaltstack timer_create timer_delete timer_getoverrun "
-    "timer_gettime timer_settime "
-    # asking who and when
-    "clock_getres clock_gettime clock_nanosleep getegid geteuid getgid getgroups getpgid getpgrp "
-    "getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid gettid "
-    "gettimeofday getuid nanosleep sysinfo time times uname "
-    # one end of its own socketpair (asyncio wakes itself that way)
-    "recvfrom shutdown"
-).split()
+FOLDER = Path(__file__).resolve().parent / "filters"
 
 MAP_SHARED, MAP_ANONYMOUS, MAP_GROWSDOWN = 0x01, 0x20, 0x100
 PROT_WRITE = 0x2
 CLONE_THREAD, CLONE_NEW_ANYTHING = 0x0001_0000, 0x7E02_0080
 AF_UNIX = 1
+O_ACCMODE, O_TRUNC = 0o3, 0o1000
+MADVISE_HARMLESS = (0, 1, 2, 3, 4, 8, 14)
+"""NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, HUGEPAGE; not MERGEABLE, PAGEOUT and so on,
+through which one process can learn of or disturb another's pages."""
 TERMINAL_AND_FLAGS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS and TIOCGWINSZ (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
-FCNTL_HARMLESS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
-"""Duplicates, flags and locks; not owners of signals, leases or the size of pipes."""
+FCNTL_HARMLESS = (0, 1, 2, 3, 4, 1030, 1032)
+"""Duplicates and flags; not owners of signals, leases or the size of pipes."""
+FCNTL_LOCKS = (5, 6, 7, 36, 37, 38)
 PR_SET_NAME, PR_GET_NAME = 15, 16
-ITSELF = 1
-"""The interpreter's pid inside: bubblewrap starts it as the first of its pid namespace."""
+OWN_PID = 0x7FED_CBA9
+"""Stands for the pid of whoever installs the filter, who puts it in. No pid is as large (2^22 at
+most), so that in a filter in which it was forgotten the rule allows nothing."""
+NEGATIVE, PER_THREAD = 0x8000_0000, 0x4
+"""Bits of a clock's id: a CPU clock by pid, and one of a thread (only a thread of its own)."""
+
+
+def _calls(*names: str) -> Rules:
+    return dict.fromkeys(" ".join(names).split(), ())
 
 
 def _one_of(argument: int, values: tuple[int, ...]) -> tuple[Rule, ...]:
     return tuple((Test(argument, value),) for value in values)
 
 
-INNER: Rules = {
-    **dict.fromkeys(ALWAYS, ()),
-    # A thread, never a process, never in a new namespace of any kind.
-    "clone": ((Test(0, CLONE_THREAD, CLONE_THREAD | CLONE_NEW_ANYTHING),),),
-    "fcntl": _one_of(1, FCNTL_HARMLESS),
-    "ioctl": _one_of(1, TERMINAL_AND_FLAGS),
+def _own(argument: int = 0) -> tuple[Rule, ...]:
+    """The caller itself, as 0 or by its pid."""
+    return _one_of(argument, (0, OWN_PID))
+
+
+_OWN_CLOCK = ((Test(0, 0, NEGATIVE),), (Test(0, PER_THREAD, PER_THREAD),))
+
+_MEMORY: Rules = {
+    **_calls("brk mprotect mremap munmap"),
+    "madvise": _one_of(2, MADVISE_HARMLESS),
     # Shared writable and downward-growing mappings are memory that RLIMIT_DATA does not count; an
     # anonymous shared one could be made writable later.
     "mmap": (
@@ -92,30 +86,114 @@ INNER: Rules = {
             Test(2, 0, PROT_WRITE),
         ),
     ),
-    "prctl": _one_of(0, (PR_SET_NAME, PR_GET_NAME)),
+}
+_THREADS: Rules = {
+    **_calls(
+        "exit exit_group futex getcpu getpid getppid gettid nanosleep restart_syscall rseq "
+        "rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait "
+        "sched_yield set_robust_list setitimer getitimer sigaltstack"
+    ),
+    "clock_getres": _OWN_CLOCK,
+    "clock_nanosleep": _OWN_CLOCK,
     "prlimit64": ((Test(0, 0),),),
+    "tgkill": ((Test(0, OWN_PID),),),
+}
+
+_CELL: Rules = {
+    **_MEMORY,
+    **_THREADS,
+    **_calls(
+        # files: what the mounts or Landlock show, no more
+        "access chdir close close_range dup dup2 dup3 faccessat faccessat2 fchdir fstat fstatfs "
+        "ftruncate getcwd getdents64 lseek lstat newfstatat pread64 preadv preadv2 pwrite64 "
+        "pwritev pwritev2 read readlink readlinkat readv stat statfs statx write writev",
+        # waiting
+        "epoll_create1 epoll_ctl epoll_pwait epoll_wait pause pipe pipe2 poll ppoll pselect6 "
+        "select wait4 waitid alarm",
+        # asking who and when
+        "getegid geteuid getgid getgroups getpgrp getrandom getresgid getresuid getrlimit "
+        "getrusage gettimeofday getuid sched_get_priority_max sched_get_priority_min sysinfo time "
+        "times umask uname",
+        # one end of its own socketpair (asyncio wakes itself that way)
+        "recvfrom shutdown",
+    ),
+    # A thread, never a process, never in a new namespace of any kind.
+    "clone": ((Test(0, CLONE_THREAD, CLONE_THREAD | CLONE_NEW_ANYTHING),),),
+    "clock_gettime": _OWN_CLOCK,
+    "fcntl": _one_of(1, FCNTL_HARMLESS),
+    "getpgid": _own(),
+    "getpriority": ((Test(0, 0), Test(1, 0)), (Test(0, 0), Test(1, OWN_PID))),
+    "getsid": _own(),
+    "ioctl": _one_of(1, TERMINAL_AND_FLAGS),
+    "prctl": _one_of(0, (PR_SET_NAME, PR_GET_NAME)),
+    "sched_getaffinity": _own(),
+    "sched_getparam": _own(),
+    "sched_getscheduler": _own(),
     "sendto": ((Test(4, 0, 0xFFFF_FFFF_FFFF_FFFF),),),
     "socketpair": ((Test(0, AF_UNIX),),),
-    "tgkill": ((Test(0, ITSELF),),),
 }
-"""What a cell may ask of the kernel."""
+"""What a cell may ask in either tier."""
+
+INNER: Rules = {
+    **_CELL,
+    # making and changing files: only the scratch folder can be written
+    **_calls(
+        "chmod fallocate fchmod fchmodat fdatasync fgetxattr flistxattr flock fsync getxattr "
+        "lgetxattr link linkat listxattr llistxattr mkdir mkdirat open openat rename renameat "
+        "renameat2 rmdir symlink symlinkat truncate unlink unlinkat utimensat"
+    ),
+    "fcntl": _one_of(1, FCNTL_HARMLESS + FCNTL_LOCKS),
+}
+
+
+def _opening(flags: int) -> tuple[Rule, ...]:
+    """Opening for reading or writing, which Landlock judges. The fourth access mode it does not
+    know, nor, before its ABI 3, a truncation that comes with reading.
+    """
+    return (
+        (Test(flags, 0, O_ACCMODE | O_TRUNC),),
+        (Test(flags, 1, O_ACCMODE),),
+        (Test(flags, 2, O_ACCMODE),),
+    )
+
+
+ALONE: Rules = {**_CELL, "open": _opening(1), "openat": _opening(2)}
+"""Nothing that Landlock does not restrict and that changes a file: no chmod, no utime, no locks."""
 
 OUTER: Rules = {
     **INNER,
-    **dict.fromkeys(
-        (
-            "execve arch_prctl set_tid_address "  # the interpreter is executed and loaded
-            "recvmsg "  # the context's descriptor comes from the launcher
-            "mount "  # its scratch folder, bounded in bytes and inodes
-            "capget capset setrlimit "  # privileges and limits are given up
-            "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
-        ).split(),
-        (),
+    **_calls(
+        "execve arch_prctl set_tid_address",  # the interpreter is executed and loaded
+        "recvmsg",  # the context's descriptor comes from the launcher
+        "mount",  # its scratch folder, bounded in bytes and inodes
+        "capget capset setrlimit",  # privileges and limits are given up
+        "landlock_create_ruleset landlock_add_rule landlock_restrict_self",
     ),
     "prctl": (),  # installs the inner filter
 }
 """What the interpreter may ask before it says Ready."""
 
+KEEPER: Rules = {
+    **_MEMORY,
+    **_THREADS,
+    **_calls(
+        "clock_gettime",  # of the jail's CPU clock, by its pid
+        "close dup eventfd2 epoll_ctl epoll_pwait epoll_wait fstat getegid geteuid getgid getuid "
+        "getpeername getrandom getrusage getsockname getsockopt gettimeofday lseek poll ppoll "
+        "pread64 read readv recvfrom recvmsg sendmsg setsockopt shutdown time write writev",
+    ),
+    "fcntl": _one_of(1, FCNTL_HARMLESS),
+    "ioctl": _one_of(1, TERMINAL_AND_FLAGS),
+    "sendto": ((Test(4, 0, 0xFFFF_FFFF_FFFF_FFFF),),),
+}
+"""What a keeper needs once it is connected: no file, no new socket, thread or process."""
+
+FILTERS: dict[FilterName, Rules] = {
+    "outer": OUTER,
+    "inner": INNER,
+    "alone": ALONE,
+    "keeper": KEEPER,
+}
 PLAIN_ENOSYS = ("clone3",)
 """Their arguments lie in memory, which a filter can't read; ENOSYS makes libc use clone."""
 
@@ -126,55 +204,11 @@ def machine() -> Machine | None:
     return next((known for known in get_args(Machine) if known == found), None)
 
 
-# -- the assembler: struct sock_filter is u16 code, u8 jump-true, u8 jump-false, u32 operand
-
-_LOAD, _AND, _JUMP_EQUAL, _JUMP_ABOVE, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
-_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
-_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
-Instruction = tuple[int, int, int, int]
+def load(name: FilterName, target: Machine) -> bytes:
+    """The assembled filter, from its file."""
+    return path(name, target).read_bytes()
 
 
-def assemble(rules: Rules, target: Machine) -> bytes:
-    """The filter as the kernel wants it: an array of ``struct sock_filter``, little-endian."""
-    program: list[Instruction] = [
-        (_LOAD, 0, 0, _ARCH),
-        (_JUMP_EQUAL, 1, 0, AUDIT_ARCH[target]),
-        (_RETURN, 0, 0, _KILL_PROCESS),
-        (_LOAD, 0, 0, _NUMBER),
-        # x32's calls (bit 30) land here as well.
-        (_JUMP_ABOVE, 0, 1, NEWEST_KNOWN),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-    ]
-    for name, alternatives in rules.items():
-        call = number(name, target)
-        if call is not None:
-            body = list(_body(alternatives))
-            program += [(_JUMP_EQUAL, 0, len(body), call), *body]
-    for name in PLAIN_ENOSYS:
-        call = number(name, target)
-        if call is not None:
-            program += [(_JUMP_EQUAL, 0, 1, call), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
-    program.append((_RETURN, 0, 0, _ERRNO | errno.EPERM))
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
-
-
-def _body(alternatives: tuple[Rule, ...]) -> Iterator[Instruction]:
-    """Allow if one of the alternatives holds; the last instruction always returns."""
-    for rule in alternatives:
-        checks = [instruction for test in rule for instruction in _check(test)]
-        for index, (code, yes, no, operand) in enumerate(checks):
-            # A failed test skips the rest of this alternative and its ALLOW.
-            distance = len(checks) - index if code == _JUMP_EQUAL else no
-            yield code, yes, distance, operand
-        yield _RETURN, 0, 0, _ALLOW
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM if alternatives else _ALLOW
-
-
-def _check(test: Test) -> Iterator[Instruction]:
-    """Compare the halves of a 64-bit argument that the mask covers."""
-    for half in range(2):
-        mask = test.mask >> 32 * half & 0xFFFF_FFFF
-        if mask:
-            yield _LOAD, 0, 0, _ARGUMENTS + 8 * test.argument + 4 * half
-            yield _AND, 0, 0, mask
-            yield _JUMP_EQUAL, 0, 0, test.value >> 32 * half & 0xFFFF_FFFF
+def path(name: FilterName, target: Machine) -> Path:
+    """Where the assembled filter lies."""
+    return FOLDER / f"{target}-{name}.bpf"

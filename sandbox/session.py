@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
+
 from distill.protocol.codec import KEEPER_TO_JAIL
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -21,6 +23,7 @@ from distill.protocol.jail_link import (
     TRANSITIONS,
     Call,
     CallError,
+    CellError,
     Done,
     Final,
     FromJail,
@@ -46,6 +49,7 @@ from distill.sandbox.calls import Calls
 from distill.sandbox.clock import CellClock
 from distill.sandbox.deadline import Deadline
 from distill.sandbox.frames import FrameSocket
+from distill.sandbox.jail.limits import told
 from distill.sandbox.scan import Shape, scan
 from distill.sandbox.transcript import Transcript
 from distill.sandbox.verdict import Cause, Verdict, death
@@ -70,6 +74,8 @@ class Session:
         send: Callable[[FromKeeper], None],
         signal_jail: Callable[[Literal["INT", "KILL"]], None],
         context_fd: int,
+        *,
+        is_filtered: bool,
     ) -> None:
         self.jail = opening.jail
         self.limits: Limits = opening.limits
@@ -77,6 +83,7 @@ class Session:
         self._send = send
         self._signal = signal_jail
         self._context_fd = context_fd
+        self._is_filtered = is_filtered
         self._talk = Conversation(TRANSITIONS, peer="jail")
         self._started_s = time.monotonic()
         self._pid = 0
@@ -116,7 +123,8 @@ class Session:
             self.on_readable()
             if self.socket.received_bytes == before:
                 break
-        self._lost(self.verdict or death(status, self._talk.state in ("new", "starting")), status)
+        starting = self._talk.state in ("new", "starting")
+        self._lost(self.verdict or death(status, self.limits, starting), status)
 
     def refused(self, detail: str) -> None:
         """The launcher could not start it."""
@@ -196,12 +204,14 @@ class Session:
                 self._on_call(message, len(body), shape)
 
     def _on_ready(self, ready: Ready) -> None:
-        if not ready.filtered:
-            raise RemoteProtocolError("it says that its filter is missing", peer="jail")
+        if ready.filtered != self._is_filtered:
+            raise RemoteProtocolError(f"it says filtered={ready.filtered}", peer="jail")
         start_s = time.monotonic() - self._started_s
         self._clock = CellClock(self._pid)
         self._send(
-            JailReady(self.jail, ready.python, True, ready.context, start_s, ready.context_s)
+            JailReady(
+                self.jail, ready.python, ready.filtered, ready.context, start_s, ready.context_s
+            )
         )
 
     def _on_call(self, message: Call | Final, size_bytes: int, shape: Shape) -> None:
@@ -225,6 +235,8 @@ class Session:
         if done.cell != self._cell or self._clock is None:
             raise RemoteProtocolError(f"Done of cell {done.cell}", peer="jail")
         clock, self._clock = self._clock, CellClock(self._pid)
+        interrupted = self._deadline is not None and self._deadline.interrupted
+        self._transcript.drop(done.dropped_bytes)
         self._calls.start_cell()
         self._cell = None
         self._send(
@@ -233,17 +245,28 @@ class Session:
                 cell=done.cell,
                 stdout=self._transcript.stdout,
                 stderr=self._transcript.stderr,
-                error=done.error,
+                error=self._explained(done.error) if interrupted else done.error,
                 variables=done.variables,
                 elapsed_s=clock.elapsed_s,
                 cpu_s=clock.cpu_s,
-                dropped_bytes=done.dropped_bytes + self._transcript.dropped_bytes,
-                interrupted=self._deadline is not None and self._deadline.interrupted,
+                dropped_bytes=self._transcript.dropped_bytes,
+                interrupted=interrupted,
                 live_threads=done.live_threads,
                 spent_s=clock.spent_s,
             )
         )
         self._transcript = Transcript(self.limits.output_bytes)
+
+    def _explained(self, error: CellError | None) -> CellError | None:
+        """An interrupt's error with the limit that was hit: the jail does not know which."""
+        if error is None or error.name != "KeyboardInterrupt" or self._deadline is None:
+            return error
+        limit = self._deadline.limit_told()
+        return msgspec.structs.replace(
+            error,
+            message=f"{error.message} {limit}",
+            traceback=f"{error.traceback}{limit}\n",
+        )
 
     # -- time
 
@@ -280,7 +303,7 @@ class Session:
         assert self._clock is not None
         if self._clock.cpu_s > self.limits.cell_s:
             detail = f"threads left behind used {self._clock.cpu_s:.1f} s of CPU between cells"
-            self.end(Verdict("deadline", f"{detail}, the limit (cell_s) is {self.limits.cell_s:g}"))
+            self.end(Verdict("deadline", f"{detail} {told('cell_s', self.limits.cell_s)}"))
         return 1.0
 
     def _tick_cell(self) -> float:

@@ -46,10 +46,9 @@ def prepare(machine: Machine) -> Stage:
     python = prepare_python()
     loaders = list((python / "loader").rglob("*"))
     loader = next((path for path in loaders if path.is_file()), None)
-    filter_bytes = seccomp.assemble(seccomp.INNER, machine)
-    sources = _module_sources()
-    key = digest(sys.version, filter_bytes.hex(), *stamps([file for file, _ in sources]))
-    modules = cache.entry("jail", key, lambda draft: _build_modules(draft, sources, filter_bytes))
+    sources = [*_module_sources(), *_filter_sources(machine)]
+    key = digest(sys.version, *stamps([file for file, _ in sources]))
+    modules = cache.entry("jail", key, lambda draft: _build_modules(draft, sources))
     inside = Path("/") / loader.relative_to(python / "loader") if loader else None
     return Stage(python=python, modules=modules, loader=inside)
 
@@ -129,12 +128,19 @@ def _files(package: ModuleType, pattern: str) -> list[Path]:
     return sorted(Path(package.__file__).resolve().parent.glob(pattern))
 
 
-def _build_modules(draft: Path, sources: list[tuple[Path, str]], filter_bytes: bytes) -> None:
+def _filter_sources(machine: Machine) -> list[tuple[Path, str]]:
+    """The filters that the interpreter installs, one a tier."""
+    return [
+        (seccomp.path("inner", machine), "filter.bpf"),
+        (seccomp.path("alone", machine), "filter-alone.bpf"),
+    ]
+
+
+def _build_modules(draft: Path, sources: list[tuple[Path, str]]) -> None:
     for file, place in sources:
         copy(file, draft / place)
     for package in ("distill", "distill/sandbox"):
         (draft / package / "__init__.py").write_bytes(b"")
-    (draft / "filter.bpf").write_bytes(filter_bytes)
     for file in draft.rglob("*.py"):
         # Unchecked: the copy never changes, so the interpreter need not look at the source.
         py_compile.compile(

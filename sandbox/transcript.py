@@ -2,6 +2,7 @@
 
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.jail_link import Output
+from distill.sandbox.jail.limits import told
 
 SLACK_BYTES = 1 << 20
 
@@ -31,8 +32,16 @@ class Transcript:
             self.dropped_bytes += len(data) - room
         if self._seen_bytes > 2 * self._limit_bytes + SLACK_BYTES:
             raise RemoteProtocolError(
-                f"{self._seen_bytes} bytes of output, the limit is {self._limit_bytes}", peer="jail"
+                f"{self._seen_bytes} bytes of output {told('output_bytes', self._limit_bytes)}",
+                peer="jail",
             )
+
+    def drop(self, amount_bytes: int) -> None:
+        """Count what the jail itself has left out, and say so at the end of stderr."""
+        self.dropped_bytes += amount_bytes
+        if self.dropped_bytes:
+            limit = told("output_bytes", self._limit_bytes)
+            self._parts["stderr"].append(f"{self.dropped_bytes} bytes were not kept {limit}\n")
 
     @property
     def stdout(self) -> str:

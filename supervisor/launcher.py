@@ -231,6 +231,11 @@ class Launcher:
         child = Child(message.jail, pid, os.pidfd_open(pid), keeper=message.keeper)
         child.jail_socket, child.context_socket, child.status_fd = ours, context_ours, status_read
         self._watch(child)
+        if message.plan.status_fd < 0:
+            os.close(status_read)
+            child.status_fd = -1
+            self._hand_over(child, pid)
+            return
         self._selector.register(
             status_read, selectors.EVENT_READ, lambda: self._on_jail_status(child)
         )
@@ -259,7 +264,12 @@ class Launcher:
         self._selector.unregister(child.status_fd)
         os.close(child.status_fd)
         child.status_fd = -1
-        if pid is None or child.jail_socket is None or child.keeper is None:
+        if pid is not None:
+            self._hand_over(child, pid)
+
+    def _hand_over(self, child: Child, pid: int) -> None:
+        """Give the jail's socket to its keeper; ``pid`` is the interpreter's."""
+        if child.jail_socket is None or child.keeper is None:
             return
         with contextlib.suppress(ProcessLookupError):
             child.inner_pidfd = os.pidfd_open(pid)

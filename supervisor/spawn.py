@@ -55,13 +55,11 @@ def jail(plan: JailPlan, end: socket.socket, context_end: socket.socket, status_
     """Start a jail by its plan; returns the pid of the outermost process. Raises OSError.
 
     ``end`` becomes the plan's socket, ``context_end`` the one over which its context comes,
-    ``status_fd`` its status pipe; blobs are sealed memory files.
+    ``status_fd`` its status pipe, if it has one; blobs are sealed memory files.
     """
-    wanted = {
-        plan.socket_fd: end.fileno(),
-        plan.context_fd: context_end.fileno(),
-        plan.status_fd: status_fd,
-    }
+    wanted = {plan.socket_fd: end.fileno(), plan.context_fd: context_end.fileno()}
+    if plan.status_fd >= 0:
+        wanted[plan.status_fd] = status_fd
     owned = {number: _sealed(f"blob-{number}", data) for number, data in plan.blobs.items()}
     wanted.update(owned)
     if not set(wanted) <= set(LOW_DESCRIPTORS):
@@ -101,7 +99,6 @@ def _popen(
         user=uid,
         group=uid,
         extra_groups=None if uid is None else [],
-        cwd="/" if uid is not None else None,
     )
     # The launcher reaps by pid; without this Popen would warn, and might reap first.
     process.returncode = 0
@@ -109,13 +106,15 @@ def _popen(
 
 
 def _place(wanted: Mapping[int, int]) -> None:
-    """In the child: put each descriptor under the number that the plan names."""
+    """In the child: each descriptor under the number that the plan names; tied to the launcher."""
     high = {
         target: fcntl.fcntl(source, fcntl.F_DUPFD, LOW_DESCRIPTORS.stop)
         for target, source in wanted.items()
     }
     for target, source in high.items():
         os.dup2(source, target)
+    os.chdir("/")
+    _die_with_launcher()
 
 
 def _die_with_launcher() -> None:

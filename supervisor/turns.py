@@ -230,8 +230,6 @@ def render(result: Any) -> str:
         parts.append(result.stdout.rstrip("\n"))
     if result.stderr:
         parts.append(f"stderr:\n{result.stderr.rstrip()}")
-    if result.dropped_bytes:
-        parts.append(f"({result.dropped_bytes} bytes of output over the limit were dropped)")
     if result.error is not None:
         parts.append(clip(result.error.traceback.rstrip(), TRACEBACK_CHARS))
     if result.lost is not None:

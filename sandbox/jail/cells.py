@@ -6,6 +6,8 @@ import _ast
 import os
 import sys
 
+from distill.sandbox.jail import limits
+from distill.sandbox.jail.confine import SCRATCH
 from distill.sandbox.jail.host import Finished
 from distill.sandbox.jail.wire import printable
 
@@ -27,8 +29,9 @@ FROZEN = "<frozen "
 class Cells:
     """The session's cells: their sources, and the namespace that they share."""
 
-    def __init__(self, namespace: dict[str, Any]) -> None:
+    def __init__(self, namespace: dict[str, Any], limits: Wire) -> None:
         self._namespace = namespace
+        self._limits = limits
         self._sources: dict[str, str] = {}
 
     def run(self, number: int, code: str) -> Wire | None:
@@ -62,7 +65,10 @@ class Cells:
                 linecache.cache[name] = (len(code), None, lines, name)
 
     def format(self, error: BaseException) -> str:
-        """The traceback's text, without frames of ours: ``Cell 3, line 2, in f``."""
+        """The traceback's text, without frames of ours: ``Cell 3, line 2, in f``.
+
+        A last line names the limit that was hit, if one was.
+        """
         import re
         import traceback
 
@@ -71,13 +77,18 @@ class Cells:
         _drop_own_frames(told)
         text = "".join(told.format())
         text = re.sub(r'File "(Cell \d+)", line', r"\1, line", text)
-        return _shortened(printable(text))
+        return _shortened(printable(text)) + self._limit_hit(error)
+
+    def _limit_hit(self, error: BaseException) -> str:
+        told = limits.hit(error, self._limits, SCRATCH)
+        return "" if told is None else f"{told}\n"
 
     def _describe(self, error: BaseException, name: str) -> Wire:
         try:
             traceback = self.format(error)
         except BaseException as failure:  # noqa: BLE001  (a hostile __str__, or no memory left)
-            traceback = f"{type(error).__name__} (no traceback: {type(failure).__name__})"
+            traceback = f"{type(error).__name__} (no traceback: {type(failure).__name__})\n"
+            traceback += self._limit_hit(error)
         described: Wire = {
             "name": printable(type(error).__name__)[:200],
             "message": _message(error),

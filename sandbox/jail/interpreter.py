@@ -1,8 +1,9 @@
 """The process that runs the model's cells, from its first instruction to its last.
 
-Started by bubblewrap as ``python … interpreter.py SOCKET_FD CONTEXT_FD [FOLDER] map|copy``; the
-folder holds packages. In order: it hears Init, receives the context's memory file, shuts the
-jail behind itself, makes the context of it, says Ready, runs cells. It ends when its socket does.
+Started as ``python … interpreter.py SOCKET_FD CONTEXT_FD TIER SITE [READABLE…] map|copy``; SITE is
+a folder of packages, or nothing. In order: it hears Init, receives the context's memory file,
+shuts the jail behind itself, makes the context of it, says Ready, runs cells. It ends when its
+socket does.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ class Interpreter:
         self._printer = Printer(channel, limits["output_bytes"])
         self._host = Host(channel, self._printer, limits["calls_in_flight"])
         self._space, self._hidden = _namespace(init, given, self._host)
-        self._cells = Cells(self._space)
-        shield.reason = f"the time limit of this cell, {limits['cell_s']:g} s, is used up"
+        self._cells = Cells(self._space, limits)
+        shield.reason = "the time for this cell is used up"
         _thread._excepthook = self._on_thread_error  # noqa: SLF001
 
     def serve(self) -> NoReturn:
@@ -145,13 +146,15 @@ class Interpreter:
         sys.stderr.write(f"Exception in thread {name}:\n{text}")
 
 
-def _prepare(init: Wire, end_fd: int, mapped: bool) -> tuple[Any, str]:
+def _prepare(
+    init: Wire, end_fd: int, tier: str, readable: list[str], mapped: bool
+) -> tuple[Any, str]:
     """Shut the jail, then make the context: nothing is parsed outside. Exits on failure."""
     kind = init["context_kind"]
     try:
         context_fd = context.receive(end_fd, expected=kind != "none")
-        confine.close_behind(init["limits"], init["context_bytes"])
-        if not confine.filtered():
+        confine.close_behind(tier, readable, init["limits"], init["context_bytes"])
+        if tier != "none" and not confine.filtered():
             os._exit(confine.STEP_STATUS["filter"])
     except confine.StepError as error:
         os._exit(error.status)
@@ -167,8 +170,9 @@ def main() -> None:
     """Live."""
     from time import perf_counter
 
-    socket_fd, end_fd, how = int(sys.argv[1]), int(sys.argv[2]), sys.argv[-1]
-    sys.path += sys.argv[3:-1]
+    socket_fd, end_fd = int(sys.argv[1]), int(sys.argv[2])
+    tier, site, *readable, how = sys.argv[3:]
+    sys.path += [site] if site else []
     sys.argv = [""]
     shield = Shield()
     channel = Channel(socket_fd, shield)
@@ -179,13 +183,13 @@ def main() -> None:
     python = ".".join(map(str, sys.version_info[:3]))
     init = channel.next_command()
     started = perf_counter()
-    given, form = _prepare(init, end_fd, mapped)
+    given, form = _prepare(init, end_fd, tier, readable, mapped)
     session = Interpreter(channel, shield, init, given)
     channel.send(
         {
             "type": "Ready",
             "python": python,
-            "filtered": True,
+            "filtered": confine.filtered(),
             "context": form,
             "context_s": perf_counter() - started,
         }

@@ -1,8 +1,9 @@
 """What a cell prints, on its way out: through ``sys.stdout`` or past it, bounded, in order.
 
 ``print`` reaches the keeper at once, a write at a time: what a cell printed survives its
-death. Writes past ``sys`` (``os.write(1, …)``, C code) go to an unlinked file in the scratch
-folder, which never blocks the writer, and are collected before every call and at the end.
+death. Writes past ``sys`` (``os.write(1, …)``, C code) go to the unlinked file that is behind the
+descriptor since the jail was shut, which never blocks the writer; they are collected before every
+call and at the end.
 """
 
 from __future__ import annotations
@@ -60,9 +61,7 @@ class _Bypass:
     """The file behind descriptor 1 or 2."""
 
     def __init__(self, name: str, fd: int) -> None:
-        source = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.dup2(source, fd)
-        self._file = source
+        self._file = os.dup(fd)  # a cell may close the other
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.name = name

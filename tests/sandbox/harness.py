@@ -53,10 +53,23 @@ Function = Callable[..., Any]
 
 
 class Host:
-    """Launcher and keeper, up until ``close``; at most one jail at a time."""
+    """Launcher and keeper, up until ``close``; at most one jail at a time.
 
-    def __init__(self, folder: Path) -> None:
+    ``sandbox`` is the tier that is wanted; ``under`` a command that the launcher, and so all that
+    it starts, is run by; ``keeper`` what Python is to run as the keeper.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sandbox: str = "auto",
+        under: tuple[str, ...] = (),
+        keeper: tuple[str, ...] = ("-m", "distill.sandbox.keeper"),
+    ) -> None:
         self.folder = folder
+        self._keeper = keeper
+        self._sandbox = sandbox
+        self._under = under
         self._inbox: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._jails = self._cells = 0
         self._spent_s = 0.0
@@ -72,6 +85,8 @@ class Host:
             "sandboxes", f"ipc://{folder}/k.sock", limit_bytes=FRAME_LIMIT_BYTES
         )
         self._sockets.start()
+        for path in (folder, folder / "k.sock", folder / "run") if under else ():
+            path.chmod(0o777)  # another user may run them
         self._spawn_keeper(endpoint)
         hello = self.expect(KeeperHello)
         self.keeper_pid = hello.pid
@@ -86,6 +101,7 @@ class Host:
         with theirs:
             self.launcher = subprocess.Popen(
                 [
+                    *self._under,
                     *(sys.executable, "-m", "distill.supervisor.launcher"),
                     *("--pipe-fd", str(theirs.fileno()), "--driver-pid", str(os.getpid())),
                     *("--run-directory", str(run)),
@@ -98,8 +114,8 @@ class Host:
 
     def _spawn_keeper(self, endpoint: str) -> None:
         argv = (
-            *(sys.executable, "-m", "distill.sandbox.keeper", "--connect", endpoint),
-            *("--keeper", KEEPER, "--control-fd", "{control_fd}"),
+            *(sys.executable, *self._keeper, "--connect", endpoint),
+            *("--keeper", KEEPER, "--control-fd", "{control_fd}", "--sandbox", self._sandbox),
         )
         env = dict(os.environ)
         output = str(self.folder / "keeper.log")

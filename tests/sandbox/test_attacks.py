@@ -17,7 +17,7 @@ import pytest
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Shutdown
 from distill.protocol.sandbox_link import CellDone, HostCall, JailLost, JailReady
-from distill.sandbox.keeper import MEMORY_BYTES
+from distill.sandbox.seal import MEMORY_BYTES
 from tests.sandbox.conftest import MIB, SMALL
 from tests.sandbox.harness import Host
 
