@@ -102,6 +102,8 @@ class Children:
 
         ``attached`` is a descriptor that goes along; it may be closed as soon as this returns.
         """
+        if self._pipe.fileno() < 0:
+            return
         copy = None if attached is None else os.dup(attached)
         self._queue.append((DRIVER_TO_LAUNCHER.encode(message), copy))
         self._write()

@@ -239,12 +239,14 @@ class KeeperProcess:
 
     def _on_jail_child(self, message: FromLauncher) -> None:
         """Of a jail that waits nobody else hears; its keeper has no use for another."""
-        if isinstance(message, Started) or not self._jail_waits or message.child != self.jail:
+        waits = self._jail_waits and message.child == self.jail and self.state != "gone"
+        if isinstance(message, Started) or not waits:
             return
         why = message.detail if isinstance(message, NotStarted) else f"status {message.status}"
         before = self.state
         self.end()
         self._told_gone(f"its jail ended before it was used ({why})", before)
+        self._changed.set()
 
     def _on_driver_lost(self) -> None:
         self._gone("the launcher died, and the sandbox with it")
@@ -256,11 +258,11 @@ class KeeperProcess:
         self._driver.off_lost(self._on_driver_lost)
         if before != "gone":
             self._told_gone(why, before)
+        self._changed.set()
 
     def _told_gone(self, why: str, before: str) -> None:
         self.failure = why
         self.listener.on_keeper_gone(why, before)
-        self._changed.set()
 
 
 _open: dict[str, KeeperProcess] = {}

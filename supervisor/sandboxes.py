@@ -159,6 +159,7 @@ class Sandbox:
             raise SandboxError(keeper.refusal)
         if keeper.state == "empty":
             keeper.open_jail(self._opening, context)
+        # "empty" again: the jail was lost before it was ready.
         await keeper.until(lambda: keeper.state != "opening", allowed_s)
 
     def _opening(self, jail: str) -> wire.OpenJail:
