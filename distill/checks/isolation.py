@@ -36,7 +36,7 @@ def sandbox(limits: Limits, packages: Sequence[str]) -> Check:
 
     To be called before this process has threads.
     """
-    found = plan.make(packages)
+    found = plan.make(packages=packages)
     if isinstance(found, NoJail):
         return Check("sandbox", False, "\n".join(found.tried), found.remedy)
     try:

@@ -116,7 +116,7 @@ def test_what_has_no_files_of_its_own_is_refused(
 
 
 def test_a_keeper_says_what_is_missing() -> None:
-    found = plan.make(["no-such-thing"])
+    found = plan.make(packages=["no-such-thing"])
     assert isinstance(found, NoJail)
     assert "pip install no-such-thing" in found.tried[0]
 
@@ -235,7 +235,7 @@ def test_a_package_shadows_neither_the_standard_library_nor_us(
     files = {f"{name}.py": "raise SystemExit('shadowed')\n" for name in names}
     a_wheel(tmp_path, "shadow", files)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    found = plan.make(["shadow"])
+    found = plan.make(packages=["shadow"])
     assert isinstance(found, JailPlan), found
     at = found.argv.index("/packages")
     assert (Path(found.argv[at - 1]) / "site" / "socket.py").exists()
