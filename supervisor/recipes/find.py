@@ -8,7 +8,7 @@ provides `context`, `query`, `worker_batch`, `WorkerBatchError`, `worker_window_
               answer ◄─ weighted vote over all answers ◄─ worker answers ◄──┘
 
 A small worker reads badly and answers always, so no single answer is believed: many passages
-are asked, and the answer about the n-th best of them counts 1/n.
+are asked, and each answer counts by how well its passage fits the question and by its rank.
 """
 
 import math
@@ -25,6 +25,7 @@ CHARS_PER_TOKEN = 3  # a low estimate, so that a prompt never outgrows the windo
 # Figures found on the tuning half of examples/questions.jsonl.
 NEIGHBOUR_SHARE = 0.3  # an answer often stands just before or after the words of the question
 NAME_BOOST = 1.5  # a capitalised word of the question says more than another as rare
+LEAST_FIT = 0.05  # also a passage without a word of the question has a say
 FAR = 0.5  # the factor for an answer whose sentence has no word of the question
 UNLIKELY = 0.1  # the factor for an answer that looks wrong; never 0, so every answer counts
 
@@ -247,7 +248,7 @@ def likelihood(answer, question, passage_text, rarity):
 
 
 def collect_votes(text, question, passages, answers, rarity):
-    """Return one vote per answered passage: the n-th best passage counts 1/n of the best.
+    """Return one vote per answered passage: the n-th best counts its fit, divided by n.
 
     So the best passages lead, and the many behind them can still outvote them.
     """
@@ -256,7 +257,8 @@ def collect_votes(text, question, passages, answers, rarity):
         if answer := tidy(said or ""):
             passage_text = text[passage.start : passage.end]
             factor = likelihood(answer, question, passage_text, rarity)
-            votes.append(Vote(answer, factor / rank, passage))
+            weight = max(passage.fit, LEAST_FIT) / rank * factor
+            votes.append(Vote(answer, weight, passage))
     return votes
 
 

@@ -495,3 +495,70 @@ def test_ctrl_c_in_the_middle_of_a_run(short: Path, text: Path) -> None:
     trace, problems = validate(log)
     assert problems == []
     assert [each.end.status for each in trace.runs.values() if each.end] == ["cancelled"]
+
+
+# -- recorded runs
+
+
+def test_a_killed_run_goes_on_and_is_done_again(short: Path, text: Path) -> None:
+    log = short / "log"
+    asked: list[str] = []
+
+    def slow_worker(request: dict[str, Any]) -> str:
+        asked.append(prompt_of(request))
+        time.sleep(0.05)
+        return answer(request)
+
+    with endpoint(slow_worker) as worker:
+        words = ("up", "-c", str(text), "-q", QUESTION, "--log-dir", str(log), *of(worker))
+        killed = Command(short, *words)
+        wait_until(lambda: len(asked) > 10, 20)
+        kill(killed.pid)
+        killed.process.wait()
+        done = command(short, "up", "--resume", str(log), *of(worker))
+        assert (done.code, done.out) == (0, "Goliath\n"), done.err
+        told = [call for run in read(log).runs.values() for call in run.calls]
+        assert len({call.prompt for call in told}) == len(told) - sum(
+            call.source == "reused" for call in told
+        )
+        before = len(asked)
+        again = command(short, "up", "--supervisor", f"replay:{log}")
+        assert (again.code, again.out) == (0, "Goliath\n"), again.err
+        assert len(asked) == before
+        ended = command(short, "up", "--resume", str(log), *of(worker))
+        assert ended.code == 2
+        assert "has ended" in ended.err
+
+
+def test_an_engine_goes_on_with_a_run(short: Path, text: Path) -> None:
+    log = short / "log"
+    with endpoint(slowly) as worker:
+        killed = Command(
+            short, "up", "-c", str(text), "-q", QUESTION, "--log-dir", str(log), *of(worker)
+        )
+        wait_until(lambda: len(worker.requests) > 5, 20)
+        kill(killed.pid)
+        killed.process.wait()
+        with engine(short, worker):
+            done = Command(short, "run", "--resume", str(log)).done(30)
+            assert (done.code, done.out) == (0, "Goliath\n"), done.err
+            again = Command(short, "run", "--supervisor", f"replay:{log}").done(30)
+            assert (again.code, again.out) == (0, "Goliath\n"), again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--resume", "nowhere"), "not a log folder"),
+        (("--supervisor", "replay:nowhere"), "not a log folder"),
+        (("--resume", "x", "-q", "Who?"), "its own question"),
+        (("--resume", "x", "--log-dir", "y"), "leave out --log-dir"),
+        (("--resume", "x", "--supervisor", "replay:x"), "--resume goes on"),
+    ],
+)
+def test_what_a_recorded_run_can_not_be_given(
+    short: Path, worker: Endpoint, words: tuple[str, ...], said: str
+) -> None:
+    done = command(short, "up", *words, *of(worker))
+    assert done.code == 2
+    assert said in done.err

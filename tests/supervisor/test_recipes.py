@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,14 +112,16 @@ def test_that_all_calls_failed_is_an_error_not_an_answer(recipe: str) -> None:
     assert cell.error.name == "WorkerBatchError"
 
 
-def test_each_passage_could_change_the_vote() -> None:
+def test_each_passage_of_the_readmes_question_could_change_the_vote() -> None:
     """Where the others are as evenly divided as they can be, any one of them decides."""
+    text = (Path(__file__).parents[2] / "examples" / "kjv.txt").read_text("utf-8")
     source = (resources.files("distill.supervisor.recipes") / "find.py").read_text("utf-8")
     namespace: dict[str, Any] = {"worker_window_tokens": 2048}
     exec(source.rsplit("\nFINAL(", 1)[0], namespace)
-    passages, rarity = namespace["choose_passages"](TEXT, QUESTION, [namespace["Source"]("", 0)])
-    answers = [TEXT[each.start : each.end].split()[0].title() for each in passages]
-    votes = namespace["collect_votes"](TEXT, QUESTION, passages, answers, rarity)
+    question = "Who was Moses' brother?"
+    passages, rarity = namespace["choose_passages"](text, question, [namespace["Source"]("", 0)])
+    answers = [text[each.start : each.end].split()[-1].title() for each in passages]
+    votes = namespace["collect_votes"](text, question, passages, answers, rarity)
     assert len(votes) == len(passages) == 120
     weights = sorted((vote.weight for vote in votes), reverse=True)
     for position, weight in enumerate(weights):
