@@ -136,6 +136,7 @@ class Resident:
         assert supervisor is not None
         query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
+            options.pop("encoding", None)  # the recorded text has been read already
             query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
         else:
             context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
