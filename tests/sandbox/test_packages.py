@@ -15,7 +15,7 @@ import pytest
 
 from distill.protocol.sandbox_link import JailPlan, NoJail
 from distill.repl import REPL, ExecResult
-from distill.sandbox import cache, packages, plan
+from distill.sandbox import cache, packages, plan, probe, probe_cell
 
 ORDINARY_UID = 12345
 
@@ -273,6 +273,23 @@ def test_linear_algebra_takes_one_thread() -> None:
         repl.execute("import numpy; a = numpy.ones((600, 600)); b = a @ a; count()")
     assert seen
     assert set(seen) == {1}
+
+
+def test_the_second_tier_has_them_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the probe's own conversation: what its cell prints is told as what does not hold."""
+    found = plan.make("landlock", ["numpy"])
+    assert isinstance(found, JailPlan), found
+    code = (
+        "import numpy\n"
+        "good = numpy.linalg.svd(numpy.eye(50))[1].sum() == 50 and numpy.random.rand() < 0.55\n"
+        "try:\n    import packaging\n    good = False\n"
+        "except ModuleNotFoundError:\n    pass\n"
+        "try:\n    open(numpy.__file__, 'a')\n    good = False\n"
+        "except PermissionError:\n    pass\n"
+        "print(*([] if good else ['numpy works']))\n"
+    )
+    monkeypatch.setattr(probe_cell, "code", lambda tier: code)
+    probe.run(found)
 
 
 def test_a_killed_jail_has_its_packages_again() -> None:
