@@ -53,7 +53,7 @@ class Start:
     cold: list[float] = field(default_factory=list)
     session: list[float] = field(default_factory=list)
     replaced: list[float] = field(default_factory=list)
-    """distill only: from a jail's death to its successor's first cell."""
+    """distill only: a cell that ends its jail, and its successor's first cell."""
     jail: list[float] = field(default_factory=list)
     """distill only: of a jail by itself, its keeper running, as the keeper measured it."""
 
@@ -145,14 +145,14 @@ def hazards(names: list[str], plan: Plan, anchors: Environment) -> dict[str, dic
 
 
 def _hazard(name: str, hazard: str, patience_s: float, anchors: Environment) -> dict[str, Any]:
-    """Seconds count from the hazard's end (or from the caller's patience's) to an answer."""
+    """Seconds from the hazard's start, a time limit included, to the next cell's answer."""
     limit_bytes = None if name == "distill" else HAZARD_LIMIT_BYTES
     process = Process(name, anchors, limit_bytes)
     try:
         process.ask("open")
         process.ask("cell", code="kept = 41", limit_s=patience_s)
-        came = process.ask("cell", patience_s, code=HAZARDS[hazard])
         started = time.perf_counter()
+        came = process.ask("cell", patience_s, code=HAZARDS[hazard])
         if came.lost is not None:
             process.ask("revive")
         left = process.ask("cell", patience_s, code="print(kept + 1)")

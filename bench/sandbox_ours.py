@@ -59,29 +59,28 @@ class Distill(Contestant):
     def hold(self, megabytes: int) -> dict[str, Any]:
         """Also: how long until it is there again when the jail has died, in place already."""
         held = super().hold(megabytes)
-        try:
-            self.cell("import os\nos._exit(0)")
-        except Lost:
-            started = time.perf_counter()
-            self.cell("print(len(context), context[-6:])")
-            held["again_s"] = time.perf_counter() - started
+        held["again_s"] = self._replace("print(len(context), context[-6:])")
         return held
 
     def replaced(self) -> float:
-        """Seconds from a jail's death to the first cell of the next: its keeper runs on."""
+        """Seconds of a cell that ends its jail and of the next one: their keeper runs on."""
         self.open()
+        try:
+            return self._replace("print(6 * 7)")
+        finally:
+            self.close()
+
+    def _replace(self, code: str) -> float:
+        started = time.perf_counter()
         try:
             self.cell("import os\nos._exit(0)")
         except Lost:
-            started = time.perf_counter()
-            self.cell("print(6 * 7)")
+            self.cell(code)
             return time.perf_counter() - started
-        finally:
-            self.close()
         raise Lost("os._exit did not end it")
 
     def pid(self) -> int:
-        """The interpreter's, seen from here: inside it is 1."""
+        """The interpreter's, seen from here: inside it is 1. The one that stands by is smaller."""
         launcher = psutil.Process(driver.shared().children.launcher_pid)
         found = [
             process.pid
@@ -89,7 +88,7 @@ class Distill(Contestant):
             if any(word.endswith("jail/interpreter.py") for word in process.cmdline())
             and process.cmdline()[0].startswith("/python")
         ]
-        return max(found, key=lambda pid: psutil.Process(pid).create_time())
+        return max(found, key=lambda pid: psutil.Process(pid).memory_info().vms)
 
     def note_events(self) -> None:
         """From now on the driver's events are logged, for ``jail_starts``."""

@@ -153,13 +153,15 @@ def tables(figures: Figures) -> str:
             _table(f"A context of {size:,} MB", CONTEXT_HEAD, _context_rows(figures, size))
             for size in sorted({size for held in figures.contexts.values() for size in held})
         ),
-        _table("Variables left, and ms to the next answer", *_hazard_table(figures)),
+        _table(
+            "Variables left, and ms from the hazard to the next answer", *_hazard_table(figures)
+        ),
         _table("Aims", AIM_HEAD, [_aim_row(aim) for aim in aims(figures)]),
     ]
     return "\n\n".join(parts)
 
 
-START_HEAD = ["", "from nothing", "in a running program", "jail died → next cell"]
+START_HEAD = ["", "from nothing", "in a running program", "jail dies → next cell"]
 TRIP_HEAD = ["", "cell p50", "cell p99", "call p50", "call p99", "cell / bare chain"]
 CONTEXT_HEAD = ["", "first use (ms)", "search it (ms)", "RssAnon (MiB)", "next jail (ms)"]
 AIM_HEAD = ["", "measured", "aim", ""]

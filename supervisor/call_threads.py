@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-IDLE_S = 5.0
+IDLE_S = 2.0
 """How long a thread waits for another call before it ends."""
 
 Call = Callable[[], Callable[[], object]]
