@@ -157,7 +157,7 @@ class SocketThread:
                     self._broken = error
             else:
                 # Sending takes note of what has arrived, and the descriptor says so only once.
-                if not end.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                if not int(end.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                     return
             os.eventfd_write(self._wake_fd, 1)
 
