@@ -20,7 +20,8 @@ from distill.repl import REPL, ExecResult
 from distill.supervisor import driver
 
 LANES = 3
-LIMITS = Limits(memory_bytes=192 << 20, scratch_bytes=8 << 20, cell_s=0.5, grace_s=0.2)
+"""Runs at a time."""
+LIMITS = Limits(memory_bytes=192 << 20, scratch_bytes=8 << 20, cell_s=2.0, grace_s=0.2)
 CONTEXT = "A text that every run is asked about. " * 1000
 COUNT = "n = globals().get('n', 0) + 1"
 CELLS = (
@@ -37,7 +38,9 @@ CELLS = (
 INSIDE = {
     "os._exit": "import os\nos._exit(0)",
     "segmentation fault": "import ctypes\nctypes.string_at(0)",
-    "memory bomb": "hoard = []\nwhile True: hoard.append(bytearray(1 << 20))",
+    "memory bomb": (
+        "def bomb():\n hoard = []\n while True: hoard.append(bytearray(1 << 20))\nbomb()"
+    ),
     "timeout": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
     "interrupt": "while True: pass",
 }
@@ -128,7 +131,9 @@ class _Session:
 
     def _check(self, result: ExecResult) -> None:
         if result.error is not None:
-            self._outcome.faults.append(f"a harmless cell ended in {result.error.name}")
+            name, took_s = result.error.name, result.elapsed
+            self._outcome.faults.append(f"a harmless cell ended in {name} after {took_s:.1f} s")
+            self._count += 1
             return
         said = int(result.full_stdout)
         if said == self._count + 1:
@@ -136,7 +141,7 @@ class _Session:
         elif self._was_lost and said <= self._count:
             self._outcome.forgotten += 1
         else:
-            self._outcome.faults.append("a session counts wrong")
+            self._outcome.faults.append(f"a session says {said} after {self._count}")
         self._count, self._was_lost = said, False
 
     def hazard(self, kind: str, chance: random.Random) -> None:

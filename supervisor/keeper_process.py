@@ -250,6 +250,7 @@ class KeeperProcess:
         why = message.detail if isinstance(message, NotStarted) else f"status {message.status}"
         before = self.state
         self.end()
+        self._conversation.state = "gone"  # told once: not again when the process has ended
         self._told_gone(f"its jail ended before it was used ({why})", before)
         self._changed.set()
 
