@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from sandbox_report import OURS, Figures, machine
+from sandbox_report import OURS, Figures, machine, number
 
 WIDTH, LEFT, RIGHT, ROW, GAP = 860, 190, 110, 22, 46
 """Pixels: the whole width, the names' column, the values' column, a bar's row, between panels."""
@@ -41,7 +41,9 @@ def draw(figures: Figures, path: Path) -> None:
         top += panel.height
     about = machine()
     machine_name = f"{about['cores']} cores, {about['machine']}, Python {about['python']}"
-    note = f"Smaller is better; logarithmic scales. Linux, {machine_name}."
+    note = (
+        f"Smaller is better; logarithmic scales. Only distill's cells are jailed. {machine_name}."
+    )
     parts.append(_text(LEFT, top + 14, note, size=12, colour="#57606a"))
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
@@ -67,7 +69,7 @@ def _panels(figures: Figures) -> list[Panel]:
         _timed("Round trip of a trivial cell, with its 99th percentile", "µs", 1e6, cells),
         Panel(f"A text of {largest:,} MB, to its first use", "ms",
               {name: 1e3 * one["first_use_s"] for name, one in held.items()}, {}),
-        Panel(f"Memory of its own that it costs the interpreter ({largest:,} MB)", "MiB",
+        Panel(f"Memory of its own that a text of {largest:,} MB costs the interpreter", "MiB",
               {name: one["anonymous_bytes"] / 2**20 for name, one in held.items()}, {}),
     ]  # fmt: skip
 
@@ -92,7 +94,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
         return LEFT + span * (math.log10(value) - low) / (high - low)
 
     bottom = top + 10 + ROW * len(panel.values)
-    parts = [_text(LEFT, top, f"{panel.title} ({panel.unit})", size=14, bold=True)]
+    parts = [_text(LEFT, top, f"{panel.title}, {panel.unit}", size=14, bold=True)]
     for power in range(low, high + 1):
         x = place(10**power)
         parts.append(_line(x, top + 8, x, bottom))
@@ -109,7 +111,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
             f'fill="{colour}"/>'
         )
         parts.append(_line(place(value), y + 8, tail, y + 8, colour))
-        parts.append(_text(tail + 6, y + 12, f"{value:.3g}", size=12))
+        parts.append(_text(tail + 6, y + 12, number(value), size=12))
     return parts
 
 

@@ -54,6 +54,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def number(value: float) -> str:
+    """Three figures, and no exponents."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def spread(times: Any) -> Any:
     """Least, median and 99th percentile of seconds; a str (why there are none) as it is."""
     if not times or isinstance(times, str):
@@ -182,7 +187,7 @@ def _range(times: list[float], scale: float = 1000) -> str:
     if not times:
         return "–"
     low, middle, high = (scale * f(times) for f in (min, statistics.median, max))
-    return f"{middle:.3g} ({low:.3g}–{high:.3g})"
+    return f"{number(middle)} ({number(low)}–{number(high)})"
 
 
 def _start_rows(figures: Figures) -> list[list[str]]:
@@ -199,7 +204,7 @@ def _trip_rows(figures: Figures) -> list[list[str]]:
         cell, call = spread(kinds["cell"]), spread(kinds["call"])
         row = [name]
         for one in (cell, call):
-            row += [f"{1e6 * one[key]:.0f}" if isinstance(one, dict) else "–" for key in P50_P99]
+            row += [number(1e6 * one[key]) if isinstance(one, dict) else "–" for key in P50_P99]
         row.append(f"{cell['p50'] / chain['p50']:.2f}" if chain else "–")
         rows.append(row)
     return rows
@@ -215,13 +220,13 @@ def _context_rows(figures: Figures, size: int) -> list[list[str]]:
         if not isinstance(one, dict):
             rows.append([name, str(one), "–", "–", "–"])
             continue
-        again = f"{1000 * one['again_s']:.0f}" if "again_s" in one else "–"
+        again = number(1000 * one["again_s"]) if "again_s" in one else "–"
         rows.append(
             [
                 name,
-                f"{1000 * one['first_use_s']:.0f}",
-                f"{1000 * one['search_s']:.0f}",
-                f"{one['anonymous_bytes'] / MIB:.0f}",
+                number(1000 * one["first_use_s"]),
+                number(1000 * one["search_s"]),
+                number(one["anonymous_bytes"] / MIB),
                 again,
             ]
         )
@@ -240,7 +245,7 @@ def _hazard_table(figures: Figures) -> tuple[list[str], list[list[str]]]:
 def _hazard_cell(came: dict[str, Any]) -> str:
     if came["seconds"] is None:
         return f"{came['left']}: {came['said']}"
-    return f"{came['left']}, {1000 * came['seconds']:.3g}"
+    return f"{came['left']}, {number(1000 * came['seconds'])}"
 
 
 def _aim_row(aim: Aim) -> list[str]:
@@ -248,7 +253,7 @@ def _aim_row(aim: Aim) -> list[str]:
     verdict = "met" if aim.is_met else "missed"
     return [
         aim.name,
-        f"{aim.measured:.3g} {aim.unit}".strip(),
+        f"{number(aim.measured)} {aim.unit}".strip(),
         f"{sign} {aim.aim:g} {aim.unit}".strip(),
         verdict,
     ]
