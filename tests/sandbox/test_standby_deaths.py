@@ -27,14 +27,18 @@ def _has_one_pair() -> bool:
     return len(keepers) == 1 and len(interpreters) == 2  # bubblewrap, and the interpreter in it
 
 
+def _end(pid: int) -> None:
+    kill(pid)
+    wait_until(lambda: not is_alive(pid), what="its death")
+
+
 @pytest.mark.parametrize("mark", [KEEPER, INTERPRETER])
 def test_one_takes_the_place_of_what_died(mark: str) -> None:
     for _ in range(3):
         _run()
         wait_until(_has_one_pair, what="a keeper and a jail that stand by")
         victim = below(driver.shared().children.launcher_pid, mark)[-1]
-        kill(victim)
-        wait_until(lambda pid=victim: not is_alive(pid), what="its death")
+        _end(victim)
         wait_until(_has_one_pair, what="another pair")
         time.sleep(0.3)  # for one too many
         assert _has_one_pair()
