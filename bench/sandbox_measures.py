@@ -34,13 +34,13 @@ RUNNERS = [name for name in CLASSES if name not in ("bare chain", "mapped file")
 class Plan:
     """How much of everything; ``patience_s`` is how long an answer may take after a hazard."""
 
-    rounds: int = 5
+    rounds: int = 3
     sessions: int = 4
     blocks: int = 20
     trips: int = 100
     megabytes: tuple[int, ...] = (100, 1074)
     hazards: tuple[str, ...] = tuple(HAZARDS)
-    patience_s: float = 20.0
+    patience_s: float = 10.0
 
 
 QUICK = Plan(1, 2, 4, 50, megabytes=(100,), hazards=QUICK_HAZARDS, patience_s=4.0)

@@ -21,7 +21,7 @@ from distill.supervisor import driver
 
 LANES = 3
 """Runs at a time."""
-LIMITS = Limits(memory_bytes=192 << 20, scratch_bytes=8 << 20, cell_s=2.0, grace_s=0.2)
+LIMITS = Limits(memory_bytes=192 << 20, scratch_bytes=8 << 20, cell_s=1.5, grace_s=0.2)
 CONTEXT = "A text that every run is asked about. " * 1000
 COUNT = "n = globals().get('n', 0) + 1"
 CELLS = (
