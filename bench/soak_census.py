@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,8 +71,7 @@ def _kind(process: psutil.Process) -> str:
 
 def _name(path: Path, folder: Path) -> str:
     """A file under ``folder``, its numbers left out: the next keeper's log is no other thing."""
-    relative = str(path.relative_to(folder))
-    return "".join("#" if letter.isdigit() else letter for letter in relative)
+    return re.sub(r"\d+", "#", str(path.relative_to(folder)))
 
 
 def settled(look: Callable[[], Census], like: Census | None, patience_s: float) -> Census:
