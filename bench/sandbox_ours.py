@@ -57,26 +57,23 @@ class Distill(Contestant):
         return seconds
 
     def hold(self, megabytes: int) -> dict[str, Any]:
-        """Also: how long until it is there again when the jail has died, in place already."""
+        """Also ``visible_s``: from the text in its memory file to a look at it."""
+        self.note_events()
         held = super().hold(megabytes)
-        held["again_s"] = self._replace("print(len(context), context[-6:])")
+        held["visible_s"] = self.jail_starts()[-1] + self._timed("context[-6:]")
         return held
 
     def replaced(self) -> float:
         """Seconds of a cell that ends its jail and of the next one: their keeper runs on."""
         self.open()
-        try:
-            return self._replace("print(6 * 7)")
-        finally:
-            self.close()
-
-    def _replace(self, code: str) -> float:
         started = time.perf_counter()
         try:
             self.cell("import os\nos._exit(0)")
         except Lost:
-            self.cell(code)
+            self.cell("print(6 * 7)")
             return time.perf_counter() - started
+        finally:
+            self.close()
         raise Lost("os._exit did not end it")
 
     def pid(self) -> int:
