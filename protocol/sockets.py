@@ -1,18 +1,21 @@
-"""The only module that touches ZeroMQ: one plain thread that owns every socket of a process.
+"""The only module that touches ZeroMQ: every socket of a process, and the thread that listens.
 
 ::
 
-    callers ── send() ──► outbox ──► thread: poll, send, drain ──► on_batch(list[Inbound])
-                             ▲ wakes the poll through an eventfd
+    callers ── send() ──► socket, under the lock
+    thread: poll, drain under the lock ──► on_batch(list[Inbound])
 
-``on_batch`` is called in the thread, once for all that one poll found; it hands over to
-whatever loop the process has and must not block. Sends never block: the bound is credit,
-not a high-water mark (docs/protocol.md, "Back-pressure").
+A caller sends by itself: to wake the thread for it would cost each message a switch of threads.
+ZeroMQ allows a socket to change hands where a lock stands between. ``on_batch`` is called in the
+thread, once for all that one poll found; it hands over to whatever loop the process has and must
+not block. Sends never block: the bound is credit, not a high-water mark (docs/protocol.md,
+"Back-pressure").
 """
 
 import contextlib
 import ipaddress
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -65,8 +68,19 @@ class Inbound:
     event: Event = "message"
 
 
+@dataclass(slots=True)
+class _End:
+    """One socket. ``names_peers``: a ROUTER, whose messages begin with the peer's identity."""
+
+    zone: str
+    socket: "zmq.Socket[bytes]"
+    names_peers: bool
+    fd: int
+    """ZeroMQ's own: readable when the socket *may* have changed, so one looks and drains."""
+
+
 class SocketThread:
-    """Sockets by zone name, owned by one thread.
+    """Sockets by zone name, and one thread that receives for all.
 
     ``bind`` and ``connect`` come before ``start``; ``send`` and ``close`` may be called from
     any thread. A ROUTER zone needs the peer's identity in ``send``, a DEALER zone ignores it.
@@ -79,12 +93,14 @@ class SocketThread:
     ) -> None:
         self._copies = copies
         self._context = zmq.Context()
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._ends: dict[str, _End] = {}
         self._on_batch = on_batch
-        self._outbox: deque[tuple[str, bytes, bytes]] = deque()
+        self._failed: deque[Inbound] = deque()
+        self._broken: zmq.ZMQError | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._lock = threading.Lock()
+        """Whoever touches a socket holds it; never while ``on_batch`` runs."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def bind(self, zone: str, endpoint: str, *, limit_bytes: int) -> str:
@@ -112,21 +128,38 @@ class SocketThread:
         socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, limit_bytes)
-        self._sockets[zone] = socket
+        fd = int(socket.getsockopt(zmq.FD))
+        self._ends[zone] = _End(zone, socket, kind == zmq.ROUTER, fd)
         return socket
 
     def start(self) -> None:
-        """Start the thread; from here on only it touches the sockets."""
+        """Start the thread."""
         self._thread.start()
 
     def send(self, zone: str, payload: bytes, *, peer: bytes = b"") -> None:
-        """Queue one message. Never blocks; after ``close`` it does nothing."""
+        """Send one message. Never blocks; after ``close`` it does nothing.
+
+        A peer that is not there is an event for ``on_batch``.
+        """
         with self._lock:
             if self._closing:
                 return
-            self._outbox.append((zone, peer, payload))
-            if len(self._outbox) == 1:
-                os.eventfd_write(self._wake_fd, 1)
+            end = self._ends[zone]
+            try:
+                if end.names_peers:
+                    end.socket.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
+                copy = self._copies or len(payload) < ZERO_COPY_BYTES
+                end.socket.send(payload, zmq.NOBLOCK, copy=copy)
+            except zmq.ZMQError as error:
+                if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                    self._failed.append(Inbound(zone, peer, b"", "unreachable"))
+                else:
+                    self._broken = error
+            else:
+                # Sending takes note of what has arrived, and the descriptor says so only once.
+                if not int(end.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                    return
+            os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Send what is queued, close the sockets and end the thread."""
@@ -141,63 +174,61 @@ class SocketThread:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._wake_fd, zmq.POLLIN)
-        for socket in self._sockets.values():
-            poller.register(socket, zmq.POLLIN)
+        poll = select.poll()
+        for fd in (self._wake_fd, *(end.fd for end in self._ends.values())):
+            poll.register(fd, select.POLLIN)
         try:
+            ready = {self._wake_fd}
             while not self._closing:
-                ready = dict(poller.poll())
-                batch = self._flush() if self._wake_fd in ready else []
-                for zone, socket in self._sockets.items():
-                    if socket in ready:
-                        self._drain(zone, socket, batch)
+                batch, left = self._gather(ready)
                 if batch:
                     self._on_batch(batch)
-            self._flush()
+                ready = left or {fd for fd, _ in poll.poll()}
         except Exception:
             # A process whose link is dead must not wait for its peers: it hears of it.
             with self._lock:
                 self._closing = True
-            self._on_batch([Inbound(zone, b"", b"", "crashed") for zone in self._sockets])
+            self._on_batch([Inbound(zone, b"", b"", "crashed") for zone in self._ends])
             raise
         finally:
             self._close_sockets()
 
     def _close_sockets(self) -> None:
-        for socket in self._sockets.values():
-            socket.close()
+        with self._lock:
+            for end in self._ends.values():
+                end.socket.close()
         self._context.term()
         os.close(self._wake_fd)
 
-    def _flush(self) -> list[Inbound]:
-        """Send all that is queued; what had no peer comes back as an event."""
-        failed: list[Inbound] = []
-        with self._lock:
+    def _gather(self, ready: set[int]) -> tuple[list[Inbound], set[int]]:
+        """What the ready sockets have, and those that have more; all, if the thread was woken."""
+        batch: list[Inbound] = []
+        woken = self._wake_fd in ready
+        if woken:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake_fd)
-            queued = list(self._outbox)
-            self._outbox.clear()
-        for zone, peer, payload in queued:
-            socket = self._sockets[zone]
-            frames = [peer, payload] if socket.type == zmq.ROUTER else [payload]
-            try:
-                copy = self._copies or len(payload) < ZERO_COPY_BYTES
-                socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
-            except zmq.ZMQError as error:
-                if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                    raise
-                failed.append(Inbound(zone, peer, b"", "unreachable"))
-        return failed
+            if self._broken is not None:
+                raise self._broken
+            while self._failed:
+                batch.append(self._failed.popleft())
+        left = {
+            end.fd
+            for end in self._ends.values()
+            if (woken or end.fd in ready) and not self._drain(end, batch)
+        }
+        return batch, left
 
-    def _drain(self, zone: str, socket: "zmq.Socket[bytes]", batch: list[Inbound]) -> None:
+    def _drain(self, end: _End, batch: list[Inbound]) -> bool:
+        """Take what has arrived, DRAIN_PER_POLL at most; whether that was all."""
         for _ in range(DRAIN_PER_POLL):
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                with self._lock:
+                    frames = end.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
-            peer = frames.pop(0) if socket.type == zmq.ROUTER else b""
+                return True
+            peer = frames.pop(0) if end.names_peers else b""
             if len(frames) == 1:
-                batch.append(Inbound(zone, peer, frames[0]))
+                batch.append(Inbound(end.zone, peer, frames[0]))
             else:
-                batch.append(Inbound(zone, peer, b"", "malformed"))
+                batch.append(Inbound(end.zone, peer, b"", "malformed"))
+        return False

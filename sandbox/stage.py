@@ -71,7 +71,7 @@ def _standard_library() -> Path:
 
 
 def _python_key() -> str:
-    files = [_base_python(), _standard_library() / "os.py", LIBRARY_INDEX]
+    files = [_base_python(), _standard_library() / "os.py", LIBRARY_INDEX, *_wire_binaries()]
     return digest(sys.version, *stamps(files))
 
 
@@ -85,7 +85,7 @@ def _build_python(draft: Path) -> None:
     dynload = home / "lib-dynload"
     if not dynload.is_dir():
         copy_tree(platform_library / "lib-dynload", dynload, _unwanted)
-    binaries = [draft / "python" / "bin" / "python3", *dynload.glob("*.so")]
+    binaries = [draft / "python" / "bin" / "python3", *dynload.glob("*.so"), *_wire_binaries()]
     _stage_libraries(draft, [_base_python(), *binaries])
 
 
@@ -111,6 +111,11 @@ def _unwanted(_folder: str, names: list[str]) -> set[str]:
 
 
 # -- our modules and msgpack
+
+
+def _wire_binaries() -> list[Path]:
+    """msgpack's own extension: without its libraries msgpack falls back, silently, to Python."""
+    return _files(import_module("msgpack"), "*.so")
 
 
 def _module_sources() -> list[tuple[Path, str]]:

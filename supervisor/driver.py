@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import functools
 import os
 import threading
 from collections import Counter, deque
@@ -23,6 +24,7 @@ from distill.protocol import client_link, sandbox_link, worker_link
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, SocketThread
 from distill.supervisor import background, run_directory
+from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.children import Children
 from distill.supervisor.journal import Journal, now
 from distill.traces import records
@@ -72,6 +74,7 @@ class Driver:
         self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
         self.loop.call_soon_threadsafe(self._listen)
         self._sockets.start()
+        self.call_threads = CallThreads()
         self.is_closed = False
         atexit.register(self.close)
 
@@ -247,10 +250,9 @@ def shared() -> Driver:
 
 
 async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a synchronous function in a thread of its own, with this task's context.
+    """Run a synchronous function in a daemon thread, with this task's context.
 
     Its callers bound how many run at once (a jail's calls in flight, a backend's batches).
-    The thread is a daemon: one that hangs in a request never holds up the end of the process.
     """
     future: asyncio.Future[Any] = driver.loop.create_future()
     context = contextvars.copy_context()
@@ -266,13 +268,13 @@ async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) ->
         else:
             future.set_exception(error)
 
-    def work() -> None:
+    def work() -> Callable[[], object]:
         outcome: tuple[Any, BaseException | None]
         try:
             outcome = (context.run(function, *args), None)
         except BaseException as error:  # noqa: BLE001  (the awaiting task raises it)
             outcome = (None, error)
-        driver.loop.call_soon_threadsafe(settle, *outcome)
+        return functools.partial(driver.loop.call_soon_threadsafe, settle, *outcome)
 
-    threading.Thread(target=work, name="distill-handler", daemon=True).start()
+    driver.call_threads.run(work)
     return await future

@@ -5,6 +5,7 @@ business (``distill.supervisor.sandboxes``).
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import time
@@ -71,6 +72,7 @@ class KeeperProcess:
         self.refusal: str | None = None
         self.listener = listener
         self._driver = driver
+        self._log = driver.run_directory / f"{self.name}.log"
         self._conversation = Conversation(wire.TRANSITIONS, peer=self.name)
         self._changed = asyncio.Event()
         self._jails = itertools.count(1)
@@ -87,8 +89,7 @@ class KeeperProcess:
             *("--control-fd", "{control_fd}"),
             *(word for name in self.packages for word in ("--package", name)),
         )
-        output = str(self._driver.run_directory / f"{self.name}.log")
-        return Spawn(self.name, argv, minimal_environment(), output, control=True)
+        return Spawn(self.name, argv, minimal_environment(), str(self._log), control=True)
 
     @property
     def state(self) -> str:
@@ -236,6 +237,10 @@ class KeeperProcess:
             self._gone(f"the keeper could not be started: {message.detail}")
         elif isinstance(message, Exited):
             self._gone(f"its keeper died (status {message.status})")
+            with contextlib.suppress(OSError):
+                # Each run of a resident engine has a keeper; most have said nothing.
+                if not self._log.stat().st_size:
+                    self._log.unlink()
 
     def _on_jail_child(self, message: FromLauncher) -> None:
         """Of a jail that waits nobody else hears; its keeper has no use for another."""
@@ -245,6 +250,7 @@ class KeeperProcess:
         why = message.detail if isinstance(message, NotStarted) else f"status {message.status}"
         before = self.state
         self.end()
+        self._conversation.state = "gone"  # told once: not again when the process has ended
         self._told_gone(f"its jail ended before it was used ({why})", before)
         self._changed.set()
 

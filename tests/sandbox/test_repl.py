@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+import msgpack
 import psutil
 import pytest
 
@@ -502,3 +503,10 @@ def test_memory_error_leaves_the_session_alive(jail: Host) -> None:
     assert done.error is not None
     assert done.error.name == "MemoryError"
     assert jail.printed("n = len(kept); kept.clear(); print(n > 1000)") == "True\n"
+
+
+def test_messages_are_packed_by_compiled_code(session: Host) -> None:
+    """msgpack falls back to Python without a word where its extension can't be loaded."""
+    assert msgpack.Packer.__module__ == "msgpack._cmsgpack"
+    inside = session.printed("import msgpack; print(msgpack.Packer.__module__)")
+    assert inside == "msgpack._cmsgpack\n"
