@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,15 @@ LIMIT_S = 400.0
 
 
 @pytest.fixture(scope="module")
-def from_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def from_wheel() -> Iterator[Path]:
     """A folder with what a wheel installs, and the tests, but none of our sources."""
-    folder = tmp_path_factory.mktemp("wheel")
+    # Not tmp_path: pytest lets nobody else into it.
+    with tempfile.TemporaryDirectory(prefix="distill-wheel-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield _install(Path(name))
+
+
+def _install(folder: Path) -> Path:
     copy = folder / "source"
     ignore = shutil.ignore_patterns(*NOT_SOURCE, "examples")
     shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
@@ -29,9 +37,6 @@ def from_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.unpack_archive(wheel, place, "zip")
     shutil.copytree(copy / "tests", place / "tests")
     shutil.copy(ROOT / "pyproject.toml", place)
-    for path in (folder, *folder.parents):
-        if path.owner() == folder.owner() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
     return place
 
 

@@ -54,7 +54,7 @@ class Workshop:
         self._folder = folder
         self._leak = leak
         self._copies: dict[tuple[Edit, ...], Path] = {}
-        self._real = _trees(plan)
+        self._real = self._in_sight(_trees(plan))
         self._python = self._real.python
         self._start = folder / "start.py"
         shutil.copyfile(Path(__file__).with_name("start.py"), self._start)
@@ -62,6 +62,14 @@ class Workshop:
         self._work = folder / "work"
         self._work.mkdir()
         self.sweep()
+
+    def _in_sight(self, staged: _Trees) -> _Trees:
+        """The trees where no scratch folder is mounted over them: a test's home may be in /tmp."""
+        if not staged.python.is_relative_to("/tmp"):
+            return staged
+        python = shutil.copytree(staged.python, self._folder / "staged-python")
+        libraries = shutil.copytree(staged.libraries, self._folder / "staged-libraries")
+        return _Trees(staged.modules, Path(python), Path(libraries))
 
     def without(
         self, off: Iterable[Layer], canary: dict[str, str], spoiled: bool = False
