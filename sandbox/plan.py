@@ -109,7 +109,8 @@ def _namespaces(machine: Machine, packages: Sequence[str]) -> JailPlan:
         socket_fd=SOCKET_FD,
         context_fd=CONTEXT_FD,
         status_fd=STATUS_FD,
-        blobs={FILTER_FD: seccomp.load("outer", machine)},
+        # The interpreter is the first process of its pid namespace.
+        blobs={FILTER_FD: seccomp.for_pid(seccomp.load("outer", machine), 1)},
         uid=_own_uid(),
         notes=(f"bubblewrap {binary}",),
     )

@@ -205,8 +205,13 @@ def machine() -> Machine | None:
 
 
 def load(name: FilterName, target: Machine) -> bytes:
-    """The assembled filter, from its file."""
+    """The assembled filter, from its file; ``OWN_PID`` stands in it where a pid is compared."""
     return path(name, target).read_bytes()
+
+
+def for_pid(filter_bytes: bytes, pid: int) -> bytes:
+    """The filter of the process that will have this pid."""
+    return filter_bytes.replace(OWN_PID.to_bytes(4, "little"), pid.to_bytes(4, "little"))
 
 
 def path(name: FilterName, target: Machine) -> Path:

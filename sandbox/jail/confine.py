@@ -35,6 +35,8 @@ RESERVE_BYTES = 16 << 20
 """Kept from cells: one that fills its memory must still be told about, and the next one heard."""
 STACK_BYTES = 16 << 20
 THREAD_STACK_BYTES = 2 << 20
+PENDING_SIGNALS = 256
+"""Queued signals: kernel memory that nothing else bounds."""
 PRINTED = (1, 2)
 """The descriptors that are printed to."""
 F_SETFL = 4
@@ -140,6 +142,7 @@ def _set_limits(limits: Wire, context_bytes: int, tasks: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: PENDING_SIGNALS,
     }
     for which, amount in wanted.items():
         _, hard = resource.getrlimit(which)

@@ -1,0 +1,80 @@
+"""The same attacks as an ordinary user, from a wheel as from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox import ordinary
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_SOURCE = (".git", ".venv", "__pycache__", "build", "dist", "runs", "*.egg-info", ".*_cache")
+LIMIT_S = 400.0
+
+
+@pytest.fixture(scope="module")
+def from_wheel() -> Iterator[Path]:
+    """A folder with what a wheel installs, and the tests, but none of our sources."""
+    # Not tmp_path: pytest lets nobody else into it.
+    with tempfile.TemporaryDirectory(prefix="distill-wheel-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield _install(Path(name))
+
+
+def _install(folder: Path) -> Path:
+    copy = folder / "source"
+    ignore = shutil.ignore_patterns(*NOT_SOURCE, "examples")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
+    place = folder / "place"
+    (wheel,) = folder.glob("*.whl")
+    shutil.unpack_archive(wheel, place, "zip")
+    shutil.copytree(copy / "tests", place / "tests")
+    shutil.copy(ROOT / "pyproject.toml", place)
+    return place
+
+
+def attacked(place: Path, prefix: tuple[str, ...], *arguments: str) -> str:
+    """What pytest says at the end of the attacks, run in this folder."""
+    command = (*prefix, sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    ended = subprocess.run(
+        [*command, "tests/security/test_machine.py", *arguments],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+    return ended.stdout.splitlines()[-1]
+
+
+def test_as_an_ordinary_user_from_a_wheel(from_wheel: Path) -> None:
+    told = attacked(from_wheel, ordinary.prefix(), "-k", "denied_in_the_jail or honest")
+    assert int(told.split()[0]) > 180, told
+
+
+@pytest.mark.slow
+def test_as_an_ordinary_user_from_a_wheel_in_full(from_wheel: Path) -> None:
+    told = attacked(from_wheel, ordinary.prefix())
+    assert int(told.split()[0]) > 500, told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_as_an_ordinary_user_from_the_checkout() -> None:
+    told = attacked(ROOT, ordinary.prefix())
+    assert int(told.split()[0]) > 500, told
+
+
+def test_from_a_wheel(from_wheel: Path) -> None:
+    """Staged from a wheel's files: a subset, since nothing else differs."""
+    told = attacked(from_wheel, (), "-k", "read or honest")
+    assert int(told.split()[0]) > 50, told
