@@ -221,6 +221,8 @@ class REPL:
             sandbox.functions.recorded = ledger_of(self.recorded)
         elif self.recorded is not None:
             sandbox.take_up(self.recorded)
+            for call in self.recorded.primitives:
+                self.budgets.charge(call.function, not call.reused)
         return sandbox
 
     def _record_final(self, cell: int, value: Any) -> None:

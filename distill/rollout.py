@@ -216,6 +216,7 @@ class Rollout:
 
     def log_resumed(self, recorded: Run) -> Standing:
         """Write what the end that never came would have written; where the run stood."""
+        self._show_primitives()
         standing = standing_of(recorded, self._options.output_limit)
         self._log.journal.supervisor(*loose_ends(recorded, standing))
         self._log.write(
