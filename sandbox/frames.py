@@ -20,6 +20,7 @@ class FrameSocket:
         self._received = bytearray()
         self._unsent = bytearray()
         self.ended = False
+        """Nothing more is read: the jail has closed its end, or is not listened to any more."""
         self.received_bytes = 0
 
     def fileno(self) -> int:
@@ -33,30 +34,38 @@ class FrameSocket:
 
     def read(self) -> Iterator[bytes]:
         """The bodies of the frames that one read completes; at the end, ``ended`` is set."""
+        self._received += self._receive()
+        start = 0
+        while (body := start + HEADER_BYTES) <= len(self._received):
+            end = body + self._size(start, body)
+            if end > len(self._received):
+                break
+            with memoryview(self._received) as view:
+                frame = bytes(view[body:end])
+            start = end
+            yield frame
+        del self._received[:start]
+
+    def _receive(self) -> bytes:
+        if self.ended:
+            return b""
         try:
             chunk = self._end.recv(READ_BYTES)
         except BlockingIOError:
-            return
+            return b""
         except OSError:
             chunk = b""
-        if not chunk:
-            self.ended = True
-            return
-        self._received += chunk
+        self.ended = not chunk
         self.received_bytes += len(chunk)
-        start = 0
-        while len(self._received) - start >= HEADER_BYTES:
-            body = start + HEADER_BYTES
-            size = int.from_bytes(self._received[start:body], "big")
-            if size > FRAME_LIMIT_BYTES:
-                raise RemoteProtocolError(
-                    f"a frame of {size} bytes, the limit is {FRAME_LIMIT_BYTES}", peer="jail"
-                )
-            if len(self._received) < body + size:
-                break
-            yield bytes(self._received[body : body + size])
-            start = body + size
-        del self._received[:start]
+        return chunk
+
+    def _size(self, start: int, end: int) -> int:
+        size = int.from_bytes(self._received[start:end], "big")
+        if size > FRAME_LIMIT_BYTES:
+            raise RemoteProtocolError(
+                f"a frame of {size} bytes, the limit is {FRAME_LIMIT_BYTES}", peer="jail"
+            )
+        return size
 
     def write(self, body: bytes) -> None:
         """Send a frame, as much as the jail takes now, the rest as it reads."""
@@ -78,6 +87,12 @@ class FrameSocket:
                 self._unsent.clear()  # it is gone; its death is told by the launcher
                 return
             del self._unsent[:sent]
+
+    def abandon(self) -> None:
+        """Neither hear nor tell it anything more: it is condemned, and may take time to die."""
+        self.ended = True
+        self._received.clear()
+        self._unsent.clear()
 
     def close(self) -> None:
         """Close the descriptor."""
