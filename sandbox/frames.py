@@ -32,19 +32,29 @@ class FrameSocket:
         """Whether bytes wait for the jail to read."""
         return bool(self._unsent)
 
-    def read(self) -> Iterator[bytes]:
+    def read(self) -> Iterator[bytes | bytearray]:
         """The bodies of the frames that one read completes; at the end, ``ended`` is set."""
         self._received += self._receive()
         start = 0
         while (body := start + HEADER_BYTES) <= len(self._received):
-            end = body + self._size(start, body)
-            if end > len(self._received):
+            size = self._size(start, body)
+            if body + size > len(self._received):
                 break
-            with memoryview(self._received) as view:
-                frame = bytes(view[body:end])
-            start = end
-            yield frame
+            if size > READ_BYTES:
+                # It came in several reads, so it is the first here, and little follows it.
+                yield self._take_first(body + size)
+            else:
+                start = body + size
+                yield bytes(self._received[body:start])
         del self._received[:start]
+
+    def _take_first(self, end: int) -> bytearray:
+        """The body of a large frame without a copy of it."""
+        rest = self._received[end:]
+        del self._received[end:]
+        del self._received[:HEADER_BYTES]
+        body, self._received = self._received, rest
+        return body
 
     def _receive(self) -> bytes:
         if self.ended:
@@ -69,7 +79,8 @@ class FrameSocket:
 
     def write(self, body: bytes) -> None:
         """Send a frame, as much as the jail takes now, the rest as it reads."""
-        self._unsent += len(body).to_bytes(HEADER_BYTES, "big") + body
+        self._unsent += len(body).to_bytes(HEADER_BYTES, "big")
+        self._unsent += body
         self.flush()
         if len(self._unsent) > UNREAD_LIMIT_BYTES:
             raise RemoteProtocolError(

@@ -38,7 +38,7 @@ class _FinalHead(msgspec.Struct, tag_field="type", tag="Final"):
 _HEADS: Codec[None, _CallHead | _FinalHead] = Codec(_CallHead | _FinalHead, FRAME_LIMIT_BYTES)
 
 
-def admit(body: bytes, call_bytes: int) -> Heard:
+def admit(body: bytes | bytearray, call_bytes: int) -> Heard:
     """The message in ``body``. Raises RemoteProtocolError for anything else.
 
     A Call or Final above ``call_bytes``, which is refused whatever it says, may come back
@@ -52,7 +52,7 @@ def admit(body: bytes, call_bytes: int) -> Heard:
     return Heard(message, len(body), shape.elements)
 
 
-def _decode(body: bytes, call_bytes: int) -> FromJail:
+def _decode(body: bytes | bytearray, call_bytes: int) -> FromJail:
     if len(body) > WHOLE_LIMIT_BYTES:
         head = _head(body)
         if len(body) > call_bytes:
@@ -62,7 +62,7 @@ def _decode(body: bytes, call_bytes: int) -> FromJail:
     return KEEPER_TO_JAIL.decode(body, peer="jail")
 
 
-def _head(body: bytes) -> _CallHead | _FinalHead:
+def _head(body: bytes | bytearray) -> _CallHead | _FinalHead:
     try:
         return _HEADS.decode(body, peer="jail")
     except RemoteProtocolError as error:

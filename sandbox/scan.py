@@ -57,7 +57,7 @@ def _broken(detail: str) -> NoReturn:
 class _Walk:
     """The walk through one frame; ``left`` counts what the innermost container still needs."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | bytearray) -> None:
         self._body = body
         self.at = 0
         self.elements = self._left = 1
@@ -128,7 +128,7 @@ class _Walk:
         _broken("bytes, which are no JSON-like value")
 
 
-def scan(body: bytes) -> Shape:
+def scan(body: bytes | bytearray) -> Shape:
     """The shape of a frame's body. Raises RemoteProtocolError for one that may not be decoded."""
     walk = _Walk(body)
     try:

@@ -171,7 +171,7 @@ class Session:
         if self.socket.ended and self._farewell_s is None:
             self._farewell_s = time.monotonic() + FAREWELL_S
 
-    def _hear(self, body: bytes) -> None:
+    def _hear(self, body: bytes | bytearray) -> None:
         heard = admit(body, self.limits.call_bytes)
         message = heard.message
         self._talk.received(message)
