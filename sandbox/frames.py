@@ -1,6 +1,7 @@
 """The jail's socket: bytes to frames and back, never blocking, with bounded buffers."""
 
 import socket
+from collections import deque
 from collections.abc import Iterator
 
 from distill.protocol.errors import RemoteProtocolError
@@ -18,7 +19,8 @@ class FrameSocket:
         end.setblocking(False)
         self._end = end
         self._received = bytearray()
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
         self.ended = False
         """Nothing more is read: the jail has closed its end, or is not listened to any more."""
         self.received_bytes = 0
@@ -79,31 +81,40 @@ class FrameSocket:
 
     def write(self, body: bytes) -> None:
         """Send a frame, as much as the jail takes now, the rest as it reads."""
-        self._unsent += len(body).to_bytes(HEADER_BYTES, "big")
-        self._unsent += body
+        frame = len(body).to_bytes(HEADER_BYTES, "big") + body
+        self._unsent.append(memoryview(frame))
+        self._unsent_bytes += len(frame)
         self.flush()
-        if len(self._unsent) > UNREAD_LIMIT_BYTES:
+        if self._unsent_bytes > UNREAD_LIMIT_BYTES:
             raise RemoteProtocolError(
-                f"{len(self._unsent)} bytes of replies that it does not read", peer="jail"
+                f"{self._unsent_bytes} bytes of replies that it does not read", peer="jail"
             )
 
     def flush(self) -> None:
         """Send what waits."""
         while self._unsent:
             try:
-                sent = self._end.send(memoryview(self._unsent)[:READ_BYTES])
+                sent = self._end.send(self._unsent[0])
             except BlockingIOError:
                 return
             except OSError:
-                self._unsent.clear()  # it is gone; its death is told by the launcher
+                self._forget_unsent()  # it is gone; its death is told by the launcher
                 return
-            del self._unsent[:sent]
+            self._unsent_bytes -= sent
+            if sent == len(self._unsent[0]):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = self._unsent[0][sent:]
+
+    def _forget_unsent(self) -> None:
+        self._unsent.clear()
+        self._unsent_bytes = 0
 
     def abandon(self) -> None:
         """Neither hear nor tell it anything more: it is condemned, and may take time to die."""
         self.ended = True
         self._received.clear()
-        self._unsent.clear()
+        self._forget_unsent()
 
     def close(self) -> None:
         """Close the descriptor."""
