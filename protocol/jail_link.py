@@ -149,6 +149,9 @@ class Variable(Value, frozen=True):
     size: int | None = None
 
 
+Variables = Annotated[tuple[Variable, ...], msgspec.Meta(max_length=2000)]
+
+
 class CellError(Value, frozen=True, omit_defaults=True):
     """The exception that ended a cell: data, never an exception of ours."""
 
@@ -163,7 +166,7 @@ class Done(Message, frozen=True):
 
     cell: Count
     error: CellError | None = None
-    variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=2000)] = ()
+    variables: Variables = ()
     open_calls: Count = 0
     live_threads: Count = 0
     dropped_bytes: Count = 0

@@ -19,7 +19,7 @@ from distill.protocol.message import Shutdown
 from distill.protocol.sandbox_link import CellDone, HostCall, JailLost, JailReady
 from distill.sandbox.keeper import MEMORY_BYTES
 from tests.sandbox.conftest import MIB
-from tests.sandbox.harness import Host
+from tests.sandbox.harness import Function, Host
 from tests.security.forged import (
     ATTACKS,
     FORGE,
@@ -42,7 +42,11 @@ def echo(*args: Any, **kwargs: Any) -> str:
     return f"{list(args)} {kwargs}" if kwargs else repr(list(args))
 
 
-FUNCTIONS = {"f": echo, "large": lambda: "x" * (20 * MIB)}
+FUNCTIONS: dict[str, Function] = {
+    "f": echo,
+    "quiet": lambda _: None,
+    "large": lambda: "x" * (20 * MIB),
+}
 
 
 @pytest.fixture(scope="module")
