@@ -392,7 +392,8 @@ MESSAGES = {
 STATES = {
     "Ready again": Attack(
         "message out of state",
-        "send({'type': 'Ready', 'python': '3', 'filtered': True, 'context': 'none', 'context_s': 0.0}); park()",
+        "send({'type': 'Ready', 'python': '3', 'filtered': True, 'context': 'none', "
+        "'context_s': 0.0}); park()",
         broken("Ready"),
     ),
     "Done of another cell": Attack("message out of state", "done(99); park()", broken("cell 99")),
