@@ -22,9 +22,13 @@ from distill.protocol import sandbox_link as S
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.jail_link import (
     ELEMENT_LIMIT,
+    CellError,
+    Done,
+    Limits,
     Output,
     RunCell,
 )
+from distill.sandbox.cell import Cell
 from distill.sandbox.frames import READ_BYTES
 from distill.sandbox.intake import admit
 from distill.sandbox.scan import scan
@@ -209,6 +213,18 @@ def test_a_large_frame_among_small_ones(size: int) -> None:
 def test_a_session_survives_whatever_is_said(script: Script) -> None:
     """And what the driver hears of it is always legal, whole, and ends with one JailLost."""
     play(script)
+
+
+def test_our_words_after_the_jails_own_fit_the_link() -> None:
+    """An interrupted cell's error is told with the limit: also where the jail filled it up."""
+    cell = Cell(1, os.getpid(), Limits(cell_s=0.0), 0.0)
+    assert cell.due() == "INT"
+    error = CellError("KeyboardInterrupt", "m" * 65_536, "t" * 65_536)
+    told = codec.KEEPER_TO_DRIVER.encode(cell.done("jail", Done(1, error)))
+    read = codec.DRIVER_TO_KEEPER.decode(told)
+    assert isinstance(read, S.CellDone)
+    assert read.error is not None
+    assert read.error.message.endswith("m (limit: cell_s = 0 s)")
 
 
 # -- the driver's end, should a keeper lie

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from distill.protocol.jail_link import FRAME_LIMIT_BYTES, Limits
 from distill.protocol.message import Shutdown
 from distill.protocol.sandbox_link import CellDone, HostCall, JailLost, JailReady
-from distill.sandbox.keeper import MEMORY_BYTES
+from distill.sandbox.seal import MEMORY_BYTES
 from tests.sandbox.conftest import MIB
 from tests.sandbox.harness import Function, Host
 from tests.security.forged import (

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from distill.protocol.jail_link import Limits
 from distill.repl import REPL, UNSET
-from distill.sandbox.bubblewrap import SOCKET_FD
+from distill.sandbox.interpreter import SOCKET_FD
 from distill.supervisor.host_calls import HostCallRecord
 from tests.sandbox.conftest import MIB
 
