@@ -24,9 +24,20 @@ Received = TypeVar("Received")
 
 
 def _decode_ext(code: int, data: memoryview) -> int:
-    if code != jail_link.BIG_INT_EXT or not 0 < len(data) <= BIG_INT_DIGITS:
-        raise ValueError(f"extension {code} of {len(data)} bytes")
-    return int(bytes(data))
+    digits = bytes(data)
+    if code != jail_link.BIG_INT_EXT or len(digits) > BIG_INT_DIGITS:
+        raise ValueError(f"extension {code} of {len(digits)} bytes")
+    # One form for one value: ``int`` alone would take spaces, signs, underscores and zeros.
+    if not digits.removeprefix(b"-").isdigit() or _fits(value := int(digits)):
+        raise ValueError("an extension that is no integer beyond 64 bits")
+    if digits.removeprefix(b"-").startswith(b"0"):
+        raise ValueError("an integer with zeros before it")
+    return value
+
+
+def _fits(value: int) -> bool:
+    """Whether MessagePack has an integer of its own for it."""
+    return -(1 << 63) <= value < 1 << 64
 
 
 def _with_big_ints(value: Any) -> Any:
@@ -35,7 +46,7 @@ def _with_big_ints(value: Any) -> Any:
         return {_with_big_ints(key): _with_big_ints(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_with_big_ints(item) for item in value]
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+    if isinstance(value, int) and not _fits(value):
         digits = str(value).encode()
         return msgspec.msgpack.Ext(jail_link.BIG_INT_EXT, digits)
     return value

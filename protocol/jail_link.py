@@ -17,6 +17,7 @@ from distill.protocol.message import (
     Message,
     Name,
     Seconds,
+    Short,
     Text,
     Transitions,
     Value,
@@ -24,6 +25,7 @@ from distill.protocol.message import (
 
 HEADER_BYTES = 4
 FRAME_LIMIT_BYTES = 64 << 20
+"""Of one frame, and of the frames of all open calls of a jail together."""
 BIG_INT_EXT = 1
 ELEMENT_LIMIT = 1_000_000
 """Values in one frame, and in all open calls of a jail together; a map's keys count."""
@@ -141,16 +143,19 @@ class Output(Message, frozen=True):
 class Variable(Value, frozen=True):
     """A name in the namespace, with its type's name, a short repr and its length."""
 
-    name: str
-    type: str
-    repr: str
+    name: Short
+    type: Short
+    repr: Short
     size: int | None = None
+
+
+Variables = Annotated[tuple[Variable, ...], msgspec.Meta(max_length=2000)]
 
 
 class CellError(Value, frozen=True, omit_defaults=True):
     """The exception that ended a cell: data, never an exception of ours."""
 
-    name: str
+    name: Short
     message: Detail
     traceback: Detail
     line: int | None = None
@@ -161,7 +166,7 @@ class Done(Message, frozen=True):
 
     cell: Count
     error: CellError | None = None
-    variables: Annotated[tuple[Variable, ...], msgspec.Meta(max_length=2000)] = ()
+    variables: Variables = ()
     open_calls: Count = 0
     live_threads: Count = 0
     dropped_bytes: Count = 0

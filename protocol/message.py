@@ -11,6 +11,8 @@ Text = Annotated[str, msgspec.Meta(max_length=64 * MIB)]
 """Text of a size that a link's frame cap bounds anyway."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 """An id or a name: short, never empty."""
+Short = Annotated[str, msgspec.Meta(max_length=256)]
+"""A word that somebody else has chosen, shortened; may be empty."""
 Detail = Annotated[str, msgspec.Meta(max_length=64 * 1024)]
 """A sentence for a person, or a traceback."""
 Count = Annotated[int, msgspec.Meta(ge=0)]

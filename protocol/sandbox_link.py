@@ -14,7 +14,7 @@ from distill.protocol.jail_link import (
     ContextKind,
     Limits,
     RunCell,
-    Variable,
+    Variables,
 )
 from distill.protocol.message import (
     Count,
@@ -153,7 +153,7 @@ class CellDone(Message, frozen=True):
     stdout: Text
     stderr: Text
     error: CellError | None = None
-    variables: tuple[Variable, ...] = ()
+    variables: Variables = ()
     elapsed_s: Seconds = 0.0
     cpu_s: Seconds = 0.0
     dropped_bytes: Count = 0

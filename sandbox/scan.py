@@ -57,24 +57,17 @@ def _broken(detail: str) -> NoReturn:
 class _Walk:
     """The walk through one frame; ``left`` counts what the innermost container still needs."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | bytearray) -> None:
         self._body = body
         self.at = 0
         self.elements = self._left = 1
         self.finite = True
         self._in_map = False
         self._outer: list[tuple[int, bool]] = []
-        self._steps: dict[Kind, Callable[[Lead], None]] = {
-            "float": self._float,
-            "list": self._container,
-            "map": self._container,
-            "extension": self._extension,
-            "refused": self._refused,
-        }
 
     def run(self) -> None:
         """Walk to the end. Raises RemoteProtocolError, and IndexError where bytes are missing."""
-        body, steps = self._body, self._steps
+        body = self._body
         while True:
             while not self._left:
                 if not self._outer:
@@ -90,14 +83,14 @@ class _Walk:
             elif kind == "text":
                 self.at += 1 + lead.width + self._amount(lead)
             else:
-                steps[kind](lead)
+                STEPS[kind](self, lead)
 
     def _amount(self, lead: Lead) -> int:
         if not lead.width:
             return lead.amount
         return int.from_bytes(self._body[self.at + 1 : self.at + 1 + lead.width], "big")
 
-    def _container(self, lead: Lead) -> None:
+    def on_container(self, lead: Lead) -> None:
         in_map = lead.kind == "map"
         amount = self._amount(lead) * (2 if in_map else 1)
         self.at += 1 + lead.width
@@ -109,7 +102,7 @@ class _Walk:
             _broken(f"a frame nested more than {DEPTH_LIMIT} deep (DEPTH_LIMIT)")
         self._left, self._in_map = amount, in_map
 
-    def _float(self, lead: Lead) -> None:
+    def on_float(self, lead: Lead) -> None:
         first, second = self._body[self.at + 1], self._body[self.at + 2]
         # All bits of the exponent set: infinite, or not a number.
         exponent_end = 0x80 if lead.width == 4 else 0xF0
@@ -117,18 +110,29 @@ class _Walk:
             self.finite = False
         self.at += 1 + lead.width
 
-    def _extension(self, lead: Lead) -> None:
+    def on_extension(self, lead: Lead) -> None:
         size = self._amount(lead)
         code = self._body[self.at + 1 + lead.width]
         if code != BIG_INT_EXT:
             _broken(f"an extension of type {code}, which is no JSON-like value")
         self.at += 2 + lead.width + size
 
-    def _refused(self, _lead: Lead) -> None:
+    def on_refused(self, _lead: Lead) -> None:
         _broken("bytes, which are no JSON-like value")
 
 
-def scan(body: bytes) -> Shape:
+# Not an attribute of the walk: bound methods would make it, and the body with it, a cycle that
+# stays in memory until the collector happens to run.
+STEPS: dict[Kind, Callable[[_Walk, Lead], None]] = {
+    "float": _Walk.on_float,
+    "list": _Walk.on_container,
+    "map": _Walk.on_container,
+    "extension": _Walk.on_extension,
+    "refused": _Walk.on_refused,
+}
+
+
+def scan(body: bytes | bytearray) -> Shape:
     """The shape of a frame's body. Raises RemoteProtocolError for one that may not be decoded."""
     walk = _Walk(body)
     try:

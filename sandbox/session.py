@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-import msgspec
-
 from distill.protocol.codec import KEEPER_TO_JAIL
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -23,10 +21,8 @@ from distill.protocol.jail_link import (
     TRANSITIONS,
     Call,
     CallError,
-    CellError,
     Done,
     Final,
-    FromJail,
     Init,
     Limits,
     Output,
@@ -37,7 +33,6 @@ from distill.protocol.jail_link import (
 )
 from distill.protocol.sandbox_link import (
     CallReply,
-    CellDone,
     FinalAnswer,
     FromKeeper,
     HostCall,
@@ -46,12 +41,9 @@ from distill.protocol.sandbox_link import (
     OpenJail,
 )
 from distill.sandbox.calls import Calls
-from distill.sandbox.clock import CellClock
-from distill.sandbox.deadline import Deadline
+from distill.sandbox.cell import Cell, Pause
 from distill.sandbox.frames import FrameSocket
-from distill.sandbox.jail.limits import told
-from distill.sandbox.scan import Shape, scan
-from distill.sandbox.transcript import Transcript
+from distill.sandbox.intake import Heard, admit
 from distill.sandbox.verdict import Cause, Verdict, death
 
 START_S = 20.0
@@ -61,8 +53,6 @@ FAREWELL_S = 1.0
 """A jail whose socket has ended must be dead by then."""
 UNHEARD_S = 5.0
 """A killed jail of which the launcher has said nothing at all is taken as never started."""
-OTHER_FRAME_LIMIT_BYTES = 8 << 20
-"""Of messages that carry no value of the cell's."""
 
 
 class Session:
@@ -91,11 +81,9 @@ class Session:
         self.verdict: Verdict | None = None
         self.over = False
         self._ended_s = 0.0
-        self._clock: CellClock | None = None
-        self._cell: int | None = None
-        self._transcript = Transcript(self.limits.output_bytes)
-        self._calls = Calls(self.limits)
-        self._deadline: Deadline | None = None
+        self._now: Cell | Pause | None = None
+        """None until it is ready."""
+        self._calls = Calls(self.limits, opening.functions)
         self._farewell_s: float | None = None
 
     # -- from the launcher
@@ -136,13 +124,9 @@ class Session:
         """Start a cell."""
         if self.verdict is not None or self.over:
             return
-        if self._deadline is not None and (settles_in_s := self._deadline.settles_in_s()):
+        if self._now is not None and (settles_in_s := self._now.settles_in_s()):
             time.sleep(settles_in_s)  # not for nothing: even a sleep of 0 takes 70 µs
-        self._cell = message.cell
-        self._calls.start_cell()
-        self._transcript = Transcript(self.limits.output_bytes)
-        self._clock = CellClock(self._pid)
-        self._deadline = Deadline(self._clock, self.limits, message.spent_s)
+        self._now = Cell(message.cell, self._pid, self.limits, message.spent_s)
         self._tell(message)
 
     def reply(self, message: CallReply) -> None:
@@ -151,8 +135,8 @@ class Session:
             self._tell_reply(Reply(message.call, message.value, message.error))
 
     def _tell_reply(self, reply: Reply) -> None:
-        if self._calls.answer(reply.call) and self._clock is not None:
-            self._clock.resume()
+        if self._calls.answer(reply.call) and self._now is not None:
+            self._now.clock.resume()
         self._tell(reply)
 
     def _tell(self, message: ToJail) -> None:
@@ -187,86 +171,54 @@ class Session:
         if self.socket.ended and self._farewell_s is None:
             self._farewell_s = time.monotonic() + FAREWELL_S
 
-    def _hear(self, body: bytes) -> None:
-        shape = scan(body)
-        message: FromJail = KEEPER_TO_JAIL.decode(body, peer="jail")
-        if not isinstance(message, Call | Final) and len(body) > OTHER_FRAME_LIMIT_BYTES:
-            raise RemoteProtocolError(f"{type(message).__name__} of {len(body)} bytes", peer="jail")
+    def _hear(self, body: bytes | bytearray) -> None:
+        heard = admit(body, self.limits.call_bytes)
+        message = heard.message
         self._talk.received(message)
         match message:
             case Ready():
                 self._on_ready(message)
             case Output():
-                self._transcript.add(message)
+                assert self._now is not None
+                self._now.transcript.add(message)
             case Done():
                 self._on_done(message)
             case _:
-                self._on_call(message, len(body), shape)
+                self._on_call(message, heard)
 
     def _on_ready(self, ready: Ready) -> None:
         if ready.filtered != self._is_filtered:
             raise RemoteProtocolError(f"it says filtered={ready.filtered}", peer="jail")
         start_s = time.monotonic() - self._started_s
-        self._clock = CellClock(self._pid)
+        self._now = Pause(self._pid, self.limits)
         self._send(
             JailReady(
                 self.jail, ready.python, ready.filtered, ready.context, start_s, ready.context_s
             )
         )
 
-    def _on_call(self, message: Call | Final, size_bytes: int, shape: Shape) -> None:
-        if isinstance(message, Final) and not shape.finite:
-            raise RemoteProtocolError("Final with a float that is not finite", peer="jail")
-        if (refusal := self._calls.ask(message, size_bytes, shape.elements)) is not None:
+    def _on_call(self, message: Call | Final, heard: Heard) -> None:
+        assert isinstance(self._now, Cell)
+        if (refusal := self._calls.ask(message, heard)) is not None:
             self._tell_reply(Reply(message.call, error=CallError("LimitError", refusal)))
             return
-        assert self._clock is not None
-        assert self._cell is not None
-        self._clock.pause()
+        cell = self._now.number
+        self._now.clock.pause()
         self._send(
-            FinalAnswer(self.jail, self._cell, message.call, message.value)
+            FinalAnswer(self.jail, cell, message.call, message.value)
             if isinstance(message, Final)
             else HostCall(
-                self.jail, self._cell, message.call, message.function, message.args, message.kwargs
+                self.jail, cell, message.call, message.function, message.args, message.kwargs
             )
         )
 
     def _on_done(self, done: Done) -> None:
-        if done.cell != self._cell or self._clock is None:
+        cell = self._now
+        if not isinstance(cell, Cell) or done.cell != cell.number:
             raise RemoteProtocolError(f"Done of cell {done.cell}", peer="jail")
-        clock, self._clock = self._clock, CellClock(self._pid)
-        interrupted = self._deadline is not None and self._deadline.interrupted
-        self._transcript.drop(done.dropped_bytes)
-        self._calls.start_cell()
-        self._cell = None
-        self._send(
-            CellDone(
-                jail=self.jail,
-                cell=done.cell,
-                stdout=self._transcript.stdout,
-                stderr=self._transcript.stderr,
-                error=self._explained(done.error) if interrupted else done.error,
-                variables=done.variables,
-                elapsed_s=clock.elapsed_s,
-                cpu_s=clock.cpu_s,
-                dropped_bytes=self._transcript.dropped_bytes,
-                interrupted=interrupted,
-                live_threads=done.live_threads,
-                spent_s=clock.spent_s,
-            )
-        )
-        self._transcript = Transcript(self.limits.output_bytes)
-
-    def _explained(self, error: CellError | None) -> CellError | None:
-        """An interrupt's error with the limit that was hit: the jail does not know which."""
-        if error is None or error.name != "KeyboardInterrupt" or self._deadline is None:
-            return error
-        limit = self._deadline.limit_told()
-        return msgspec.structs.replace(
-            error,
-            message=f"{error.message} {limit}",
-            traceback=f"{error.traceback}{limit}\n",
-        )
+        self._calls.end_cell()
+        self._now = Pause(self._pid, self.limits, cell.settles_in_s())
+        self._send(cell.done(self.jail, done))
 
     # -- time
 
@@ -281,8 +233,13 @@ class Session:
             return 0.1
         if self._talk.state in ("new", "starting"):
             return self._tick_start(now_s)
-        assert self._clock is not None
-        return self._tick_idle() if self._cell is None else self._tick_cell()
+        assert self._now is not None
+        due = self._now.due()
+        if due == "INT":
+            self._signal("INT")
+        elif due is not None:
+            self.end(due)
+        return self._now.look_again_s()
 
     def _tick_ending(self, now_s: float) -> float:
         """A jail that the launcher never had can't be reaped: say that it is gone."""
@@ -298,22 +255,6 @@ class Session:
             self.end(Verdict("start", f"the jail was not ready after {allowed_s:.0f} s"))
         return max(left_s, 0.01)
 
-    def _tick_idle(self) -> float:
-        """Between cells only CPU counts: what a thread that was left behind burns."""
-        assert self._clock is not None
-        if self._clock.cpu_s > self.limits.cell_s:
-            detail = f"threads left behind used {self._clock.cpu_s:.1f} s of CPU between cells"
-            self.end(Verdict("deadline", f"{detail} {told('cell_s', self.limits.cell_s)}"))
-        return 1.0
-
-    def _tick_cell(self) -> float:
-        assert self._deadline is not None
-        if self._deadline.is_soft_due():
-            self._signal("INT")
-        if (detail := self._deadline.hard_detail()) is not None:
-            self.end(Verdict("deadline", detail))
-        return self._deadline.look_again_s()
-
     # -- the end
 
     def end(self, verdict: Verdict) -> None:
@@ -321,6 +262,8 @@ class Session:
         if self.verdict is None and not self.over:
             self.verdict = verdict
             self._ended_s = time.monotonic()
+            if self.socket is not None:
+                self.socket.abandon()
             self._signal("KILL")
 
     def _lost(self, verdict: Verdict, status: int | None) -> None:
@@ -328,21 +271,9 @@ class Session:
             return
         self.over = True
         self.verdict = verdict
-        clock = self._clock if self._cell is not None else None
-        self._send(
-            JailLost(
-                jail=self.jail,
-                cause=verdict.cause,
-                detail=verdict.detail,
-                status=status if verdict.status is None else verdict.status,
-                cell=self._cell,
-                stdout=self._transcript.stdout if self._cell is not None else "",
-                stderr=self._transcript.stderr if self._cell is not None else "",
-                elapsed_s=clock.elapsed_s if clock else 0.0,
-                cpu_s=clock.cpu_s if clock else 0.0,
-                spent_s=clock.spent_s if clock else 0.0,
-            )
-        )
+        told = status if verdict.status is None else verdict.status
+        lost = JailLost(self.jail, verdict.cause, verdict.detail, told)
+        self._send(self._now.lost(lost) if isinstance(self._now, Cell) else lost)
         if self.socket is not None:
             self.socket.close()
             self.socket = None

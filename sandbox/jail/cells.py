@@ -22,6 +22,7 @@ ONLY_AST = 0x400
 """PyCF_ONLY_AST: a syntax tree without importing ``ast``."""
 TEXT_LIMIT = 60_000
 """Characters of a message or a traceback; the wire allows 64 Ki."""
+LINE_LIMIT = 1 << 31
 OWN_FILES = os.path.dirname(__file__)  # noqa: PTH120  (pathlib costs 10 ms to import)
 FROZEN = "<frozen "
 
@@ -120,7 +121,9 @@ def _message(error: BaseException) -> str:
 def _line(error: BaseException, name: str) -> int | None:
     """The innermost line of this cell that the error passed."""
     if isinstance(error, SyntaxError) and error.filename == name:
-        return error.lineno
+        # A cell can raise its own, with a line of any type and size.
+        line = error.lineno
+        return line if type(line) is int and 0 <= line <= LINE_LIMIT else None
     found = None
     trace: TracebackType | None = error.__traceback__
     while trace is not None:

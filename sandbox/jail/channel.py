@@ -25,6 +25,10 @@ COMMAND = -1
 READ_BYTES = 256 << 10
 
 
+class ClosedError(Exception):
+    """No cell is open: a call would have nobody to answer it."""
+
+
 class Waiter:
     """One thread that waits for one message."""
 
@@ -58,6 +62,8 @@ class Channel:
         self._commands: deque[wire.Wire] = deque()
         self._received = bytearray()
         self._last_call = 0
+        self.takes_calls = False
+        """Whether a cell is open."""
 
     def send(self, message: wire.Wire) -> None:
         """Send one message, whole. Raises ValueError if it is too large."""
@@ -74,12 +80,17 @@ class Channel:
             os._exit(0)  # the keeper is gone, and with it all reason to go on
 
     def ask(self, message: wire.Wire) -> wire.Wire:
-        """Send a Call or Final under a fresh number and wait for its Reply."""
+        """Send a Call or Final under a fresh number and wait for its Reply.
+
+        Raises ClosedError outside a cell.
+        """
         number = 0
         with self._shield:
             try:
                 # Numbered while sending: the keeper refuses a number that is below the last one.
                 with self._sending:
+                    if not self.takes_calls:
+                        raise ClosedError
                     with self._mutex:
                         self._last_call += 1
                         number = self._last_call
@@ -100,6 +111,20 @@ class Channel:
                 return self._wait(waiter)
             finally:
                 self._leave(COMMAND)
+
+    def refuse_calls(self) -> None:
+        """No Call is sent after this: the keeper kills for one that follows Done."""
+        with self._shield, self._sending:
+            self.takes_calls = False
+
+    def abandon_calls(self) -> None:
+        """Tell the threads that still wait: the keeper answers no call of a cell that has ended."""
+        error = {"name": "RuntimeError", "detail": "its cell ended before the answer came"}
+        with self._shield, self._mutex:
+            for number, waiter in self._waiters.items():
+                if number != COMMAND and waiter.message is None:
+                    waiter.message = {"type": "Reply", "error": error}
+                    waiter.wake()
 
     def open_calls(self) -> int:
         """How many calls wait for their reply."""

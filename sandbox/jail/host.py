@@ -14,7 +14,7 @@ from __future__ import annotations
 import _thread
 from collections import deque
 
-from distill.sandbox.jail.channel import Channel
+from distill.sandbox.jail.channel import Channel, ClosedError
 from distill.sandbox.jail.output import Printer
 from distill.sandbox.jail.wire import check_count, check_finite, to_wire
 
@@ -82,7 +82,6 @@ class Host:
         self._free = limit
         self._mutex = _thread.allocate_lock()
         self._queue: deque[_thread.LockType] = deque()
-        self.in_cell = False
 
     def function(self, name: str) -> Callable[..., Any]:
         """The function that calls the host under this name."""
@@ -116,14 +115,14 @@ class Host:
         return final
 
     def _ask(self, name: str, message: Wire) -> Any:
-        if not self.in_cell:
-            raise RuntimeError(
-                f"{name} was called outside a cell: a thread that outlives its cell can't call"
-            )
         self._printer.collect()
         self._take_slot()
         try:
             reply = self._channel.ask(message)
+        except ClosedError:
+            raise RuntimeError(
+                f"{name} was called outside a cell: a thread that outlives its cell can't call"
+            ) from None
         finally:
             self._give_slot()
         if reply.get("error") is not None:

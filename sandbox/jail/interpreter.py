@@ -117,14 +117,14 @@ class Interpreter:
     def _run(self, number: int, code: str) -> None:
         self._printer.start_cell()
         confine.keep_reserve(self._limits, kept=True)
-        self._host.in_cell = self._shield.in_cell = True
+        self._channel.takes_calls = self._shield.in_cell = True
         try:
             error = self._cells.run(number, code)
         except KeyboardInterrupt:  # it came while the error was being told
             error = {"name": "KeyboardInterrupt", "message": self._shield.reason, "traceback": ""}
         # From here on an interrupt is late: the cell has ended.
-        self._shield.in_cell = self._host.in_cell = False
-        self._shield.pending = False
+        self._shield.in_cell = self._shield.pending = False
+        self._channel.refuse_calls()
         confine.keep_reserve(self._limits, kept=False)
         self._printer.collect()
         done: Wire = {
@@ -136,6 +136,7 @@ class Interpreter:
             "dropped_bytes": self._printer.dropped_bytes,
         }
         self._channel.send(done if error is None else {**done, "error": error})
+        self._channel.abandon_calls()
 
     def _on_thread_error(self, told: Any) -> None:
         """``threading.excepthook``: an exception that ended a thread, cells named."""

@@ -18,6 +18,7 @@ Tables = dict[str, list[list[str]]]
 
 NAMED_TEXTS: dict[tuple[int | None, int | None], str] = {
     (1, 256): "name",
+    (None, 256): "short",
     (None, 64 << 20): "text",
     (None, 64 << 10): "detail",
 }

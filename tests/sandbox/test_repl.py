@@ -341,11 +341,12 @@ threading.Timer(0.2, go.set).start()
 
 
 def test_a_call_open_at_the_end_of_its_cell(host: Host) -> None:
-    """Its thread goes on waiting, and the next cells run all the same."""
+    """Its thread hears that nobody will answer, and the next cells run all the same."""
     host.open(SMALL, functions={"f": lambda: 1})
     host.start(
-        "import threading; threading.Thread(target=f, daemon=True).start()\n"
-        "import time; time.sleep(0.2)"
+        "import threading, time\nsaid = []\ndef late():\n"
+        "    try: f()\n    except RuntimeError as error: said.append(str(error))\n"
+        "threading.Thread(target=late, daemon=True).start()\ntime.sleep(0.2)"
     )
     call = host.expect(HostCall)
     done = host.expect(CellDone)
@@ -353,6 +354,38 @@ def test_a_call_open_at_the_end_of_its_cell(host: Host) -> None:
     host.send(CallReply(call.jail, call.call, value=1))
     for number in range(3):
         assert host.printed(f"print({number}, f())") == f"{number} 1\n"
+    assert host.printed("print(said)") == "['its cell ended before the answer came']\n"
+
+
+def test_calls_open_at_the_end_of_their_cell_give_their_slots_back(host: Host) -> None:
+    host.open(SMALL, functions={"f": lambda: 1})
+    slots = SMALL.calls_in_flight
+    host.start(
+        "import threading, time\n"
+        f"for _ in range({slots}): threading.Thread(target=f, daemon=True).start()\n"
+        "time.sleep(0.3)"
+    )
+    for _ in range(slots):
+        host.expect(HostCall)
+    host.expect(CellDone)
+    assert host.printed("print(f())") == "1\n"
+
+
+def test_calls_that_cross_the_end_of_their_cell_never_follow_it(host: Host) -> None:
+    """A Call after Done would be the jail's death."""
+    code = """
+import threading, time
+def spam():
+    while True:
+        try: f()
+        except RuntimeError: pass
+for _ in range(4): threading.Thread(target=spam, daemon=True).start()
+time.sleep(0.01)
+"""
+    for _ in range(8):
+        host.open(SMALL, functions={"f": lambda: 1})
+        for cell in (code, "time.sleep(0.01)"):
+            host.done(cell)
 
 
 # -- interrupts

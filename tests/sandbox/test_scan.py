@@ -5,12 +5,15 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.jail_link import DEPTH_LIMIT, ELEMENT_LIMIT
 from distill.sandbox.scan import scan
+
+unhurried = settings(deadline=None)
+"""A loaded machine is no counter-example."""
 
 LENGTHS = st.sampled_from([0, 1, 15, 16, 31, 32, 255, 256, 65535, 65536])
 PLAIN = (
@@ -47,6 +50,7 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+@unhurried
 @given(VALUES, st.booleans())
 def test_counts_as_the_reader_builds(value: Any, single: bool) -> None:
     body = msgpack.packb(value, use_single_float=single and finite_as_single(value))
@@ -63,6 +67,7 @@ def finite_as_single(value: Any) -> bool:
     return True
 
 
+@unhurried
 @given(VALUES, st.data())
 def test_a_cut_or_longer_frame_is_refused(value: Any, data: st.DataObject) -> None:
     body = msgpack.packb(value)
@@ -72,6 +77,7 @@ def test_a_cut_or_longer_frame_is_refused(value: Any, data: st.DataObject) -> No
             scan(broken)
 
 
+@unhurried
 @given(st.binary(max_size=200))
 def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     try:
