@@ -136,9 +136,7 @@ def _none(machine: Machine, packages: Sequence[str]) -> JailPlan:
     return _bare("none", machine, packages)
 
 
-def _bare(
-    tier: Literal["landlock", "none"], machine: Machine, packages: Sequence[str]
-) -> JailPlan:
+def _bare(tier: Literal["landlock", "none"], machine: Machine, packages: Sequence[str]) -> JailPlan:
     with _staging():
         argv, env = interpreter.bare(stage.prepare(machine), tier, _packages(packages))
     return JailPlan(
