@@ -200,6 +200,7 @@ PROCESSES = (
         "process_madvise",
         "call(440, call(434, VICTIM, 0), struct.pack('QQ', ADDRESS & ~4095, 4096), 1, 20, 0)",
         {**OTHERS, "user namespace": "EACCES", "capabilities": "EACCES"},
+        root_only=True,
     ),
     Attack(
         "move another's memory",
