@@ -472,7 +472,7 @@ FLOODS = {
     "printing nothing, without end": Attack(
         "flood of frames without weight",
         "while True: output()",
-        Raised("KeyboardInterrupt", "time limit"),
+        Raised("KeyboardInterrupt", "cell_s"),
         HURRIED,
     ),
     "a hundred thousand prints of one character": Attack(
@@ -500,12 +500,12 @@ FLOODS = {
         "never reads",
         "n = 0\nwhile True: n += 1; call(number=n, function='large'); time.sleep(0.2)",
         broken("replies that it does not read"),
-        replace(LIMITS, calls_per_cell=10_000),
+        replace(LIMITS, calls_in_flight=64),
     ),
     "refusals that are never read": Attack(
         "never reads",
         "n = 60\nwhile True: n += 1; call(number=n)",
-        Raised("KeyboardInterrupt", "time limit"),
+        Raised("KeyboardInterrupt", "cell_s"),
         replace(HURRIED, calls_per_cell=0),
     ),
 }

@@ -182,8 +182,7 @@ SYSTEM = {
         "import atexit; atexit.register(FINAL, 'late'); sys.exit()", error="SystemExit"
     ),
     "a stack without a limit": Tampering(
-        "sys.setrecursionlimit(10**9)\nx = []\nfor _ in range(300_000): x = [x]\nrepr(x)",
-        lost="SIGSEGV",
+        "x = ()\nfor _ in range(10**6): x = (x,)\nhash(x)", lost="SIGSEGV"
     ),
 }
 HOOKS = {
@@ -267,7 +266,7 @@ ANSWERS = {
     "an answer out of a signal handler": Tampering(
         "import signal; signal.signal(signal.SIGINT, lambda *_: FINAL('time'))\nwhile True: pass",
         answer="time",
-        limits=HURRIED,
+        limits=replace(HURRIED, grace_s=5.0),
     ),
     "an answer after the cell": Tampering(
         "said = []\ndef late():\n    time.sleep(0.3)\n    try: FINAL('late')\n"
