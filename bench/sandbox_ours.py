@@ -35,14 +35,14 @@ class Distill(Contestant):
         self._events: Path | None = None
 
     def open(self) -> None:
-        self._open("")
+        self._repl = self._make("")
+        self._repl.limits = Limits(cell_s=CELL_S, grace_s=CELL_S / 2)
 
     def open_with(self, text: str) -> None:
-        self._open(text)
+        self._repl = self._make(text)
 
-    def _open(self, text: str) -> None:
-        self._repl = REPL(text, "", worker_fn=lambda prompt: prompt, worker_batch_fn=list)
-        self._repl.limits = Limits(cell_s=CELL_S, grace_s=CELL_S / 2)
+    def _make(self, text: str) -> REPL:
+        return REPL(text, "", worker_fn=lambda prompt: prompt, worker_batch_fn=list)
 
     def cell(self, code: str, limit_s: float = CELL_S) -> str:  # noqa: ARG002  (REPL.limits)
         assert self._repl is not None

@@ -228,3 +228,42 @@ def test_many_threads_may_send(make: Make, bound: tuple[SocketThread, Inbox, str
     for number in range(8):
         mine = [item for item in got if item.startswith(b"%d:" % number)]
         assert mine == [b"%d:%d" % (number, n) for n in range(200)]
+
+
+def test_what_arrives_while_sending_is_noticed(
+    make: Make, bound: tuple[SocketThread, Inbox, str]
+) -> None:
+    """A send takes note of arrivals, and ZeroMQ's descriptor tells of each only once."""
+    host, inbox, endpoint = bound
+    peer, replies = dealer(make, endpoint, b"p")
+    peer.send("host", b"hello")
+    inbox.next()
+
+    def flood(thread: SocketThread, zone: str, name: bytes) -> None:
+        for number in range(3000):
+            thread.send(zone, b"%d" % number, peer=name)
+            if number % 100 == 0:
+                time.sleep(0.001)  # so that both fall silent at times
+
+    lanes = [
+        threading.Thread(target=flood, args=(host, "zone", b"p")),
+        threading.Thread(target=flood, args=(peer, "host", b"")),
+    ]
+    for lane in lanes:
+        lane.start()
+    for there in (inbox, replies):
+        assert [there.next().payload for _ in range(3000)] == [b"%d" % n for n in range(3000)]
+    for lane in lanes:
+        lane.join()
+
+
+def test_one_message_each_way_a_thousand_times(
+    make: Make, bound: tuple[SocketThread, Inbox, str]
+) -> None:
+    host, inbox, endpoint = bound
+    peer, replies = dealer(make, endpoint, b"p")
+    for number in range(1000):
+        peer.send("host", b"%d" % number)
+        assert inbox.next().payload == b"%d" % number
+        host.send("zone", b"%d" % number, peer=b"p")
+        assert replies.next().payload == b"%d" % number
