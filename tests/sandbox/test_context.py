@@ -20,7 +20,7 @@ import pytest
 from distill.errors import InputError
 from distill.protocol.jail_link import Limits
 from distill.protocol.sandbox_link import JailPlan, JailReady
-from distill.sandbox import plan, probe, stage
+from distill.sandbox import passed, plan, probe, stage
 from distill.sandbox.jail import context as inside
 from distill.supervisor.context import CHUNK, ContextFile
 from tests.sandbox.conftest import MIB, SMALL
@@ -186,9 +186,9 @@ os.write(writable, b"x")
 """
 REFUSED = {
     "made writable": ("'mprotect', start, PAGE, 3", "EACCES"),
-    "a hole punched": ("'madvise', start, PAGE, 9", "EACCES"),
+    "a hole punched": ("'madvise', start, PAGE, 9", "EPERM"),
     "written by the kernel": ("'read', readable, start, 1", "EFAULT"),
-    "populated for writing": ("'madvise', start, PAGE, 23", "EINVAL"),
+    "populated for writing": ("'madvise', start, PAGE, 23", "EPERM"),
     "its descriptor mapped anew": ("'mmap', 0, PAGE, 3, 1, FD, 0", "EPERM"),
     "its descriptor read again": ("'read', FD, start, 1", "EBADF"),
     "its socket asked again": ("'recvmsg', FD, 0, 0", "EPERM"),
@@ -261,7 +261,7 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o755)
     stamps = tmp_path / "stamps"
     stamps.mkdir()
-    monkeypatch.setattr(plan, "_stamp_path", lambda made: stamps / made.argv[-1])
+    monkeypatch.setattr(passed, "_path", lambda made: stamps / f"passed-{made.argv[-1]}")
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str) -> None:
