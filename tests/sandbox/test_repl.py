@@ -487,7 +487,7 @@ def test_json_context_over_the_memory_limit(host: Host) -> None:
     lost = host.open(Limits(memory_bytes=48 << 20), context=["x" * (64 << 20)])
     assert isinstance(lost, JailLost)
     assert lost.cause == "start"
-    assert "memory_bytes" in lost.detail
+    assert "does not fit (limit: memory_bytes = " in lost.detail
     assert isinstance(host.open(SMALL), JailReady)
 
 
