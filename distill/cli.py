@@ -151,6 +151,15 @@ def cli() -> None:
     help="The worker's context window, if it should be less than the model's.",
 )
 @click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "namespaces", "landlock", "none"]),
+    default="auto",
+    show_default=True,
+    metavar="TIER",
+    help="How the supervisor's code is confined: the best way that works here, or this one and no "
+    "other: namespaces, landlock (for containers), or none, for development only.",
+)
+@click.option(
     "--prepare",
     is_flag=True,
     help="Only do all downloads and conversions, for a machine that will have no network.",

@@ -227,7 +227,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     """The engine's sandbox, taken out of a command's options."""
     limits = replaced(Limits(), parse(options.pop("limits")))
-    return SandboxSettings(limits, options.pop("sandbox_packages"))
+    return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
 def _split(gpus: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from distill.packages import described
 from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
+from distill.protocol.sandbox_link import Wanted
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
@@ -53,6 +54,7 @@ async def answer_on_loop(
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     sandbox_packages: Sequence[str] = (),
+    sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
@@ -63,7 +65,9 @@ async def answer_on_loop(
     replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
     ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
     ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sources``
+    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
+    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
+    for development, is no jail); ``sources``
     are the context's files, for the log; ``on_progress`` is called from the background loop
     and must not block.
 
@@ -75,6 +79,8 @@ async def answer_on_loop(
     _check_primitives(primitives)
     if limits is not None:
         check(limits)
+    if sandbox not in get_args(Wanted):
+        raise InputError(f"sandbox is one of {', '.join(get_args(Wanted))}, not {sandbox!r}")
     described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
@@ -88,6 +94,7 @@ async def answer_on_loop(
         dict(worker_options or {}),
         limits,
         tuple(sandbox_packages),
+        sandbox,
         tuple(sources),
         on_progress,
     )

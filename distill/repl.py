@@ -16,6 +16,7 @@ from distill.limits import check
 from distill.packages import prepare
 from distill.primitives import Budgets, Terms, is_marked, terms_of
 from distill.protocol.jail_link import CellError, Limits
+from distill.protocol.sandbox_link import Wanted
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.context import ContextFile
 from distill.supervisor.host_calls import HostCallRecord, is_json
@@ -92,6 +93,8 @@ class REPL:
     ) -> None:
         self.output_limit = output_limit
         self.limits = Limits()
+        self.tier: Wanted = "auto"
+        """How its jail is confined: the best way that works, or this one and no other."""
         self.packages: tuple[str, ...] = ()
         """Names of installed distributions that cells may import, with all they depend on."""
         self.budgets = Budgets({})
@@ -209,6 +212,7 @@ class REPL:
             check(self.limits),
             self.itemised,
             self.packages,
+            self.tier,
         )
         sandbox = sandboxes.Sandbox(
             host,

@@ -26,6 +26,7 @@ from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
 from distill.protocol.message import Message, Record, Welcome
+from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
@@ -72,6 +73,7 @@ class SandboxSettings:
 
     limits: Limits = field(default_factory=Limits)
     packages: tuple[str, ...] = ()
+    tier: Wanted = "auto"
 
 
 class Resident:
@@ -155,6 +157,7 @@ class Resident:
                 **msgspec.structs.asdict(checked),
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
+                "sandbox": self._sandbox.tier,
             },
         )
         return result, self._summary(result, supervisor)
@@ -171,7 +174,7 @@ class Resident:
     def serve(self) -> None:
         """Answer clients from now on, and let them find this engine."""
         self._host.loop.call_soon_threadsafe(
-            standby.of(self._host).expect_runs, self._sandbox.packages
+            standby.of(self._host).expect_runs, self._sandbox.packages, self._sandbox.tier
         )
         (self._host.run_directory / "resident").touch()
         self._host.loop.call_soon_threadsafe(self._host.on_zone, "clients", self._on_batch)

@@ -17,6 +17,7 @@ from distill.primitives import terms_of
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
+from distill.protocol.sandbox_link import Wanted
 from distill.repl import REPL, describe
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
@@ -87,6 +88,7 @@ class Options:
     worker_options: Mapping[str, Any]
     limits: Limits | None
     packages: tuple[str, ...]
+    sandbox: Wanted
     sources: tuple[str, ...]
     on_progress: Callable[[Progress], None] | None
 
@@ -147,6 +149,8 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        if options.sandbox != "auto":
+            repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
@@ -288,7 +292,10 @@ class Rollout:
             (self._host.launcher, {}),
         ]
         if (sandbox := self._repl.sandbox) is not None and sandbox.plan is not None:
-            named.append((sandbox.producer, {"tier": sandbox.plan.tier}))
+            detail = {"tier": sandbox.plan.tier, "notes": list(sandbox.plan.notes)}
+            named.append((sandbox.producer, detail))
+            if sandbox.plan.tier == "none":
+                LOG.warning("distill: there is no jail; %s", "; ".join(sandbox.plan.notes))
         named += [(producer, {}) for producer in self._backend.producers()]
         self._log.processes(named)
 

@@ -34,6 +34,9 @@ from distill.protocol.message import (
 FRAME_LIMIT_BYTES = 80 << 20
 """Above the jail's own cap: what the keeper passes on carries a few more fields."""
 
+Wanted = Literal["auto", "namespaces", "landlock", "none"]
+"""A tier by name, or the best that works; never ``none`` unless it is named."""
+
 
 class JailPlan(Value, frozen=True):
     """How to start a jail: what to execute, with which descriptors.

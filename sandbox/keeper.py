@@ -29,6 +29,7 @@ from distill.protocol.sandbox_link import (
     OpenJail,
     SignalJail,
     ToKeeper,
+    Wanted,
 )
 from distill.sandbox import plan
 from distill.sandbox.control import Control, FlowIn
@@ -191,7 +192,7 @@ def main() -> int:
     parser.add_argument("--connect", required=True)
     parser.add_argument("--keeper", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--sandbox", choices=get_args(plan.Wanted), default="auto")
+    parser.add_argument("--sandbox", choices=get_args(Wanted), default="auto")
     parser.add_argument("--package", action="append", default=[])
     args = parser.parse_args()
     # Ctrl-C reaches the whole terminal; the driver decides what it means.

@@ -17,14 +17,13 @@ from typing import Literal
 
 import msgspec
 
-from distill.protocol.sandbox_link import JailPlan, NoJail
+from distill.protocol.sandbox_link import JailPlan, NoJail, Wanted
 from distill.sandbox import bubblewrap, interpreter, passed, probe, seccomp, stage
 from distill.sandbox.bubblewrap import FILTER_FD
 from distill.sandbox.interpreter import CONTEXT_FD, NO_STATUS, SOCKET_FD, STATUS_FD
 from distill.sandbox.jail import landlock
 from distill.sandbox.syscalls import Machine
 
-Wanted = Literal["auto", "namespaces", "landlock", "none"]
 UID_RANGE = (0x7000_0000, 0x77FF_FFFF)
 """Above what containers, systemd and directories hand out."""
 UID_MAP = Path("/proc/self/uid_map")

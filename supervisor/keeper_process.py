@@ -57,15 +57,23 @@ class KeeperProcess:
     Its first jail is started as soon as the keeper has said how, and waits for its contents.
     ``state`` is the conversation's (``wire.TRANSITIONS``), "gone" at the end; ``failure`` says
     why it, or its last jail, is gone; ``refusal`` why no jail can be built here. ``packages``
-    are the names of installed distributions that its jails hold.
+    are the names of installed distributions that its jails hold, ``tier`` is how they are to be
+    confined.
     """
 
-    def __init__(self, driver: Driver, listener: Listener, packages: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        listener: Listener,
+        packages: tuple[str, ...] = (),
+        tier: wire.Wanted = "auto",
+    ) -> None:
         # A name of its own: an identity on the socket must not meet an older keeper's.
         self.name = f"sandbox-{next(_numbers)}"
         self.producer = records.Producer("sandbox", self.name, 0)
         self.plan: wire.JailPlan | None = None
         self.packages = packages
+        self.tier = tier
         self.jail = ""
         self._jail_waits = False
         self.failure: str | None = None
@@ -87,6 +95,7 @@ class KeeperProcess:
             *(sys.executable, "-m", "distill.sandbox.keeper"),
             *("--connect", self._driver.endpoints["sandboxes"], "--keeper", self.name),
             *("--control-fd", "{control_fd}"),
+            *("--sandbox", self.tier),
             *(word for name in self.packages for word in ("--package", name)),
         )
         return Spawn(self.name, argv, minimal_environment(), str(self._log), control=True)

@@ -49,7 +49,7 @@ KEEPER_SLACK_S = 15.0
 class Contents:
     """What a jail is filled with; the context stays the caller's to close.
 
-    ``packages`` are names of installed distributions.
+    ``packages`` are names of installed distributions, ``tier`` is how it is to be confined.
     """
 
     namespace: Mapping[str, Any]
@@ -59,6 +59,7 @@ class Contents:
     itemised: frozenset[str] = frozenset()
     """Functions that keep the answers of failed cells themselves, finer than by call."""
     packages: tuple[str, ...] = ()
+    tier: wire.Wanted = "auto"
 
 
 class Sandbox:
@@ -139,7 +140,9 @@ class Sandbox:
                 raise SandboxError("the launcher died, and the sandbox with it")
             keeper = self._keeper
             if keeper is None or keeper.state == "gone":
-                keeper = standby.of(self._driver).take(self, self._contents.packages)
+                keeper = standby.of(self._driver).take(
+                    self, self._contents.packages, self._contents.tier
+                )
                 self._keeper = keeper
             await self._open(keeper)
             if keeper.state == "idle":

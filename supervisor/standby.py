@@ -22,28 +22,35 @@ class Standby:
         self.driver = driver
         self._keeper: KeeperProcess | None = None
         self._packages: tuple[str, ...] = ()
+        self._tier: wire.Wanted = "auto"
         self._is_wanted = False
         self._losses = 0
 
-    def take(self, listener: Listener, packages: tuple[str, ...] = ()) -> KeeperProcess:
+    def take(
+        self, listener: Listener, packages: tuple[str, ...] = (), tier: wire.Wanted = "auto"
+    ) -> KeeperProcess:
         """The keeper that waits, or a new one; from now on it is the listener's alone.
 
-        ``packages`` are what its jails hold; the next one is made for the same.
+        ``packages`` are what its jails hold, ``tier`` how they are to be confined; the next one
+        is made for the same.
         """
         keeper, self._keeper = self._keeper, None
         self._losses = 0
-        self._packages = packages
-        if keeper is not None and keeper.packages != packages:
+        self._packages, self._tier = packages, tier
+        if keeper is not None and (keeper.packages, keeper.tier) != (packages, tier):
             keeper.end()
         if keeper is None or keeper.state == "gone":
-            return KeeperProcess(self.driver, listener, packages)
+            return KeeperProcess(self.driver, listener, packages, tier)
         keeper.listener = listener
         return keeper
 
-    def expect_runs(self, packages: tuple[str, ...] | None = None) -> None:
-        """Have a keeper stand by from now on, for jails with these packages where given."""
+    def expect_runs(
+        self, packages: tuple[str, ...] | None = None, tier: wire.Wanted | None = None
+    ) -> None:
+        """Have a keeper stand by from now on, for jails with these packages, of this tier."""
         self._is_wanted = True
         self._packages = self._packages if packages is None else packages
+        self._tier = tier or self._tier
         self.prepare()
 
     def expect_runs_soon(self) -> None:
@@ -55,7 +62,7 @@ class Standby:
         """Make the next keeper, if one is wanted and none waits."""
         waits = self._keeper is not None and self._keeper.state != "gone"
         if self._is_wanted and not waits and self.driver.is_usable:
-            self._keeper = KeeperProcess(self.driver, self, self._packages)
+            self._keeper = KeeperProcess(self.driver, self, self._packages, self._tier)
 
     # -- what the keeper tells while it waits
 

@@ -338,7 +338,7 @@ WEAK = {
 def test_a_jail_that_does_not_hold_is_refused(check: str) -> None:
     found = plan.make("landlock")
     assert isinstance(found, JailPlan), found
-    at = found.argv.index("landlock") + 1
+    at = found.argv.index("landlock") + 2
     weak = (*found.argv[:at], *WEAK[check], *found.argv[at:])
     with pytest.raises(probe.ProbeError, match=check):
         probe.run(msgspec.structs.replace(found, argv=weak))
