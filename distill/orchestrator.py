@@ -156,6 +156,7 @@ async def resume_on_loop(
             told["worker_options"],
             limits or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
             tuple(told.get("sandbox_packages", ())),
+            told.get("sandbox", "auto"),
             recorded.start.context.sources,
             on_progress,
         )

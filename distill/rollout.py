@@ -200,6 +200,7 @@ class Rollout:
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "sandbox": self._repl.tier,
                 "sandbox_packages": list(packages),
                 "limits": msgspec.to_builtins(self._repl.limits),
             },

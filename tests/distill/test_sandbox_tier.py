@@ -31,7 +31,7 @@ def test_a_tier_that_is_named_is_taken(ask: Ask, logged: Any, tier: str) -> None
     assert ran(ask, tier) == [tier == "namespaces", tier == "landlock"]
     detail = told(logged)
     assert detail["tier"] == tier
-    assert "the context is mapped" in detail["notes"]  # type: ignore[operator]
+    assert "the context is mapped" in detail["notes"]
 
 
 def test_no_jail_only_by_name_and_the_trace_says_so(
