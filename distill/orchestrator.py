@@ -155,7 +155,7 @@ async def resume_on_loop(
             told["record"],
             told["worker_options"],
             limits or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
-            tuple(told.get("sandbox_packages", ())),
+            tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ())),
             told.get("sandbox", "auto"),
             recorded.start.context.sources,
             on_progress,

@@ -20,7 +20,7 @@ from distill.protocol.sandbox_link import Wanted
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.context import ContextFile
 from distill.supervisor.host_calls import HostCallRecord, is_json
-from distill.supervisor.standing import ledger_of
+from distill.supervisor.recorded import ledger_of
 from distill.supervisor.text import clip
 from distill.traces import Run
 from distill.traces.records import Restored

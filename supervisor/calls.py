@@ -22,10 +22,10 @@ from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_
 from distill.supervisor.driver import Driver
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.recorded import fill_spares, last_batch
 from distill.supervisor.requests import Outcome, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spares import Spares
-from distill.supervisor.standing import fill_spares, last_batch
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 

@@ -31,7 +31,7 @@ from distill.supervisor.history import (
 )
 from distill.supervisor.host_calls import HostCallRecord, HostFunctions, is_json
 from distill.supervisor.keeper_process import KeeperProcess
-from distill.supervisor.standing import cell_numbers, fill, history_of
+from distill.supervisor.recorded import cell_numbers, fill, history_of
 from distill.traces import Run, records
 from distill.traces.records import Restored
 

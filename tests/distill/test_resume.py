@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, resume, run
+from distill import Limits, LMResponse, ModelHandler, Usage, resume, run
 from distill.errors import InputError
 from distill.traces import read, validate
 from tests.distill.scripted import Messages, Supervisor, Worker, cell
@@ -339,3 +339,13 @@ def test_the_log_is_one_json_object_a_line(tmp_path: Path) -> None:
     resume(tmp_path / "log", Boss(), Hand(tmp_path / "asked", 0.0))
     for line in (tmp_path / "log" / "supervisor.jsonl").read_text().splitlines():
         assert not line or json.loads(line)
+
+
+def test_a_run_goes_on_with_its_own_limits_and_packages(tmp_path: Path) -> None:
+    broken = Supervisor(cell("import numpy\nx = int(numpy.arange(4).sum())"), ValueError("down"))
+    limits = Limits(memory_bytes=300 << 20, open_files=77)
+    with pytest.raises(Exception, match="down"):
+        run("What?", CONTEXT, broken, Worker(), log_dir=tmp_path, limits=limits,
+            sandbox_packages=("numpy",))  # fmt: skip
+    code = "import numpy, resource\nFINAL([x, resource.getrlimit(resource.RLIMIT_NOFILE)[0]])"
+    assert resume(tmp_path, Supervisor(cell(code)), Worker()).answer == [6, 77]

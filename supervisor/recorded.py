@@ -1,0 +1,162 @@
+"""What the cells and calls of a recorded run had got, from its log: all but the conversation.
+
+::
+
+    cells ─► the session's history
+    batches, primitives, calls ─► what every finished call got, and what nothing came of
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from distill.errors import WorkerError
+from distill.protocol.jail_link import CallError, Variable
+from distill.protocol.worker_link import Sampling
+from distill.supervisor.call_options import parse_answer
+from distill.supervisor.history import FinishedCell, printed_hash
+from distill.supervisor.host_calls import ITEM_DETAIL_CHARS, HostFunctions
+from distill.supervisor.ledger import Answer, Ledger
+from distill.supervisor.requests import asked_key
+from distill.supervisor.spares import Spares
+from distill.traces import Run, records
+
+CUT_OFF = "the driver died while it ran; its code is run again"
+"""Of a cell that was running when its run was cut off."""
+
+
+def cell_numbers(run: Run) -> set[int]:
+    """Every cell that the run began, also where no record of its end was written."""
+    begun = {cell.cell for cell in run.cells} | {call.cell for call in run.calls}
+    begun |= {each.cell for each in run.batches} | {each.cell for each in run.primitives}
+    return begun - {0}
+
+
+def history_of(run: Run) -> list[FinishedCell]:
+    """The cells whose effects stood in the session, oldest first."""
+    history: list[FinishedCell] = []
+    for cell in run.cells:
+        if cell.lost == CUT_OFF:
+            continue
+        if cell.lost is None:
+            history.append(finished_cell(cell))
+        else:
+            upto = cell.restored.upto if cell.restored is not None else 0
+            history = [each for each in history if each.number <= upto]
+    return history
+
+
+def finished_cell(cell: records.Cell) -> FinishedCell:
+    """The cell as a session's history keeps it."""
+    return FinishedCell(
+        cell.cell,
+        cell.code,
+        tuple(Variable(v.name, v.type, v.repr, v.size) for v in cell.variables),
+        printed_hash(cell.stdout, cell.stderr),
+        cell.error.name if cell.error is not None else None,
+        cell.blocked,
+    )
+
+
+def fill(functions: HostFunctions, run: Run, itemised: frozenset[str]) -> None:
+    """Enter what the run's host calls got, and free what nothing came of."""
+    fill_ledger(functions.ledger, run, {number: number for number in cell_numbers(run)})
+    for number, good in _endings(run):
+        for call in run.primitives:
+            if call.cell == number and call.function not in itemised:
+                if call.reused:
+                    functions.spares.take(call.key)
+                if call.error is None:
+                    functions.spares.enter(number, call.key, Answer(call.value))
+        functions.spares.settle(number, failed=not good)
+
+
+def ledger_of(run: Run) -> Ledger:
+    """What each call got, for the run to be done again: cells that were cut off don't count."""
+    whole = [cell.cell for cell in run.cells if cell.lost != CUT_OFF]
+    ledger = Ledger()
+    fill_ledger(ledger, run, {cell: place for place, cell in enumerate(whole, 1)})
+    return ledger
+
+
+def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
+    """Enter what the calls of these cells got, under the number that is given for each."""
+    for call in run.primitives:
+        if (cell := numbers.get(call.cell)) is not None:
+            ledger.enter(cell, call.key, Answer(call.value, _error(call.error)))
+    items: dict[tuple[int, int], dict[int, records.Call]] = {}
+    for line in run.calls:
+        items.setdefault((line.cell, line.call), {})[line.item] = line
+    for batch in run.batches:
+        if batch.key and (cell := numbers.get(batch.cell)) is not None:
+            lines = items.get((batch.cell, batch.call), {})
+            ledger.enter(cell, batch.key, _batch_answer(batch, lines))
+
+
+def _endings(run: Run) -> Iterator[tuple[int, bool]]:
+    """The number of each cell, in order, and whether it ended well."""
+    good = {cell.cell for cell in run.cells if cell.status in ("ok", "final")}
+    for number in sorted(cell_numbers(run)):
+        yield number, number in good
+
+
+def _error(told: str | None) -> CallError | None:
+    """What the cell was raised, from what the log says of it."""
+    if told is None:
+        return None
+    name, _, detail = told.partition(": ")
+    names = get_args(CallError.__annotations__["name"])
+    if name in names:
+        return CallError(name, detail)  # type: ignore[arg-type]
+    return CallError("PrimitiveError", told)
+
+
+def _batch_answer(batch: records.Batch, items: Mapping[int, records.Call]) -> Answer:
+    """What the cell got for a worker call, from its items."""
+    answers: list[Any] = [_item_answer(items[item]) for item in sorted(items)]
+    if batch.error is None:
+        return Answer(answers[0] if batch.function == "worker" else answers)
+    if batch.function == "worker" or not answers:
+        return Answer(error=CallError("WorkerError", batch.error))
+    reasons = {
+        item: str(answer)[:ITEM_DETAIL_CHARS]
+        for item, answer in enumerate(answers)
+        if isinstance(answer, WorkerError)
+    }
+    good = tuple(None if isinstance(answer, WorkerError) else answer for answer in answers)
+    return Answer(error=CallError("WorkerBatchError", batch.error, good, reasons))
+
+
+def _item_answer(line: records.Call) -> Any:
+    if line.response is None:
+        failure = line.error
+        return WorkerError(failure.detail if failure is not None else "it failed")
+    return parse_answer(line.response, line.sampling)
+
+
+def fill_spares(spares: Spares[records.Call], run: Run) -> None:
+    """Free the responses that failed or unfinished cells had got, unless they were used since."""
+    for number, good in _endings(run):
+        for line in run.calls:
+            if line.cell != number or line.response is None:
+                continue
+            key = line_key(line)
+            if line.source == "reused":
+                spares.take(key)
+            spares.enter(number, key, line)
+        spares.settle(number, failed=not good)
+
+
+def line_key(line: records.Call) -> str:
+    """``request_key`` of the request that this line tells of."""
+    asked = {name: value for name, value in line.sampling.items() if name != "record"}
+    messages = None if line.messages is None else [dict(each) for each in line.messages]
+    prompt = line.prompt if messages is None else None
+    return asked_key(messages, prompt, msgspec.convert(asked, Sampling))
+
+
+def last_batch(run: Run) -> int:
+    """The highest number among the ids of its worker calls, ``RUN-NUMBER.ITEM``."""
+    numbers = (line.id.removeprefix(f"{run.id}-").partition(".")[0] for line in run.calls)
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
