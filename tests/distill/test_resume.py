@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from distill.errors import InputError
 from distill.traces import read, validate
 from tests.distill.scripted import Messages, Supervisor, Worker, cell
 
+WITH_TESTS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+"""A child imports this module by its name, which bin/test's environment alone does not allow."""
 CONTEXT = "A text of some words. " * 50
 CELLS = [
     "import random, threading\nfrom concurrent.futures import ThreadPoolExecutor\ntotal = []",
@@ -124,7 +127,7 @@ def killed_at(folder: Path, delay_s: float) -> float:
         "print('ready', flush=True); start(pathlib.Path(sys.argv[1]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, env=WITH_TESTS
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -190,7 +193,7 @@ def test_killed_again_while_it_goes_on(tmp_path: Path, whole: tuple[Any, Counter
         "folder = pathlib.Path(sys.argv[1]);"
         "resume(folder / 'log', Boss(), Hand(folder / 'asked', 0.01))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=WITH_TESTS)
     log = tmp_path / "log" / "supervisor.jsonl"
     while process.poll() is None and "run_resumed" not in log.read_text():
         time.sleep(0.01)
