@@ -1,12 +1,14 @@
 """Copies of files that a jail may read and nobody may write, named by what went into them."""
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-LAYOUT = 2
+LAYOUT = 3
 """Part of every key: raise it when the shape of a stage changes."""
 
 
@@ -36,6 +38,16 @@ def copy_tree(source: Path, target: Path, ignore: Callable[[str, list[str]], set
     """Copy a folder without what ``ignore(folder, names)`` returns."""
     shutil.copytree(source, target, ignore=ignore, ignore_dangling_symlinks=True)
     make_readable(target)
+
+
+@contextlib.contextmanager
+def bytecode_beside_sources() -> Iterator[None]:
+    """Compile into the copied tree, also where PYTHONPYCACHEPREFIX names another place."""
+    prefix, sys.pycache_prefix = sys.pycache_prefix, None
+    try:
+        yield
+    finally:
+        sys.pycache_prefix = prefix
 
 
 def make_readable(tree: Path) -> None:

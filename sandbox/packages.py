@@ -21,7 +21,7 @@ from packaging.utils import InvalidName, NormalizedName, canonicalize_name
 
 from distill.sandbox import cache, stage
 from distill.sandbox.bubblewrap import PACKAGES_SITE
-from distill.sandbox.copying import copy, digest, make_readable
+from distill.sandbox.copying import bytecode_beside_sources, copy, digest, make_readable
 from distill.sandbox.libraries import needed_by
 
 NEVER_IMPORTED = re.compile(r"/tests?/")
@@ -142,14 +142,15 @@ def _build(draft: Path, packages: Sequence[Package], base_libraries: Path) -> No
                 modules.append(source)
     site.mkdir(exist_ok=True)
     # Never the bytecode that lies beside the sources: it holds the paths of the host.
-    compileall.compile_dir(
-        site,
-        quiet=2,
-        rx=NEVER_IMPORTED,
-        stripdir=str(site),
-        prependdir=PACKAGES_SITE,
-        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
-    )
+    with bytecode_beside_sources():
+        compileall.compile_dir(
+            site,
+            quiet=2,
+            rx=NEVER_IMPORTED,
+            stripdir=str(site),
+            prependdir=PACKAGES_SITE,
+            invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+        )
     _copy_libraries(draft / "lib", modules, packages, base_libraries)
     make_readable(draft)
 

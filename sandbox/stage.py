@@ -14,7 +14,14 @@ from pathlib import Path
 from types import ModuleType
 
 from distill.sandbox import cache, jail, seccomp
-from distill.sandbox.copying import copy, copy_tree, digest, make_readable, stamps
+from distill.sandbox.copying import (
+    bytecode_beside_sources,
+    copy,
+    copy_tree,
+    digest,
+    make_readable,
+    stamps,
+)
 from distill.sandbox.libraries import needed_by
 from distill.sandbox.syscalls import Machine
 
@@ -146,9 +153,9 @@ def _build_modules(draft: Path, sources: list[tuple[Path, str]]) -> None:
         copy(file, draft / place)
     for package in ("distill", "distill/sandbox"):
         (draft / package / "__init__.py").write_bytes(b"")
-    for file in draft.rglob("*.py"):
-        # Unchecked: the copy never changes, so the interpreter need not look at the source.
-        py_compile.compile(
-            str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
-        )
+    # Unchecked: the copy never changes, so the interpreter need not look at the source.
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    with bytecode_beside_sources():
+        for file in draft.rglob("*.py"):
+            py_compile.compile(str(file), doraise=True, invalidation_mode=mode)
     make_readable(draft)

@@ -14,7 +14,7 @@ import pytest
 from distill.traces import read, validate
 from tests.distill.commands import QUESTION, TEXT, Command, Done, command, engine
 from tests.distill.scripted import Endpoint, Reply, cell, endpoint, prompt_of
-from tests.supervisor.processes import below, environment, kill, wait_until
+from tests.supervisor.processes import below, environment, kill, left, wait_until
 
 
 def answer(request: dict[str, Any]) -> str:
@@ -422,6 +422,8 @@ def test_a_client_that_goes_takes_its_run_along(short: Path, text: Path, number:
     log = short / "log"
     with endpoint(slowly) as server, engine(short, server) as up:
         text.write_text(TEXT * 12)
+        wait_until(lambda: below(up.pid, "sandbox.keeper") != [], 10, "a keeper stands by")
+        runs = below(up.pid, "sandbox.keeper")  # the run takes it
         client = Command(short, "run", "-c", str(text), "-q", QUESTION, "--log-dir", str(log))
         wait_until(lambda: len(server.requests) > 16, 20, "the workers are asked")
         kill(client.pid, number)
@@ -432,7 +434,7 @@ def test_a_client_that_goes_takes_its_run_along(short: Path, text: Path, number:
             return bool(ends) and ends[0] is not None and ends[0].status == "cancelled"
 
         wait_until(is_cancelled, 6, "the run of a dead client ends")
-        wait_until(lambda: not below(up.pid, "sandbox.keeper"), 5, "its sandbox is gone")
+        wait_until(lambda: not left(runs), 5, "its sandbox is gone")
         asked = len(server.requests)
         time.sleep(1)
         # The two batches of 32 that are under way are not called back.

@@ -117,7 +117,8 @@ class Host:
             *(sys.executable, *self._keeper, "--connect", endpoint),
             *("--keeper", KEEPER, "--control-fd", "{control_fd}", "--sandbox", self._sandbox),
         )
-        env = dict(os.environ)
+        # A keeper of the tests' own is a module of theirs.
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         output = str(self.folder / "keeper.log")
         self.tell_launcher(Spawn(KEEPER, argv, env, output, control=True))
 

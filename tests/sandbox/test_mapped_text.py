@@ -290,9 +290,11 @@ print("end")
 
 @pytest.mark.parametrize("flags", [[], ["-X", "dev"], ["-X", "importtime"]])
 def test_the_interpreter_ends_well(flags: list[str]) -> None:
+    # The child imports this module by its name.
+    path = os.pathsep.join((str(Path(__file__).parents[2]), *sys.path))
     ended = subprocess.run(
         [sys.executable, *flags, "-W", "ignore", "-X", "faulthandler", "-c", EXIT],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONMALLOC": "debug"},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONMALLOC": "debug"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -200,7 +200,11 @@ def shares(left: Host, right: Host, greedy: str) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize(
+    "name",
+    # With more threads than cores the neighbour's share is small, and its measure is of the machine.
+    [pytest.param(each, marks=pytest.mark.slow) if "four" in each else each for each in GREEDY],
+)
 def test_a_run_at_its_limits_takes_no_more_than_its_share(
     left: Host, right: Host, name: str
 ) -> None:
@@ -225,7 +229,7 @@ import errno
 kept = []
 try:
     while True: kept.append(bytearray(2**20))
-except MemoryError: pass
+except MemoryError: kept.pop()
 try:
     with open('big', 'wb') as f:
         while True: f.write(bytes(2**16))
