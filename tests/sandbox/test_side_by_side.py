@@ -202,7 +202,7 @@ def shares(left: Host, right: Host, greedy: str) -> list[float]:
 
 @pytest.mark.parametrize(
     "name",
-    # With more threads than cores the neighbour's share is small, and its measure is of the machine.
+    # With more threads than cores a share is small, and measures the machine.
     [pytest.param(each, marks=pytest.mark.slow) if "four" in each else each for each in GREEDY],
 )
 def test_a_run_at_its_limits_takes_no_more_than_its_share(
