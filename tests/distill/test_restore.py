@@ -17,7 +17,7 @@ from distill.supervisor.history import told
 from distill.traces.records import Restored
 from tests.distill.scripted import MIB
 
-LIMITS = Limits(memory_bytes=300 * MIB, cell_s=5.0, grace_s=1.0, run_s=60.0, threads=16)
+LIMITS = Limits(memory_bytes=300 * MIB, cell_s=2.0, grace_s=0.5, run_s=60.0, threads=16)
 KILL = "import os; os._exit(7)"
 
 

@@ -64,10 +64,9 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def python_blocks() -> list[Any]:
+    with_engine = (pytest.mark.vllm, pytest.mark.slow)  # it loads a model of its own
     return [
-        pytest.param(
-            block, id=str(block), marks=pytest.mark.vllm if "VLLMHandler" in block.code else ()
-        )
+        pytest.param(block, id=str(block), marks=with_engine if "VLLMHandler" in block.code else ())
         for block in blocks("python")
     ]
 

@@ -1,6 +1,8 @@
 """Any process killed with SIGKILL at a random moment: nothing stays, nothing released is lost."""
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,15 @@ import pytest
 from distill.traces import Run, read, validate
 from tests.distill.commands import QUESTION, TEXT, Command, rests
 from tests.distill.scripted import Endpoint, cell, endpoint
-from tests.supervisor.processes import below, is_alive, kill, left, tree, wait_until
+from tests.supervisor.processes import (
+    below,
+    environment,
+    is_alive,
+    kill,
+    left,
+    tree,
+    wait_until,
+)
 
 ANSWER_S = 0.08
 CODE = """
@@ -151,8 +161,10 @@ def test_the_driver_dies_while_it_starts(short: Path, delay_s: float) -> None:
             time.sleep(0.3)
             for path in rests(short):
                 assert "distill-" in path
-            sweeper = Command(short, "doctor")
-            sweeper.process.wait(30)
+            sweep = "from distill.supervisor import driver; driver.shared().close()"
+            env = environment(short)
+            subprocess.run([sys.executable, "-c", sweep], env=env, check=True, timeout=30)
+            assert rests(short) == []
         finally:
             up.end()
 

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 BENCH = Path(__file__).resolve().parent.parent.parent / "bench"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_runs_that_are_killed() -> None:
     command = [sys.executable, str(BENCH / "soak"), "--json"]
     amount = ["--runs", "10", "--cells", "100", "--kills", "14"]

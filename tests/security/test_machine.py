@@ -63,6 +63,7 @@ def arena(namespaces: Arena) -> Arena:
     return namespaces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tried_bare())
 def test_works_without_a_jail(arena: Arena, name: str) -> None:
     attack = ATTACKS[name]
@@ -91,6 +92,7 @@ def test_works_with_its_layers_off(arena: Arena, name: str) -> None:
     assert arena.attempt(attack, off if IS_ROOT else off - {"user namespace"}) == attack.worked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer"), alone())
 def test_each_layer_denies_it_alone(arena: Arena, name: str, layer: Layer) -> None:
     attack = ATTACKS[name]

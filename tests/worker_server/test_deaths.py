@@ -70,7 +70,7 @@ def test_a_loading_worker_goes_when_told(start: Callable[..., Any], model_folder
     worker.await_empty_group()
 
 
-@pytest.mark.parametrize("end", ["close", "kill"])
+@pytest.mark.parametrize("end", ["close", pytest.param("kill", marks=pytest.mark.slow)])
 def test_offline_engine_leaves_nothing(model_folder: str, end: str, tmp_path: Path) -> None:
     """A script without the __main__ guard, too; killed with SIGKILL its engine ends by itself."""
     script = tmp_path / "script.py"
