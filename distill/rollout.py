@@ -282,7 +282,7 @@ class Rollout:
             status=turns.status,
             run_id=self._log.run,
             log_dir=self._log.journal.folder,
-            worker_calls=calls.tally.done,
+            worker_calls=calls.tally.sent,
             worker_failures=calls.tally.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
         )
@@ -326,7 +326,7 @@ class Rollout:
             iterations=turns.iterations,
             supervisor_usage=token_usage(turns.usage),
             worker_usage=token_usage(self._calls.tally.usage),
-            worker_calls=self._calls.tally.done,
+            worker_calls=self._calls.tally.sent,
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
         )

@@ -44,6 +44,11 @@ class Tally:
     reused: int = 0
     usage: Usage = field(default_factory=Usage)
 
+    @property
+    def sent(self) -> int:
+        """Calls that a worker was asked: not those that got an answer from before."""
+        return self.done - self.reused
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
