@@ -96,7 +96,8 @@ class Sandbox:
         self.history: list[FinishedCell] = []
         """Cells whose effects stand, oldest first."""
         self._is_closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        """Host calls that are being answered, and the jail that made each."""
 
     # -- what callers see
 
@@ -286,7 +287,7 @@ class Sandbox:
         if self._final_s is not None:
             self._lose("it went on after FINAL and was killed", started_s)
             self._keeper.close_jail()
-        elif not self._tasks:
+        elif not self._open_calls():
             self._lose("its keeper is frozen and was killed", started_s)
             self._keeper.kill()
 
@@ -316,7 +317,7 @@ class Sandbox:
             case wire.CellDone():
                 self._on_cell_done(message)
             case wire.HostCall():
-                self._spawn(self._answer(message))
+                self._begin(message)
             case wire.FinalAnswer():
                 self._on_final_answer(message)
         self._changed.set()
@@ -348,7 +349,7 @@ class Sandbox:
                 interrupted=done.interrupted,
                 live_threads=done.live_threads,
                 spent_s=done.spent_s,
-                open_calls=len(self._tasks),
+                open_calls=self._open_calls(),
             )
 
     def _lose(self, why: str, started_s: float | None) -> None:
@@ -358,10 +359,15 @@ class Sandbox:
 
     # -- host calls
 
-    def _spawn(self, work: Any) -> None:
-        task = self._driver.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _begin(self, call: wire.HostCall) -> None:
+        task = self._driver.loop.create_task(self._answer(call))
+        self._tasks[task] = call.jail
+        task.add_done_callback(self._tasks.pop)
+
+    def _open_calls(self) -> int:
+        """How many calls of this jail wait; those of one that is gone are nobody's any more."""
+        jail = self._keeper.jail if self._keeper is not None else ""
+        return sum(each == jail for each in self._tasks.values())
 
     async def _answer(self, call: wire.HostCall) -> None:
         if self._replay is None:
