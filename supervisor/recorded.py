@@ -6,8 +6,9 @@
     batches, primitives, calls ─► what every finished call got, and what nothing came of
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -22,6 +23,7 @@ from distill.supervisor.requests import asked_key
 from distill.supervisor.spares import Spares
 from distill.traces import Run, records
 
+Called = TypeVar("Called", records.Call, records.Primitive)
 CUT_OFF = "the driver died while it ran; its code is run again"
 """Of a cell that was running when its run was cut off."""
 
@@ -62,13 +64,13 @@ def finished_cell(cell: records.Cell) -> FinishedCell:
 def fill(functions: HostFunctions, run: Run, itemised: frozenset[str]) -> None:
     """Enter what the run's host calls got, and free what nothing came of."""
     fill_ledger(functions.ledger, run, {number: number for number in cell_numbers(run)})
+    calls = _by_cell(call for call in run.primitives if call.function not in itemised)
     for number, good in _endings(run):
-        for call in run.primitives:
-            if call.cell == number and call.function not in itemised:
-                if call.reused:
-                    functions.spares.take(call.key)
-                if call.error is None:
-                    functions.spares.enter(number, call.key, Answer(call.value))
+        for call in calls[number]:
+            if call.reused:
+                functions.spares.take(call.key)
+            if call.error is None:
+                functions.spares.enter(number, call.key, Answer(call.value))
         functions.spares.settle(number, failed=not good)
 
 
@@ -92,6 +94,14 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
         if batch.key and (cell := numbers.get(batch.cell)) is not None:
             lines = items.get((batch.cell, batch.call), {})
             ledger.enter(cell, batch.key, _batch_answer(batch, lines))
+
+
+def _by_cell(called: Iterable[Called]) -> dict[int, list[Called]]:
+    """Calls by the cell that made them, in their order."""
+    found: dict[int, list[Called]] = defaultdict(list)
+    for call in called:
+        found[call.cell].append(call)
+    return found
 
 
 def _endings(run: Run) -> Iterator[tuple[int, bool]]:
@@ -137,10 +147,9 @@ def _item_answer(line: records.Call) -> Any:
 
 def fill_spares(spares: Spares[records.Call], run: Run) -> None:
     """Free the responses that failed or unfinished cells had got, unless they were used since."""
+    lines = _by_cell(line for line in run.calls if line.response is not None)
     for number, good in _endings(run):
-        for line in run.calls:
-            if line.cell != number or line.response is None:
-                continue
+        for line in lines[number]:
             key = line_key(line)
             if line.source == "reused":
                 spares.take(key)
