@@ -23,7 +23,7 @@ come parsed), choices, regex, system. A batch in which some prompts failed raise
 WorkerBatchError with `.answers` (None where failed) and `.errors`.
 - `FINAL(answer)`: ends the run with this answer, any JSON-like value. Call it once you are \
 sure.
-- {python} No network; files only in the working directory.
+- {python} No network. Files can be made in the working directory only, on some machines not at all.
 
 How to work:
 - Reply with one or more fenced blocks of Python (```repl … ```). They run in order; an \
