@@ -243,10 +243,11 @@ def render(result: Any) -> str:
 
 
 def describe_variables(variables: Any) -> str:
-    """Names with their types and sizes, the first VARIABLES_SHOWN of them."""
+    """Names with their types and sizes, the first VARIABLES_SHOWN of them; modules left out."""
+    values = [(name, v) for name, v in variables.items() if v.type != "module"]
     described = [
         f"{name}: {v.type}" + (f"[{v.size}]" if v.size is not None else "")
-        for name, v in list(variables.items())[:VARIABLES_SHOWN]
+        for name, v in values[:VARIABLES_SHOWN]
     ]
-    more = len(variables) - VARIABLES_SHOWN
+    more = len(values) - VARIABLES_SHOWN
     return ", ".join(described) + (f" and {more} more" if more > 0 else "")

@@ -6,8 +6,6 @@ shortened, and of all others the type's name.
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from distill.sandbox.jail.wire import printable
 
 TYPE_CHECKING = False  # importing typing would double the time to start
@@ -34,8 +32,7 @@ def describe(namespace: dict[Any, Any], hidden: dict[str, Any]) -> list[Wire]:
         own = name in hidden and hidden[name] is value
         if own or type(name) is not str or name.startswith("_"):
             continue
-        if not isinstance(value, ModuleType):
-            found.append(_variable(name, value))
+        found.append(_variable(name, value))
     return found[:COUNT_LIMIT]
 
 

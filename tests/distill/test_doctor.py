@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,24 @@ def test_a_gpu_that_vllm_does_not_use_is_told(smi: Path, monkeypatch: pytest.Mon
     assert "CUDA 13.0" in old.remedy
 
 
+def _install(monkeypatch: pytest.MonkeyPatch, versions: Mapping[str, str]) -> None:
+    """An environment with these packages, as ``importlib.metadata`` tells it."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
 def test_a_vllm_that_can_not_be_imported_is_red(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.13: cannot open')")
     (tmp_path / "torch.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(models, "_version", lambda name: "0.31.0")
+    _install(monkeypatch, {"vllm": "0.31.0"})
     check, *others = models.VllmImport().checks()
     assert check.fine is False
     assert "libcudart.so.13: cannot open" in check.seen
@@ -190,7 +202,7 @@ def test_a_vllm_that_can_not_be_imported_is_red(
 
 
 def test_without_vllm_nothing_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_version", lambda name: None)
+    _install(monkeypatch, {})
     (check,) = models.VllmImport().checks()
     assert check.fine is None
     assert "--worker-url" in check.remedy

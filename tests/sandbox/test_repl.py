@@ -508,7 +508,8 @@ def test_variables(jail: Host) -> None:
     assert found["rows"] == ("list", "[[1, 2], {'k': None}]", 2)
     assert found["thing"] == ("Thing", "<Thing>", None)
     assert found["big"][1] == "<int of 1661 bits>"
-    assert not {"re", "_hidden", "FINAL", "WorkerError", "exit"} & set(found)
+    assert found["re"] == ("module", "<module>", None)
+    assert not {"_hidden", "FINAL", "WorkerError", "exit"} & set(found)
 
 
 def test_random_and_hash_are_the_same_in_every_jail(host: Host) -> None:
