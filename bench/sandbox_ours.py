@@ -66,6 +66,7 @@ class Distill(Contestant):
     def replaced(self) -> float:
         """Seconds of a cell that ends its jail and of the next one: their keeper runs on."""
         self.open()
+        self.cell("None")
         started = time.perf_counter()
         try:
             self.cell("import os\nos._exit(0)")

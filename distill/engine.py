@@ -4,9 +4,9 @@ import json
 import os
 import secrets
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.message import Message
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound, Sockets
 from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
 from distill.supervisor.journal import encode_context
@@ -51,21 +51,16 @@ class Engine:
                 "ipc:///…/clients.sock"
             )
         name = f"client-{os.getpid()}-{secrets.token_hex(4)}"
-        self._inbox: SimpleQueue[Inbound] = SimpleQueue()
+        self._inbox: deque[Inbound] = deque()
         self._conversation = Conversation(wire.TRANSITIONS, peer="engine")
-        self._sockets = SocketThread("distill-client", self._on_batch)
+        self._sockets = Sockets()
         self._sockets.connect(
             "engine", self.endpoint, identity=name.encode(), limit_bytes=wire.FRAME_LIMIT_BYTES
         )
-        self._sockets.start()
         self._send(wire.ClientHello(PROTOCOL_VERSION, name, os.getpid()))
         if self._receive(GREETING_S) is None:
             self.close()
             raise MachineError(f"no engine answers at {self.endpoint}")
-
-    def _on_batch(self, batch: list[Inbound]) -> None:
-        for inbound in batch:
-            self._inbox.put(inbound)
 
     def _send(self, message: Message) -> None:
         payload = CLIENT_TO_DRIVER.encode(message)  # type: ignore[arg-type]
@@ -73,11 +68,11 @@ class Engine:
         self._sockets.send("engine", payload)
 
     def _receive(self, deadline_s: float) -> Message | None:
-        try:
-            inbound = self._inbox.get(timeout=deadline_s)
-        except Empty:
+        if not self._inbox:
+            self._inbox.extend(self._sockets.poll(deadline_s))
+        if not self._inbox:
             return None
-        message = CLIENT_TO_DRIVER.decode(inbound.payload, peer="engine")
+        message = CLIENT_TO_DRIVER.decode(self._inbox.popleft().payload, peer="engine")
         self._conversation.received(message)
         return message
 

@@ -1,22 +1,23 @@
-"""The only module that touches ZeroMQ: every socket of a process, and the thread that listens.
+"""The only module that touches ZeroMQ: every socket of a process, polled by its own loop.
 
 ::
 
     callers ── send() ──► socket, under the lock
-    thread: poll, drain under the lock ──► on_batch(list[Inbound])
+    loop: a descriptor is readable ──► read() ──► list[Inbound]
 
-A caller sends by itself: to wake the thread for it would cost each message a switch of threads.
-ZeroMQ allows a socket to change hands where a lock stands between. ``on_batch`` is called in the
-thread, once for all that one poll found; it hands over to whatever loop the process has and must
-not block. Sends never block: the bound is credit, not a high-water mark (docs/protocol.md,
-"Back-pressure").
+No thread stands between: to wake one would cost each message a switch, and the loop would have
+to be woken all the same. A caller in another thread may send; ZeroMQ allows a socket to change
+hands where a lock stands between. Sends never block: the bound is credit, not a high-water mark
+(docs/protocol.md, "Back-pressure").
 """
 
+import asyncio
 import contextlib
 import ipaddress
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from distill.protocol.errors import LocalProtocolError
 RECEIVE_QUEUE = 1000
 """Messages a peer may have waiting; a flood with no bound grew the driver to 1 GiB."""
 LINGER_MS = 1000
+CLOSE_S = 5.0
+"""How long a loop that is busy may keep ``close`` waiting."""
 DRAIN_PER_POLL = 256
 """Messages taken from one socket before the others get their turn."""
 ZERO_COPY_BYTES = 65536
@@ -59,7 +62,7 @@ def _is_loopback(host: str) -> bool:
 class Inbound:
     """What a socket gave: a peer's payload, or that a peer was unreachable or broke framing.
 
-    ``crashed``: the socket thread itself has failed; nothing comes or goes any more.
+    ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more.
     """
 
     zone: str
@@ -79,29 +82,28 @@ class _End:
     """ZeroMQ's own: readable when the socket *may* have changed, so one looks and drains."""
 
 
-class SocketThread:
-    """Sockets by zone name, and one thread that receives for all.
+class Sockets:
+    """Sockets by zone name, for one loop.
 
-    ``bind`` and ``connect`` come before ``start``; ``send`` and ``close`` may be called from
-    any thread. A ROUTER zone needs the peer's identity in ``send``, a DEALER zone ignores it.
-    Large payloads are sent without a copy, for which pyzmq starts a thread and imports a module
-    when the first comes; ``copies``: they are copied too.
+    ``bind`` and ``connect`` come first. Then either ``listen`` joins an asyncio loop, or a loop of
+    another kind polls ``filenos`` and calls ``read``, or a program without one calls ``poll``.
+    ``send`` and ``close`` may be called from any thread. A ROUTER zone needs the peer's identity
+    in ``send``, a DEALER zone ignores it. Large payloads are sent without a copy, for which pyzmq
+    starts a thread and imports a module when the first comes; ``copies``: they are copied too.
     """
 
-    def __init__(
-        self, name: str, on_batch: Callable[[list[Inbound]], None], *, copies: bool = False
-    ) -> None:
+    def __init__(self, *, copies: bool = False) -> None:
         self._copies = copies
         self._context = zmq.Context()
         self._ends: dict[str, _End] = {}
-        self._on_batch = on_batch
         self._failed: deque[Inbound] = deque()
         self._broken: zmq.ZMQError | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._lock = threading.Lock()
-        """Whoever touches a socket holds it; never while ``on_batch`` runs."""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        """Whoever touches a socket holds it."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
 
     def bind(self, zone: str, endpoint: str, *, limit_bytes: int) -> str:
         """Bind a ROUTER and return what was bound; ports are never guessed.
@@ -132,14 +134,10 @@ class SocketThread:
         self._ends[zone] = _End(zone, socket, kind == zmq.ROUTER, fd)
         return socket
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
     def send(self, zone: str, payload: bytes, *, peer: bytes = b"") -> None:
         """Send one message. Never blocks; after ``close`` it does nothing.
 
-        A peer that is not there is an event for ``on_batch``.
+        A peer that is not there is an event, to be read.
         """
         with self._lock:
             if self._closing:
@@ -161,74 +159,107 @@ class SocketThread:
                     return
             os.eventfd_write(self._wake_fd, 1)
 
+    # -- receiving
+
+    def filenos(self) -> tuple[int, ...]:
+        """The descriptors to poll; ``read`` the one that is readable."""
+        return (self._wake_fd, *(end.fd for end in self._ends.values()))
+
+    def read(self, fd: int) -> list[Inbound]:
+        """What has arrived behind this descriptor, DRAIN_PER_POLL messages a socket at most.
+
+        Raises OSError (zmq.ZMQError) when ZeroMQ has failed.
+        """
+        batch: list[Inbound] = []
+        woken = fd == self._wake_fd
+        if woken:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(fd)
+            if self._broken is not None:
+                raise self._broken
+            while self._failed:
+                batch.append(self._failed.popleft())
+        with self._lock:
+            for end in self._ends.values() if not self._closing else ():
+                if (woken or end.fd == fd) and not self._drain(end, batch):
+                    os.eventfd_write(self._wake_fd, 1)
+        return batch
+
+    def _drain(self, end: _End, batch: list[Inbound]) -> bool:
+        """Take what has arrived, DRAIN_PER_POLL at most; whether that was all."""
+        for _ in range(DRAIN_PER_POLL):
+            # Asked first: the exception that says so would cost more than the message.
+            if not int(end.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return True
+            peer = end.socket.recv(zmq.NOBLOCK) if end.names_peers else b""
+            payload = end.socket.recv(zmq.NOBLOCK)
+            if not end.socket.getsockopt(zmq.RCVMORE):
+                batch.append(Inbound(end.zone, peer, payload))
+                continue
+            while end.socket.getsockopt(zmq.RCVMORE):
+                end.socket.recv(zmq.NOBLOCK)
+            batch.append(Inbound(end.zone, peer, b"", "malformed"))
+        return False
+
+    def poll(self, timeout_s: float) -> list[Inbound]:
+        """Wait for what comes next; nothing when the time is up."""
+        poll = select.poll()
+        for fd in self.filenos():
+            poll.register(fd, select.POLLIN)
+        due_s = time.monotonic() + timeout_s
+        batch: list[Inbound] = []
+        while not batch and (left_s := due_s - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left_s * 1000):
+                batch += self.read(fd)
+        return batch
+
+    def listen(
+        self, loop: asyncio.AbstractEventLoop, on_batch: Callable[[list[Inbound]], None]
+    ) -> None:
+        """From now on ``on_batch`` is called on ``loop`` with what has arrived. Called on it."""
+
+        def on_readable(fd: int) -> None:
+            try:
+                batch = self.read(fd)
+            except zmq.ZMQError:
+                # A process whose link is dead must not wait for its peers: it hears of it.
+                self._leave_loop()
+                batch = [Inbound(zone, b"", b"", "crashed") for zone in self._ends]
+            if batch:
+                on_batch(batch)
+
+        with self._lock:
+            if self._closing:
+                return
+            self._loop, self._loop_thread = loop, threading.get_ident()
+            for fd in self.filenos():
+                loop.add_reader(fd, on_readable, fd)
+            os.eventfd_write(self._wake_fd, 1)  # what came before is there to be read
+
+    def _leave_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            for fd in self.filenos():
+                loop.remove_reader(fd)
+
+    # -- ending
+
     def close(self) -> None:
-        """Send what is queued, close the sockets and end the thread."""
+        """Send what is queued and close the sockets."""
         with self._lock:
             if self._closing:
                 return
             self._closing = True
-            os.eventfd_write(self._wake_fd, 1)
-        if self._thread.ident is None:
-            self._close_sockets()
-        elif threading.current_thread() is not self._thread:
-            self._thread.join(timeout=5)
-
-    def _run(self) -> None:
-        poll = select.poll()
-        for fd in (self._wake_fd, *(end.fd for end in self._ends.values())):
-            poll.register(fd, select.POLLIN)
-        try:
-            ready = {self._wake_fd}
-            while not self._closing:
-                batch, left = self._gather(ready)
-                if batch:
-                    self._on_batch(batch)
-                ready = left or {fd for fd, _ in poll.poll()}
-        except Exception:
-            # A process whose link is dead must not wait for its peers: it hears of it.
-            with self._lock:
-                self._closing = True
-            self._on_batch([Inbound(zone, b"", b"", "crashed") for zone in self._ends])
-            raise
-        finally:
-            self._close_sockets()
-
-    def _close_sockets(self) -> None:
+        # A loop that still watched a closed descriptor would mistake the next of its number.
+        if self._loop_thread == threading.get_ident():
+            self._leave_loop()
+        elif (loop := self._loop) is not None and loop.is_running():
+            left = threading.Event()
+            loop.call_soon_threadsafe(self._leave_loop)
+            loop.call_soon_threadsafe(left.set)
+            left.wait(CLOSE_S)
         with self._lock:
             for end in self._ends.values():
                 end.socket.close()
         self._context.term()
         os.close(self._wake_fd)
-
-    def _gather(self, ready: set[int]) -> tuple[list[Inbound], set[int]]:
-        """What the ready sockets have, and those that have more; all, if the thread was woken."""
-        batch: list[Inbound] = []
-        woken = self._wake_fd in ready
-        if woken:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake_fd)
-            if self._broken is not None:
-                raise self._broken
-            while self._failed:
-                batch.append(self._failed.popleft())
-        left = {
-            end.fd
-            for end in self._ends.values()
-            if (woken or end.fd in ready) and not self._drain(end, batch)
-        }
-        return batch, left
-
-    def _drain(self, end: _End, batch: list[Inbound]) -> bool:
-        """Take what has arrived, DRAIN_PER_POLL at most; whether that was all."""
-        for _ in range(DRAIN_PER_POLL):
-            try:
-                with self._lock:
-                    frames = end.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return True
-            peer = frames.pop(0) if end.names_peers else b""
-            if len(frames) == 1:
-                batch.append(Inbound(end.zone, peer, frames[0]))
-            else:
-                batch.append(Inbound(end.zone, peer, b"", "malformed"))
-        return False

@@ -1,15 +1,12 @@
-"""The keeper's link to the driver: the socket thread, a queue, and a descriptor to poll."""
+"""The keeper's link to the driver: what of it is polled, and the conversation's rules."""
 
-import contextlib
 import os
-import signal
-from collections import deque
 
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol.codec import DRIVER_TO_KEEPER, KEEPER_TO_DRIVER
+from distill.protocol.codec import KEEPER_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import RemoteProtocolError
-from distill.protocol.message import LogRecords, Shutdown, Welcome
+from distill.protocol.message import LogRecords, Welcome
 from distill.protocol.sandbox_link import (
     FRAME_LIMIT_BYTES,
     TRANSITIONS,
@@ -19,12 +16,9 @@ from distill.protocol.sandbox_link import (
     NoJail,
     ToKeeper,
 )
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Sockets
 
 ZONE = "driver"
-SHUTDOWN = DRIVER_TO_KEEPER.encode(Shutdown())
-SHUTDOWN_S = 1.5
-"""From the arrival of Shutdown to the end, which is then SIGALRM's if need be."""
 
 
 class DriverLink:
@@ -32,43 +26,25 @@ class DriverLink:
 
     def __init__(self, endpoint: str, keeper: str) -> None:
         self._keeper = keeper
-        self._inbox: deque[Inbound] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._conversation = Conversation(TRANSITIONS, peer="driver")
-        self._sockets = SocketThread("keeper-sockets", self._on_batch, copies=True)
+        self._sockets = Sockets(copies=True)
         self._sockets.connect(
             ZONE, endpoint, identity=keeper.encode(), limit_bytes=FRAME_LIMIT_BYTES
         )
-        self._sockets.start()
 
-    def _on_batch(self, batch: list[Inbound]) -> None:
-        """In the socket thread: queue, and wake the loop once.
-
-        Shutdown is obeyed from here on, whatever the loop is busy with for the jail.
-        """
-        if any(inbound.payload == SHUTDOWN for inbound in batch):
-            signal.setitimer(signal.ITIMER_REAL, SHUTDOWN_S)
-        self._inbox.extend(batch)
-        os.eventfd_write(self._wake_fd, 1)
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        return self._wake_fd
+    def filenos(self) -> tuple[int, ...]:
+        """The descriptors to poll."""
+        return self._sockets.filenos()
 
     @property
     def state(self) -> str:
         """Where the conversation stands."""
         return self._conversation.state
 
-    def read(self) -> list[ToKeeper]:
+    def read(self, fd: int) -> list[ToKeeper]:
         """What has arrived. Raises RemoteProtocolError if the driver broke a rule."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake_fd)
         found: list[ToKeeper] = []
-        while self._inbox:
-            inbound = self._inbox.popleft()
-            if inbound.event == "crashed":
-                raise RemoteProtocolError("the link has failed", peer="driver")
+        for inbound in self._sockets.read(fd):
             if inbound.event == "malformed":
                 raise RemoteProtocolError("a message of several parts", peer="driver")
             if inbound.event == "message":
@@ -106,5 +82,5 @@ class DriverLink:
         self.send(LogRecords((record,)))
 
     def close(self) -> None:
-        """Send what is queued and end the thread."""
+        """Send what is queued and close."""
         self._sockets.close()

@@ -60,18 +60,18 @@ class Keeper:
     def serve(self) -> None:
         """Work until Shutdown, or until the launcher is gone."""
         poller = select.poll()
-        poller.register(self._driver, select.POLLIN)
-        poller.register(self._control, select.POLLIN)
-        handlers: dict[int, Callable[[int], None]] = {
-            self._driver.fileno(): self._on_driver,
+        handlers: dict[int, Callable[[int, int], None]] = {
             self._control.fileno(): self._on_control,
+            **dict.fromkeys(self._driver.filenos(), self._on_driver),
         }
+        for fd in handlers:
+            poller.register(fd, select.POLLIN)
         while self._running:
             watched = self._watch_jail(poller)
             wait_s = self._session.tick() if self._session is not None else 60.0
             for fd, events in poller.poll(wait_s * 1000):
                 if self._running:
-                    handlers.get(fd, self._on_jail)(events)
+                    handlers.get(fd, self._on_jail)(fd, events)
             if watched is not None:
                 poller.unregister(watched)
 
@@ -86,7 +86,7 @@ class Keeper:
 
     # -- the jail
 
-    def _on_jail(self, events: int) -> None:
+    def _on_jail(self, _fd: int, events: int) -> None:
         session = self._session
         if session is None or session.socket is None:
             return
@@ -97,8 +97,8 @@ class Keeper:
 
     # -- the driver
 
-    def _on_driver(self, _events: int) -> None:
-        for message in self._driver.read():
+    def _on_driver(self, fd: int, _events: int) -> None:
+        for message in self._driver.read(fd):
             self._driver.accept(message)
             self._obey(message)
             if not self._running:
@@ -155,7 +155,7 @@ class Keeper:
 
     # -- the launcher
 
-    def _on_control(self, _events: int) -> None:
+    def _on_control(self, _fd: int, _events: int) -> None:
         for message, end in self._control.read():
             session = self._session
             if session is not None and session.jail == message.jail:
@@ -197,7 +197,6 @@ def main() -> int:
     args = parser.parse_args()
     # Ctrl-C reaches the whole terminal; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the end, if Shutdown is not obeyed in time
     control = Control(args.control_fd)
     found = plan.make(args.sandbox, args.package)
     seal = Seal(plan.keeper_uid(found))

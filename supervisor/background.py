@@ -5,7 +5,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -43,22 +43,62 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     except RuntimeError as error:
         if "no running event loop" not in str(error):
             raise
-    ended = threading.Event()
-
-    async def run() -> T:
-        try:
-            return await work
-        finally:
-            ended.set()
-
-    future = asyncio.run_coroutine_threadsafe(run(), home)
+    job = _Job(work)
+    home.call_soon_threadsafe(job.start, home)
     try:
-        return future.result()
+        return job.result()
     except BaseException:
-        if not future.done():
-            future.cancel()
-            ended.wait(CLEAN_UP_S)
+        job.cancel(home)
         raise
+
+
+class _Job(Generic[T]):
+    """A coroutine on the loop and a thread that waits for it.
+
+    A concurrent.futures.Future between them would cost two more turns of the loop.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._value: T
+        self._error: BaseException | None = None
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def start(self, home: asyncio.AbstractEventLoop) -> None:
+        """On the loop."""
+        self._task = home.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            self._value = await self._work
+        except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
+            self._error = error
+        finally:
+            self._ended.release()
+
+    def result(self) -> T:
+        """Wait for the end; what the coroutine returned or raised."""
+        with self._ended:
+            error, self._error = self._error, None
+            if error is None:
+                return self._value
+            try:
+                raise error
+            finally:
+                del error  # or its traceback, which has this frame, would hold itself
+
+    def cancel(self, home: asyncio.AbstractEventLoop) -> None:
+        """Give it CLEAN_UP_S to end, unless it has."""
+        if self._ended.locked():
+            # A turn later: a task that is cancelled before its first step never comes to its end.
+            home.call_soon_threadsafe(lambda: home.call_soon(self._cancel_task))
+            self._ended.acquire(timeout=CLEAN_UP_S)
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
 
 def waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

@@ -4,7 +4,7 @@
 
     launcher ── Started/Exited ──┐
                                  ▼
-    sockets thread ─ batches ─► loop ──► zone handlers (fleet, sandboxes, clients)
+    sockets ───── batches ───► loop ──► zone handlers (fleet, sandboxes, clients)
                                  └─────► journals (events of processes)
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from distill.protocol import client_link, sandbox_link, worker_link
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound, Sockets
 from distill.supervisor import background, run_directory
 from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.children import Children
@@ -64,7 +64,7 @@ class Driver:
         self.children = Children(
             self.loop, self.run_directory, self._on_child, self._on_launcher_lost
         )
-        self._sockets = SocketThread("distill-sockets", self._on_batch)
+        self._sockets = Sockets()
         self.endpoints = {
             zone: self._sockets.bind(
                 zone, f"ipc://{self.run_directory}/{zone}.sock", limit_bytes=limit
@@ -73,13 +73,13 @@ class Driver:
         }
         self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
         self.loop.call_soon_threadsafe(self._listen)
-        self._sockets.start()
         self.call_threads = CallThreads()
         self.is_closed = False
         atexit.register(self.close)
 
     def _listen(self) -> None:
         self.children.listen()
+        self._sockets.listen(self.loop, self._on_batch)
         self.event("driver_started", self.producer, run_directory=str(self.run_directory))
         self.event("launcher_started", self.launcher)
 
@@ -113,9 +113,6 @@ class Driver:
         self._sockets.send(zone, payload, peer=peer.encode())
 
     def _on_batch(self, batch: list[Inbound]) -> None:
-        self.loop.call_soon_threadsafe(self._deliver, batch)
-
-    def _deliver(self, batch: list[Inbound]) -> None:
         if any(inbound.event == "crashed" for inbound in batch):
             self.event("sockets_lost", self.producer)
             self._give_up()

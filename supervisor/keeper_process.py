@@ -115,7 +115,8 @@ class KeeperProcess:
         while not condition():
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), max(due - time.monotonic(), 0))
+                async with asyncio.timeout(max(due - time.monotonic(), 0)):
+                    await self._changed.wait()
             except TimeoutError:
                 state = self.state
                 self.end()

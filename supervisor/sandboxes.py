@@ -147,7 +147,7 @@ class Sandbox:
                 self._keeper = keeper
             await self._open(keeper)
             if keeper.state == "idle":
-                standby.of(self._driver).prepare()
+                standby.of(self._driver).prepare_soon()
                 return
             failure = keeper.failure
         raise SandboxError(failure or "the sandbox did not start")
@@ -269,7 +269,8 @@ class Sandbox:
         while self._outcome is None:
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), self._patience_s())
+                async with asyncio.timeout(self._patience_s()):
+                    await self._changed.wait()
             except TimeoutError:
                 self._give_up(started_s)
         return self._outcome

@@ -1,8 +1,8 @@
 """A keeper whose jail is started ahead, so that a run finds one ready and waits for none.
 
 It stands by in a process that is likely to have another run: one with a resident engine, or
-one that has had a run already. A run takes it for itself; the next is made once the run's own
-jail is ready, so that it takes no time from it.
+one that has had a run already. A run takes it for itself; the next is made a moment after the
+run's own jail is ready, so that it takes no time from the first cell.
 """
 
 from distill.protocol import sandbox_link as wire
@@ -10,7 +10,8 @@ from distill.supervisor.driver import Driver
 from distill.supervisor.keeper_process import KeeperProcess, Listener
 
 PAUSE_S = 0.25
-"""After a run in a program of one's own: a program that then ends has started nothing more."""
+"""A new keeper uses a core for as long: a first cell is over by then, and a program that ends
+after its run has started nothing more."""
 LOSSES_LIMIT = 3
 """Of keepers in a row that died while they stood by; the next run may make another."""
 
@@ -57,6 +58,10 @@ class Standby:
         """The same after a pause, for a program that may be about to end."""
         if not self._is_wanted:
             self.driver.loop.call_later(PAUSE_S, self.expect_runs)
+
+    def prepare_soon(self) -> None:
+        """The same as ``prepare``, after the pause."""
+        self.driver.loop.call_later(PAUSE_S, self.prepare)
 
     def prepare(self) -> None:
         """Make the next keeper, if one is wanted and none waits."""

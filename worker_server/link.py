@@ -2,9 +2,9 @@
 
 ::
 
-    socket thread ── decode, check ──► loop.call_soon_threadsafe(on_message)
+    sockets ── batch ──► event loop: decode, check ──► on_message
     heartbeat thread ──┐
-    event loop ────────┴─► send: check, encode ──► socket thread
+    event loop ────────┴─► send: check, encode ──► sockets
 
 Heartbeats have a thread of their own: the loop may be busy for a second and importing torch
 for ten, and neither is a death.
@@ -19,7 +19,7 @@ from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
 from distill.protocol.message import LogRecords, Welcome
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound, Sockets
 from distill.protocol.worker_link import (
     FRAME_LIMIT_BYTES,
     TRANSITIONS,
@@ -49,14 +49,14 @@ class Link:
         self._conversation = Conversation(TRANSITIONS, peer="driver")
         self._lock = threading.RLock()
         self._closing = threading.Event()
-        self._sockets = SocketThread("driver-link", self._on_batch)
+        self._sockets = Sockets()
 
     def open(self, endpoint: str, hello: WorkerHello) -> None:
         """Connect and say Hello. Raises ProtocolError for an endpoint that is refused."""
         self._sockets.connect(
             ZONE, endpoint, identity=hello.epoch.encode(), limit_bytes=FRAME_LIMIT_BYTES
         )
-        self._sockets.start()
+        self._sockets.listen(self._loop, self._on_batch)
         self.send(hello)
 
     def send(self, message: FromWorker) -> None:
@@ -84,18 +84,17 @@ class Link:
         self._sockets.close()
 
     def _on_batch(self, batch: list[Inbound]) -> None:
-        """In the socket thread."""
         for inbound in batch:
             try:
                 message = WORKER_TO_DRIVER.decode(inbound.payload, peer="driver")
                 with self._lock:
                     self._conversation.received(message)
             except ProtocolError as error:
-                self._loop.call_soon_threadsafe(self._on_fault, error)
+                self._on_fault(error)
                 continue
             if isinstance(message, Welcome) and message.protocol == PROTOCOL_VERSION:
                 self._start_heartbeat(message.heartbeat_s)
-            self._loop.call_soon_threadsafe(self._on_message, message)
+            self._on_message(message)
 
     def _start_heartbeat(self, interval_s: float) -> None:
         threading.Thread(

@@ -49,7 +49,8 @@ class Cells:
 
     def _execute(self, name: str, code: str) -> None:
         body, last = _split(code, name)
-        exec(body, self._namespace)  # noqa: S102  (this is what the jail is for)
+        if body is not None:
+            exec(body, self._namespace)  # noqa: S102  (this is what the jail is for)
         if last is not None:
             value = eval(last, self._namespace)  # noqa: S307
             if value is not None:
@@ -99,13 +100,15 @@ class Cells:
         return described if line is None else {**described, "line": line}
 
 
-def _split(code: str, name: str) -> tuple[CodeType, CodeType | None]:
+def _split(code: str, name: str) -> tuple[CodeType | None, CodeType | None]:
     """The cell's statements, and its last expression if it ends in one."""
     tree = compile(code, name, "exec", flags=ONLY_AST, dont_inherit=True)
     last = None
     if tree.body and isinstance(tree.body[-1], _ast.Expr):
         expression = _ast.Expression(tree.body.pop().value)
         last = compile(expression, name, "eval", dont_inherit=True)
+    if not tree.body:
+        return None, last
     return compile(tree, name, "exec", dont_inherit=True), last
 
 

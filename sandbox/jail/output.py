@@ -32,12 +32,15 @@ class Printer:
         self._used_bytes = 0
         self.dropped_bytes = 0
         self._files = {name: _Bypass(name, fd) for name, fd in STREAMS.items()}
+        self._streams = {name: _text_stream(name, self) for name in STREAMS}
 
     def start_cell(self) -> None:
-        """Give the cell fresh streams and its whole allowance."""
+        """Give the cell both streams, whatever the last one did to them, and its allowance."""
         self._used_bytes = self.dropped_bytes = 0
         for name in STREAMS:
-            setattr(sys, name, _text_stream(name, self))
+            if not _is_usable(self._streams[name]):
+                self._streams[name] = _text_stream(name, self)
+            setattr(sys, name, self._streams[name])
 
     def emit(self, stream: str, text: str) -> None:
         """Send text as far as the allowance goes; the rest is counted."""
@@ -86,6 +89,11 @@ class _Raw(io.RawIOBase):
         self._printer = printer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no bytes wait for the rest of their character."""
+        return not self._decoder.getstate()[0]
+
     def writable(self) -> bool:
         return True
 
@@ -99,6 +107,15 @@ class _Raw(io.RawIOBase):
             if text:
                 self._printer.emit(self._name, text)
         return len(view)
+
+
+def _is_usable(stream: io.TextIOWrapper) -> bool:
+    """Whether it is neither closed nor detached, and ends in no half character."""
+    try:
+        raw: Any = stream.buffer
+        return not raw.closed and raw.is_fresh
+    except ValueError:
+        return False
 
 
 def _text_stream(name: str, printer: Printer) -> io.TextIOWrapper:

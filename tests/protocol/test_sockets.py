@@ -1,5 +1,6 @@
 """The socket thread on real ipc sockets, with peers that behave and raw ones that don't."""
 
+import asyncio
 import queue
 import socket
 import tempfile
@@ -12,7 +13,8 @@ import pytest
 import zmq
 
 from distill.protocol.errors import LocalProtocolError
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound, Sockets
+from tests.protocol.socket_thread import SocketThread
 
 LIMIT = 1 << 20
 
@@ -48,7 +50,7 @@ def make() -> Iterator[Make]:
 
     def one(name: str) -> tuple[SocketThread, Inbox]:
         inbox = Inbox()
-        made.append(SocketThread(name, inbox))
+        made.append(SocketThread(inbox))
         return made[-1], inbox
 
     yield one
@@ -255,6 +257,52 @@ def test_what_arrives_while_sending_is_noticed(
         assert [there.next().payload for _ in range(3000)] == [b"%d" % n for n in range(3000)]
     for lane in lanes:
         lane.join()
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    runs = threading.Thread(target=made.run_forever)
+    runs.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    runs.join()
+    made.close()
+
+
+def test_a_loop_listens(make: Make, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
+    """One after another in one loop, as drivers are, each closed from outside it."""
+    for number in range(3):
+        host, inbox = Sockets(), Inbox()
+        endpoint = host.bind("zone", f"ipc://{folder}/{number}", limit_bytes=LIMIT)
+        peer, replies = dealer(make, endpoint, b"p")
+        peer.send("host", b"early")
+        loop.call_soon_threadsafe(host.listen, loop, inbox)
+        assert inbox.next().payload == b"early"
+        for payload in (b"%d" % n for n in range(1000)):
+            peer.send("host", payload)
+        assert [inbox.next().payload for _ in range(1000)] == [b"%d" % n for n in range(1000)]
+        host.send("zone", b"from another thread", peer=b"p")
+        assert replies.next().payload == b"from another thread"
+        host.close()
+
+
+def test_sockets_that_are_closed_before_the_loop_came_to_them(
+    make: Make, folder: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    """Their descriptors' numbers are the next ones': a loop that took them would be deaf."""
+    for number in range(3):
+        over = Sockets()
+        over.bind("zone", f"ipc://{folder}/over{number}", limit_bytes=LIMIT)
+        over.close()
+        loop.call_soon_threadsafe(over.listen, loop, Inbox())
+        host, inbox = Sockets(), Inbox()
+        endpoint = host.bind("zone", f"ipc://{folder}/{number}", limit_bytes=LIMIT)
+        loop.call_soon_threadsafe(host.listen, loop, inbox)
+        peer, _ = dealer(make, endpoint, b"p")
+        peer.send("host", b"heard")
+        assert inbox.next().payload == b"heard"
+        host.close()
 
 
 def test_one_message_each_way_a_thousand_times(

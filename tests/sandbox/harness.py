@@ -43,8 +43,9 @@ from distill.protocol.sandbox_link import (
     OpenJail,
     ToKeeper,
 )
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound
 from distill.supervisor.context import ContextFile
+from tests.protocol.socket_thread import SocketThread
 
 KEEPER = "keeper-1"
 WAIT_S = 20.0
@@ -80,7 +81,7 @@ class Host:
         self.jail = ""
         self.launcher_events: list[FromLauncher] = []
         self._start_launcher()
-        self._sockets = SocketThread("test-driver", self._on_batch)
+        self._sockets = SocketThread(self._on_batch)
         endpoint = self._sockets.bind(
             "sandboxes", f"ipc://{folder}/k.sock", limit_bytes=FRAME_LIMIT_BYTES
         )

@@ -1,38 +1,22 @@
-"""A keeper whose loop is stuck is ended by its alarm, not by the jail's good will."""
+"""A keeper whose loop is stuck is ended by its driver, not by the jail's good will."""
 
-import subprocess
-import sys
+import os
+import signal
 import time
-from queue import SimpleQueue
 
-from distill.protocol.codec import DRIVER_TO_KEEPER
-from distill.protocol.message import Shutdown
-from distill.protocol.sandbox_link import FRAME_LIMIT_BYTES
-from distill.protocol.sockets import Inbound, SocketThread
-from tests.sandbox.harness import KEEPER
+import psutil
 
-STUCK = """
-import sys
-from distill.protocol.sandbox_link import NoJail
-from distill.sandbox.driver_link import DriverLink
-DriverLink(sys.argv[1], sys.argv[2]).hello(NoJail((), ""))
-while True: pass
-"""
+from distill.repl import REPL
+from distill.supervisor.keeper_process import SHUTDOWN_S
 
 
-def test_shutdown_ends_a_stuck_loop() -> None:
-    inbox: SimpleQueue[list[Inbound]] = SimpleQueue()
-    sockets = SocketThread("test-driver", inbox.put)
-    endpoint = sockets.bind("keepers", "tcp://127.0.0.1:*", limit_bytes=FRAME_LIMIT_BYTES)
-    sockets.start()
-    stuck = subprocess.Popen([sys.executable, "-c", STUCK, endpoint, KEEPER])
-    try:
-        inbox.get(timeout=20)
-        started = time.monotonic()
-        sockets.send("keepers", DRIVER_TO_KEEPER.encode(Shutdown()), peer=KEEPER.encode())
-        stuck.wait(5)
-        assert 1.0 < time.monotonic() - started < 2.0
-    finally:
-        stuck.kill()
-        stuck.wait()
-        sockets.close()
+def test_a_stuck_keeper_does_not_outlive_its_session() -> None:
+    repl = REPL("", "", lambda prompt: prompt, list)
+    with repl:
+        repl.execute("a = 1")
+        assert repl.sandbox is not None
+        keeper = psutil.Process(repl.sandbox.producer.pid)
+        os.kill(keeper.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    gone, _ = psutil.wait_procs([keeper], timeout=SHUTDOWN_S + 3)
+    assert gone, f"alive {time.monotonic() - started:.1f} s later"

@@ -13,8 +13,12 @@ KEEPER = "distill.sandbox.keeper"
 
 
 def _run() -> None:
+    """A run, over when its own keeper is gone."""
     with REPL("", "", worker_fn=str, worker_batch_fn=list) as repl:
         assert repl.execute("1 + 1").stdout == "2\n"
+        assert repl.sandbox is not None
+        keeper = repl.sandbox.producer.pid
+    wait_until(lambda: not is_alive(keeper), what="the run's keeper is gone")
 
 
 def _standing_by() -> tuple[list[int], list[int]]:

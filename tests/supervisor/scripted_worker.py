@@ -17,7 +17,8 @@ from pathlib import Path
 from distill.protocol import worker_link as W
 from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.message import Shutdown, Welcome
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound
+from tests.protocol.socket_thread import SocketThread
 
 CARD = W.ModelCard("scripted", "a", "b", "c", "f32", "cpu", "none", "0", 4096, "raw_logprobs")
 
@@ -29,7 +30,7 @@ class Server:
         self.act = act
         self.inbox: queue.Queue[W.ToWorker] = queue.Queue()
         epoch = secrets.token_hex(8)
-        self.sockets = SocketThread("worker", self.on_batch)
+        self.sockets = SocketThread(self.on_batch)
         self.sockets.connect("d", connect, identity=epoch.encode(), limit_bytes=W.FRAME_LIMIT_BYTES)
         self.sockets.start()
         version = 99 if act == "version" else 1

@@ -18,7 +18,7 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.message import LogRecords, Welcome
-from distill.protocol.sockets import Inbound, SocketThread
+from distill.protocol.sockets import Inbound
 from distill.protocol.worker_link import (
     BATCH_REQUESTS,
     FRAME_LIMIT_BYTES,
@@ -34,6 +34,7 @@ from distill.protocol.worker_link import (
     WorkerHello,
     WorkerReady,
 )
+from tests.protocol.socket_thread import SocketThread
 
 HEARTBEAT_S = 0.2
 LOAD_TIMEOUT_S = 240.0
@@ -52,7 +53,7 @@ class Driver:
         self.ready: WorkerReady | None = None
         self._conversation = Conversation(TRANSITIONS, peer="worker")
         self._peer = b""
-        self._sockets = SocketThread("test-driver", self._on_batch)
+        self._sockets = SocketThread(self._on_batch)
         self._sockets.bind("workers", self.endpoint, limit_bytes=FRAME_LIMIT_BYTES)
         self._sockets.start()
 
