@@ -79,7 +79,7 @@ PROCESSES = (
         "run a program from memory",
         "execveat of a descriptor, no path",
         """
-        program = os.open(PYTHON + '/bin/python3', os.O_RDONLY)
+        program = os.open(PYTHON + '/bin/python3', os.O_PATH)
         arguments = (ctypes.c_char_p * 3)(b'python3', b'-V', None)
         call(322, program, b'', arguments, None, 0x1000)
         """,
