@@ -80,7 +80,7 @@ def test_from_a_wheel(from_wheel: Path) -> None:
 @pytest.mark.parametrize("install", ["checkout", "wheel"])
 @pytest.mark.parametrize("user", ["root", "ordinary"])
 def test_every_attack(from_wheel: Path, user: str, install: str, tier: str) -> None:
-    """Without a jail, in it, with its layers off, with each of them alone; all that this user may."""
+    """Without a jail, in it, with its layers off, with each alone: all that this user may."""
     if os.geteuid() != 0 and user == "root":
         pytest.skip("only root can become another user")
     prefix = ordinary.prefix() if user == "ordinary" else ()
