@@ -75,7 +75,8 @@ class Attempts:
         if status is not None and status < 500:
             self._used = 0  # it was turned away; of others nobody knows what they used
         if status is not None and not is_passing(status, headers):
-            self._limiter.replied()
+            if status != 429:
+                self._limiter.replied()
             return False
         self._asked_s = asked_wait_s(headers)
         wait_s = self._asked_s or self._next_backoff_s()

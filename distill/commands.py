@@ -20,8 +20,8 @@ from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
-from distill.rate_limit import Rates
-from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings, rates_of
+from distill.rates import Rates, taken_from
+from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.text import printable, visible
@@ -45,9 +45,9 @@ def up(
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
     if gpus is not None and worker_url is not None:
         raise InputError("--gpus and --worker-url exclude each other: that server has its own")
-    rates = rates_of(options, "supervisor")
+    rates = taken_from(options, "supervisor")
     settings = WorkerSettings(
-        worker, worker_url, _split(gpus), window_tokens, rates_of(options, "worker")
+        worker, worker_url, _split(gpus), window_tokens, taken_from(options, "worker")
     )
     if settings.rates.are_given and worker_url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")

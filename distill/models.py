@@ -21,7 +21,8 @@ from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import bound
 from distill.endpoint import address_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
-from distill.rate_limit import MINUTE_S, Rates, shared
+from distill.rate_limit import shared
+from distill.rates import MINUTE_S, Rates
 from distill.token_estimate import estimated_tokens
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ First come, first served: a call that is tried again keeps its ticket, so it goe
 
 No library does this for threads. pyrate-limiter and limits take weights, but give nothing back
 when a reply used less than was reserved, can't be paused, and serve whoever polls first;
-aiolimiter is for one event loop; tenacity and stamina put each caller to sleep by itself.
+aiolimiter and adaptive-rate-limiter are for event loops; tenacity and stamina put each caller to
+sleep by itself.
 """
 
 import bisect
-import dataclasses
 import itertools
 import math
 import threading
@@ -26,65 +26,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from distill.caller import is_gone
-from distill.errors import InputError, ModelError
+from distill.errors import ModelError
+from distill.rates import UNLIMITED, Rates
 
-MINUTE_S = 60.0
 DOUBLING_S = 1.0
 """After a refusal, what may be open doubles in this time: refusals come sooner than replies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How much an endpoint may be asked; None: no limit. Raises InputError.
-
-    The limits hold in every stretch of ``window_s`` seconds: a shorter one evens out bursts.
-    """
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    window_s: float = MINUTE_S
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (is_number and 0 < value < math.inf):
-                raise InputError(f"{name} must be a number above 0, not {value!r}")
-        if self.requests < 1:
-            raise InputError(
-                f"{self.requests_per_minute:g} requests a minute are less than one in "
-                f"{self.window_s:g} s: give a longer window_s"
-            )
-
-    @property
-    def are_given(self) -> bool:
-        """Whether there is any limit."""
-        return self.requests_per_minute is not None or self.tokens_per_minute is not None
-
-    @property
-    def requests(self) -> float:
-        """Requests in one window."""
-        return self._in_window(self.requests_per_minute)
-
-    @property
-    def tokens(self) -> float:
-        """Tokens in one window."""
-        return self._in_window(self.tokens_per_minute)
-
-    def _in_window(self, per_minute: float | None) -> float:
-        return math.inf if per_minute is None else per_minute * self.window_s / MINUTE_S
-
-    def replaced(self, given: "Rates") -> "Rates":
-        """These, with the limits that are given in their place."""
-        limits = {
-            name: getattr(given, name)
-            for name in ("requests_per_minute", "tokens_per_minute")
-            if getattr(given, name) is not None
-        }
-        return dataclasses.replace(self, **limits, window_s=given.window_s) if limits else self
-
-
-UNLIMITED = Rates()
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from distill.protocol.errors import ProtocolError
 from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
-from distill.rate_limit import UNLIMITED, Rates
+from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
@@ -43,8 +43,6 @@ WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
-KINDS = ("requests", "tokens")
-"""Of what an endpoint may get only so much, in the order of ``Rates``."""
 
 
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,7 +246,7 @@ class Resident:
 
         try:
             options = dict(ask.options)
-            base_url, rates = options.pop("base_url", None), rates_of(options, "supervisor")
+            base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
             supervisor = None
             if ask.supervisor is not None or "resume" not in options:
                 supervisor = await driver.in_thread(
@@ -285,11 +283,6 @@ class Resident:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
-
-
-def rates_of(options: dict[str, Any], role: str) -> Rates:
-    """The limits of an endpoint, taken out of the options. Raises InputError."""
-    return Rates(*(options.pop(f"{role}_{kind}_per_minute", None) for kind in KINDS))
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:

@@ -5,7 +5,7 @@ from typing import Any
 
 from distill.errors import InputError, ModelError
 from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
-from distill.rate_limit import UNLIMITED, Rates
+from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.traces import Run, read
 

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from distill import OpenAIHandler, RunResult
+from distill.attempts import RETRY_S, Attempts
 from distill.caller import WAITER
 from distill.errors import InputError, ModelError, WorkerBatchError
-from distill.rate_limit import RateLimiter, Rates, Window
+from distill.rate_limit import RateLimiter, Window
+from distill.rates import Rates
 from distill.resident import WorkerSettings, _endpoint_worker, _supervisor_here
 from distill.retry_headers import asked_wait_s, exhausted_s, is_passing
 from distill.traces import Run
@@ -359,6 +361,16 @@ def test_an_endpoint_that_says_whether_to_try_again(
     with endpoint(lambda _: Reply(GONE, status, headers)) as server, pytest.raises(ModelError):
         run_bounded(lambda: at(server.url, retries=1).chat(say("a")))
     assert len(server.requests) == asked
+
+
+def test_there_is_an_end_in_time_as_well() -> None:
+    attempts = Attempts(RateLimiter(), 1, retries=1000)
+    assert attempts.failed(500, {"retry-after": "100"})
+    attempts._failed_s -= RETRY_S - 150
+    assert attempts.failed(500, {"retry-after": "100"})
+    assert not attempts.failed(500, {"retry-after": "110", "retry-after-ms": "151000"})
+    attempts._failed_s -= 60
+    assert not attempts.failed(500, {"retry-after": "100"})
 
 
 def test_a_call_that_nobody_waits_for_is_not_sent(at: At) -> None:
