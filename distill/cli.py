@@ -50,6 +50,18 @@ _limit = click.option(
     help="A limit of the sandbox, for example memory_bytes=4GiB or cell_s=300 (repeatable). "
     "`distill doctor` lists them.",
 )
+
+
+def _rate(role: str, endpoint: str, kind: str) -> Callable[[Any], Any]:
+    """An option for how much of a kind the endpoint of a role may be asked."""
+    return click.option(
+        f"--{role}-{kind}-per-minute",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help=f"The most {kind} a minute that {endpoint} gets, of all runs together.",
+    )
+
+
 _sandbox_package = click.option(
     "--sandbox-package",
     "sandbox_packages",
@@ -75,6 +87,8 @@ _question = _options(
         "default), map-reduce (summaries); or a recorded run, done again from its log folder.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
+    _rate("supervisor", "the supervisor's endpoint", "requests"),
+    _rate("supervisor", "the supervisor's endpoint", "tokens"),
     click.option(
         "--max-iterations",
         type=click.IntRange(min=1),
@@ -143,6 +157,8 @@ def cli() -> None:
     help="Use an OpenAI-compatible server as worker; vLLM is then neither "
     "installed nor run. Its key, if it needs one, is in DISTILL_WORKER_KEY.",
 )
+@_rate("worker", "the server of --worker-url", "requests")
+@_rate("worker", "the server of --worker-url", "tokens")
 @click.option("--gpus", metavar="0,1", help="One worker server on each of these GPUs.")
 @click.option(
     "--window-tokens",

@@ -20,7 +20,8 @@ from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
-from distill.resident import Resident, SandboxSettings, WorkerSettings
+from distill.rates import Rates, taken_from
+from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.text import printable, visible
@@ -44,12 +45,17 @@ def up(
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
     if gpus is not None and worker_url is not None:
         raise InputError("--gpus and --worker-url exclude each other: that server has its own")
-    settings = WorkerSettings(worker, worker_url, _split(gpus), window_tokens)
+    rates = taken_from(options, "supervisor")
+    settings = WorkerSettings(
+        worker, worker_url, _split(gpus), window_tokens, taken_from(options, "worker")
+    )
+    if settings.rates.are_given and worker_url is None:
+        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
     sandbox = _sandbox(options)
     if check_only:
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _check_first(files, query, supervisor, base_url, options)
+            _check_first(files, query, supervisor, base_url, rates, options)
         return 0
     if prepare:
         return _prepare(settings)
@@ -59,7 +65,7 @@ def up(
     if query is not None and not paths:
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
-        handler = _check_first(files, query, supervisor, base_url, options)
+        handler = _check_first(files, query, supervisor, base_url, rates, options)
         with Display() as display, _engine(settings, sandbox, handler, display) as resident:
             if query is None and not recorded:
                 return _stay(resident, display)
@@ -123,19 +129,25 @@ def _check_first(
     query: str | None,
     supervisor: str | None,
     base_url: str | None,
+    rates: Rates,
     options: dict[str, Any],
 ) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
     if _is_recorded(paths, query, supervisor, options):
         if options.get("resume") is not None:
             check_resumable(options["resume"])
-        return supervisor_from(supervisor, base_url) if supervisor is not None else None
+        if supervisor is None and rates.are_given:
+            raise InputError(NO_MODEL)
+        if supervisor is None:
+            return None
+        return supervisor_from(supervisor, base_url, rates=rates)
     if query is None and paths:
         raise InputError("a text but no question: add --query TEXT")
-    if query is None and (supervisor or base_url or options.get("log_dir") or options["label"]):
+    asked = supervisor or base_url or rates.are_given or options.get("log_dir") or options["label"]
+    if query is None and asked:
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
-            "--log-dir and --label to `distill run`"
+            "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
         )
     if query is not None:
         if not query.strip():
@@ -143,7 +155,7 @@ def _check_first(
         if paths:
             read_context(paths, options["encoding"])
     _check_folder(options.get("log_dir") or default_log_dir().parent)
-    return supervisor_from(supervisor, base_url)
+    return supervisor_from(supervisor, base_url, rates=rates)
 
 
 def _is_recorded(

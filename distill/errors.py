@@ -41,9 +41,13 @@ class SandboxError(MachineError):
 
 
 class ModelError(DistillError):
-    """A model, or the endpoint that serves it, failed for good."""
+    """A model, or the endpoint that serves it, failed for good.
+
+    ``attempts`` is how often it was asked.
+    """
 
     exit_code = 4
+    attempts = 1
 
 
 class WorkerError(ModelError):

@@ -12,13 +12,18 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import bound
 from distill.endpoint import address_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
+from distill.rate_limit import shared
+from distill.rates import MINUTE_S, Rates
+from distill.token_estimate import estimated_tokens
 
 if TYPE_CHECKING:
     import openai
@@ -30,8 +35,6 @@ Messages = Sequence[Mapping[str, str]]
 
 REQUEST_TIMEOUT_S = 600.0
 CHECK_TIMEOUT_S = 10.0
-RETRIES = 4
-"""Tries after the first, with the client's exponential backoff; Retry-After is obeyed."""
 CONCURRENT_REQUESTS = 16
 """Requests of one batch that an OpenAIHandler has open at once."""
 COUNT_LIMIT = 1 << 53
@@ -61,13 +64,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class LMResponse:
-    """One reply: its text, what it cost, which model gave it, and how long it took (s)."""
+    """One reply: its text, what it cost, which model gave it, and how long it took (s).
+
+    ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
+    endpoint's limits and between attempts.
+    """
 
     text: str
     usage: Usage
     model: str
     elapsed: float
     finish_reason: str = "stop"
+    attempts: int = 1
+    waited_s: float = 0.0
 
 
 class ModelHandler(ABC):
@@ -131,9 +140,13 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
         kind = type(getattr(response, field))
         if not issubclass(kind, str):
             raise ModelError(f"{name} returned an LMResponse whose {field} is a {kind.__name__}")
-    if not _is_duration(response.elapsed):
-        value = repr(response.elapsed)[:80]
-        raise ModelError(f"{name} returned an LMResponse whose elapsed is no duration: {value}")
+    for field in ("elapsed", "waited_s"):
+        if not _is_duration(getattr(response, field)):
+            value = repr(getattr(response, field))[:80]
+            raise ModelError(f"{name} returned an LMResponse whose {field} is no duration: {value}")
+    if not _is_count(response.attempts):
+        value = repr(response.attempts)[:80]
+        raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
     return response
 
 
@@ -158,6 +171,11 @@ class OpenAIHandler(ModelHandler):
     Each try ends after ``timeout_s`` in all, however slowly its bytes come. ``names`` are what
     errors call the address and the key. Further keywords are sampling parameters of every
     request. Raises InputError without a key, or with one that HTTP can't carry.
+
+    All handlers of an endpoint, key and model share one limiter: what is given last of
+    ``requests_per_minute`` and ``tokens_per_minute`` holds for all, in every ``rate_window_s``
+    seconds. A call waits for its turn; a refusal makes all of them wait, as long as the endpoint
+    asks. Passing trouble is tried again ``retries`` times.
     """
 
     def __init__(
@@ -167,6 +185,10 @@ class OpenAIHandler(ModelHandler):
         api_key: str | None = None,
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        retries: int = RETRIES,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        rate_window_s: float = MINUTE_S,
         names: tuple[str, str] = ("--base-url", "OPENAI_API_KEY"),
         **sampling: Any,
     ) -> None:
@@ -188,8 +210,13 @@ class OpenAIHandler(ModelHandler):
             "base_url": address.url,
             "api_key": key or NO_KEY,
             "timeout": timeout_s,
-            "max_retries": RETRIES,
+            "max_retries": 0,  # the client's would each wait alone, and ask beside the limiter
         }
+        self._retries = retries
+        rates = Rates(requests_per_minute, tokens_per_minute, rate_window_s)
+        url = (address.url or "").rstrip("/")
+        self._limiter = shared((url, address.auth, key, model))
+        self._limiter.limit(rates)
         self._opened: openai.OpenAI | None = None
         self._lock = threading.Lock()
 
@@ -205,17 +232,35 @@ class OpenAIHandler(ModelHandler):
             return self._opened
 
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
-        """Ask once, with the client's retries. Raises ModelError that says what to do."""
+        """Ask when it is this call's turn, again if need be. Raises ModelError: what to do."""
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
         request.update(_to_openai({**self._sampling, **kw}))
-        try:
-            reply = self._client().chat.completions.create(**request)
-            return self._response(reply, time.monotonic() - started_s)
-        except Exception as error:  # noqa: BLE001  (what a reply can set off has no end)
-            raise self._failure(error, "answered with no chat completion") from None
+        attempts = Attempts(self._limiter, _estimate(request), self._retries)
+        while True:
+            try:
+                attempts.begin()
+                raw = self._client().chat.completions.with_raw_response.create(**request)
+                reply = self._response(raw.parse(), time.monotonic() - started_s)
+                used = reply.usage.input_tokens + reply.usage.output_tokens
+                attempts.replied(used, raw.headers)
+                return replace(reply, attempts=attempts.count, waited_s=attempts.waited_s)
+            except Exception as error:  # noqa: BLE001  (what a reply can set off has no end)
+                if not _goes_on(error, attempts):
+                    raise self._gave_up(error, attempts) from None
+            finally:
+                attempts.end()
 
-    def _failure(self, error: Exception, otherwise: str) -> ModelError:
+    def _gave_up(self, error: Exception, attempts: Attempts) -> ModelError:
+        """The end of a call that has no more tries. Raise it ``from None``, as ``_failure``."""
+        failure = error
+        if not isinstance(failure, ModelError):
+            failure = self._failure(error, "answered with no chat completion", attempts.told())
+            attempts.give_up(str(failure))
+        failure.attempts = attempts.count
+        return failure
+
+    def _failure(self, error: Exception, otherwise: str, tries: str = "") -> ModelError:
         """Any error of the client as ours.
 
         Raise it ``from None``: the errors below it quote the endpoint, which may quote the key.
@@ -226,7 +271,7 @@ class OpenAIHandler(ModelHandler):
             said = f": {self._explain(error)}"
         else:
             said = f" {otherwise} ({type(error).__name__}: {error})"
-        return ModelError(self._without_secrets(f"{self.model} at {self._where}{said}"))
+        return ModelError(self._without_secrets(f"{self.model} at {self._where}{said}{tries}"))
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
@@ -276,7 +321,11 @@ class OpenAIHandler(ModelHandler):
 
         # Not a ThreadPoolExecutor: the end of the process would wait for its open requests.
         count = min(CONCURRENT_REQUESTS, len(waiting))
-        threads = [threading.Thread(target=ask, daemon=True) for _ in range(count)]
+        # Each with a copy of the context, which says who waits (distill.caller).
+        threads = [
+            threading.Thread(target=copy_context().run, args=(ask,), daemon=True)
+            for _ in range(count)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -288,7 +337,9 @@ class OpenAIHandler(ModelHandler):
         try:
             return self.chat(messages, **options)
         except ModelError as error:
-            return WorkerError(str(error))
+            failed = WorkerError(str(error))
+            failed.attempts = error.attempts
+            return failed
         except Exception as error:  # noqa: BLE001  (see above)
             return WorkerError(self._without_secrets(f"{type(error).__name__}: {error}"))
 
@@ -297,9 +348,7 @@ class OpenAIHandler(ModelHandler):
         import openai
 
         try:
-            page: Any = (
-                self._client().with_options(timeout=CHECK_TIMEOUT_S, max_retries=0).models.list()
-            )
+            page: Any = self._client().with_options(timeout=CHECK_TIMEOUT_S).models.list()
             served = {model.id: getattr(model, "max_model_len", None) for model in page.data}
         except openai.NotFoundError:
             return  # an endpoint without the list of models is fine
@@ -335,7 +384,7 @@ class OpenAIHandler(ModelHandler):
         if status == 404:
             return f"it knows no such model or path: {message}"
         if status == 429:
-            return f"rate or quota limit after {RETRIES} retries: {message}"
+            return f"rate or quota limit: {message}"
         return f"error {status}: {message}" if status else str(error)
 
     def close(self) -> None:
@@ -344,6 +393,22 @@ class OpenAIHandler(ModelHandler):
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+
+def _goes_on(error: Exception, attempts: Attempts) -> bool:
+    """Whether a call whose try ended with this error is tried again."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return attempts.failed(error.status_code, error.response.headers)
+    return isinstance(error, openai.APIConnectionError) and attempts.failed(None, {})
+
+
+def _estimate(request: Mapping[str, Any]) -> int:
+    """Tokens that a try may use, which are reserved for it."""
+    chars = sum(len(str(message.get("content", ""))) for message in request["messages"])
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    return estimated_tokens(chars, limit if _is_count(limit) else None)
 
 
 def _count(usage: Any, name: str) -> int:

@@ -28,6 +28,7 @@ from distill.protocol.errors import ProtocolError
 from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
+from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
@@ -41,6 +42,7 @@ from distill.traces import Run
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
+NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
 
 
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,12 +61,13 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Which workers an engine has. ``gpus`` empty means: what is there."""
+    """Which workers an engine has. ``gpus`` empty means: what is there; ``rates`` are ``url``'s."""
 
     model: str | None = None
     url: str | None = None
     gpus: tuple[str, ...] = ()
     window_tokens: int | None = None
+    rates: Rates = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,12 +246,14 @@ class Resident:
 
         try:
             options = dict(ask.options)
-            base_url = options.pop("base_url", None)
+            base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
             supervisor = None
             if ask.supervisor is not None or "resume" not in options:
                 supervisor = await driver.in_thread(
-                    self._host, _supervisor_here, ask.supervisor, base_url
+                    self._host, _supervisor_here, ask.supervisor, base_url, rates
                 )
+            elif rates.are_given:
+                raise InputError(NO_MODEL)
             asked = msgspec.structs.replace(ask, options=options)
             result, text = await self._answer(asked, tell, supervisor)
             plain = msgspec.to_builtins(result, enc_hook=str)
@@ -280,10 +285,11 @@ class Resident:
             await self._fleet.close()
 
 
-def _supervisor_here(spec: str | None, base_url: str | None) -> ModelHandler:
+def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
     """A client's supervisor. This engine's key goes to no address that a client names."""
+    key = "none" if base_url is not None else None
     try:
-        return supervisor_from(spec, base_url, key="none" if base_url is not None else None)
+        return supervisor_from(spec, base_url, key=key, rates=rates)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
 
@@ -320,7 +326,14 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
         raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
     # Its own key: the supervisor's must not go to another server.
     key = os.environ.get(WORKER_KEY) or "none"
-    handler = OpenAIHandler(settings.model, settings.url, key, names=("--worker-url", WORKER_KEY))
+    handler = OpenAIHandler(
+        settings.model,
+        settings.url,
+        key,
+        names=("--worker-url", WORKER_KEY),
+        requests_per_minute=settings.rates.requests_per_minute,
+        tokens_per_minute=settings.rates.tokens_per_minute,
+    )
     handler.check()
     handler.window_tokens = settings.window_tokens or handler.window_tokens
     return handler

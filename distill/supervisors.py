@@ -5,6 +5,7 @@ from typing import Any
 
 from distill.errors import InputError, ModelError
 from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
+from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.traces import Run, read
 
@@ -49,9 +50,15 @@ def recorded_run(folder: str | Path, run_id: str | None = None) -> Run:
 
 
 def supervisor_from(
-    spec: str | None, base_url: str | None = None, *, key: str | None = None
+    spec: str | None,
+    base_url: str | None = None,
+    *,
+    key: str | None = None,
+    rates: Rates = UNLIMITED,
 ) -> ModelHandler:
     """The supervisor of a name: ``recipe:NAME``, ``replay:FOLDER``, or a model of an API.
+
+    ``rates`` are the limits of that model's endpoint.
 
     Raises InputError for an unknown recipe, a folder without a run or a missing key, ModelError
     for an endpoint that can't be reached or does not serve the model.
@@ -61,9 +68,17 @@ def supervisor_from(
     if kind in ("recipe", "replay"):
         if base_url is not None:
             raise InputError(f"--base-url is for a model; {spec} calls none")
+        if rates.are_given:
+            raise InputError(f"--supervisor-…-per-minute is for a model; {spec} calls none")
         return RecipeHandler(name) if kind == "recipe" else RecordedSupervisor(recorded_run(name))
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
-    handler = OpenAIHandler(spec, base_url, key)
+    handler = OpenAIHandler(
+        spec,
+        base_url,
+        key,
+        requests_per_minute=rates.requests_per_minute,
+        tokens_per_minute=rates.tokens_per_minute,
+    )
     handler.check()
     return handler

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from distill.errors import WorkerBatchError, WorkerError
+from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
 from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
@@ -145,7 +145,8 @@ class HandlerBackend:
 
 
 def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
-    return wire.Failure(request.id, request.attempt, "engine", printable(str(error) or repr(error)))
+    attempts = error.attempts if isinstance(error, ModelError) else request.attempt
+    return wire.Failure(request.id, attempts, "engine", printable(str(error) or repr(error)))
 
 
 def _check_replies(
@@ -179,12 +180,13 @@ def _options_of(sampling: wire.Sampling) -> dict[str, Any]:
 def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
     return wire.Result(
         request.id,
-        request.attempt,
+        reply.attempts,
         printable(reply.text),
         reply.finish_reason,
         "\n".join(message["content"] for message in messages_of(request)),
         reply.usage.input_tokens,
         reply.usage.output_tokens,
         reply.usage.cached_input_tokens,
-        compute_s=reply.elapsed,
+        queue_s=reply.waited_s,
+        compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )

@@ -282,7 +282,7 @@ class WorkerCalls:
             **place,
             "id": request.id,
             "turn": self._log.turn,
-            "attempt": request.attempt,
+            "attempt": result.attempt,
             "sampling": {**sampling, "record": request.record},
             "model": _model(outcome.card, self._backend.name),
             "messages": None if request.messages is None else tuple(messages_of(request)),

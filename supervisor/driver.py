@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from distill.caller import WAITER
 from distill.protocol import client_link, sandbox_link, worker_link
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
@@ -253,6 +254,7 @@ async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) ->
     """
     future: asyncio.Future[Any] = driver.loop.create_future()
     context = contextvars.copy_context()
+    context.run(WAITER.set, future)
 
     def settle(result: Any, error: BaseException | None) -> None:
         if future.done():

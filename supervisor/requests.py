@@ -6,11 +6,8 @@ from typing import Any
 
 from distill.protocol import worker_link as wire
 from distill.supervisor.ledger import content_hash
+from distill.token_estimate import estimated_tokens
 from distill.traces import records
-
-CHARS_PER_TOKEN = 3
-"""For credit only; the worker counts exactly."""
-DEFAULT_COMPLETION_TOKENS = 256
 
 
 @dataclass(slots=True)
@@ -50,10 +47,10 @@ def asked_key(messages: Any, prompt: str | None, sampling: wire.Sampling) -> str
 
 
 def estimate_tokens(request: wire.Request) -> int:
-    """Tokens that a request may take, roughly: prompt and completion."""
+    """Tokens that a request may take, for credit only: the worker counts exactly."""
     chars = len(request.prompt or "") + sum(len(m.content) for m in request.messages or ())
-    prompt_tokens = chars // CHARS_PER_TOKEN + len(request.prompt_token_ids or ())
-    return prompt_tokens + (request.sampling.max_tokens or DEFAULT_COMPLETION_TOKENS)
+    ids = len(request.prompt_token_ids or ())
+    return ids + estimated_tokens(chars, request.sampling.max_tokens)
 
 
 def frames(requests: list[wire.Request]) -> Iterable[list[wire.Request]]:

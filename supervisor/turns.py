@@ -159,6 +159,8 @@ class TurnLoop:
             model=response.model or model_name(self._supervisor),
             usage=token_usage(response.usage),
             elapsed_s=response.elapsed,
+            attempt=response.attempts,
+            queue_s=response.waited_s,
             cells=len(read_reply(text).blocks),
             forced=forced,
         )

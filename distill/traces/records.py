@@ -102,7 +102,10 @@ class Message(Record, frozen=True, tag="message"):
 
 
 class Turn(Record, frozen=True, tag="turn"):
-    """One reply of the supervisor model."""
+    """One reply of the supervisor model.
+
+    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts.
+    """
 
     turn: int
     request_messages: int
@@ -112,6 +115,8 @@ class Turn(Record, frozen=True, tag="turn"):
     elapsed_s: float
     cells: int
     forced: bool = False
+    attempt: int = 1
+    queue_s: float = 0.0
 
 
 class Variable(Part, frozen=True):

@@ -209,6 +209,10 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     "no turns": (["-c", "{text}", "--max-iterations", "0"], 2, "max-iterations"),
     "unknown option": (["-c", "{text}", "--nonsense"], 2, "nonsense"),
     "a number that is none": (["-c", "{text}", "--output-limit", "many"], 2, "output-limit"),
+    "a rate of a recipe": (
+        ["-c", "{text}", "--supervisor-requests-per-minute", "5"], 2, "recipe:find calls none",
+    ),
+    "no rate at all": (["-c", "{text}", "--worker-tokens-per-minute", "0"], 2, "per-minute"),
     "a gpu twice": (["-c", "{text}", "--gpus", "0,0"], 2, "gpus"),
     "a gpu without a name": (["-c", "{text}", "--gpus", "0,,1"], 2, "gpus"),
     "a limit that is none": (["-c", "{text}", "--limit", "patience=1"], 2, "memory_bytes"),
@@ -283,6 +287,41 @@ def test_a_worker_endpoint_that_refuses_connections(short: Path, text: Path) -> 
 def test_a_worker_url_without_a_model(short: Path, text: Path, worker: Endpoint) -> None:
     done = command(short, "up", "-c", str(text), "-q", QUESTION, "--worker-url", worker.url)
     refused(done, 2, "--worker MODEL")
+
+
+def test_a_rate_of_a_worker_without_an_endpoint(short: Path, text: Path) -> None:
+    words = ("--worker-requests-per-minute", "5")
+    done = command(short, "up", "-c", str(text), "-q", QUESTION, *words)
+    refused(done, 2, "--worker-url")
+
+
+def test_rates_of_an_engine_and_of_a_question(short: Path, text: Path, worker: Endpoint) -> None:
+    own = ("--worker-requests-per-minute", "1000", "--worker-tokens-per-minute", "1000000")
+    code = "FINAL(worker_batch(['a', 'b']))"
+    with endpoint(lambda request: cell(code)) as boss, engine(short, worker, *own) as up:
+        ask = ["run", "-c", str(text), "-q", "How many?", "--supervisor", "scripted"]
+        ask += ["--base-url", boss.url, "--supervisor-requests-per-minute", "10"]
+        done = Command(short, *ask, "--supervisor-tokens-per-minute", "100000").done()
+        assert (done.code, done.out) == (0, '["the sea", "the sea"]\n'), done.err
+        up.interrupt()
+        up.done()
+        up.nothing_left()
+
+
+def test_a_wait_for_an_endpoints_limit_is_no_hindrance_to_ctrl_c(
+    short: Path, text: Path, worker: Endpoint
+) -> None:
+    text.write_text(TEXT * 50)
+    words = ("up", "-c", str(text), "-q", QUESTION, "--worker-requests-per-minute", "1")
+    up = Command(short, *words, *of(worker))
+    try:
+        wait_until(lambda: worker.requests != [], 30, "the first request")
+        up.interrupt()
+        assert up.done().code == 130
+        up.nothing_left()
+    finally:
+        up.end()
+    assert len(worker.requests) == 1
 
 
 def test_workers_that_fail_one_and_all(short: Path, text: Path) -> None:

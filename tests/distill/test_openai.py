@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from distill import LMResponse, OpenAIHandler, Usage, VLLMHandler
+from distill.attempts import RETRIES
 from distill.bounded_http import BODY_LIMIT_BYTES
 from distill.errors import InputError, ModelError, WorkerBatchError
-from distill.models import RETRIES, check_response
+from distill.models import check_response
 from tests.distill.scripted import (
     Endpoint,
     Reply,
@@ -160,8 +161,7 @@ def test_a_dripping_endpoint_is_left_in_time(kind: str) -> None:
             time.sleep(0.1)
 
     with raw_endpoint(speak) as (url, times):
-        handler = OpenAIHandler("scripted", url, KEY, timeout_s=0.5)
-        handler._settings["max_retries"] = 1
+        handler = OpenAIHandler("scripted", url, KEY, timeout_s=0.5, retries=1)
         started_s = time.monotonic()
         said = failure(handler)
     assert "in time" in said
@@ -188,8 +188,7 @@ def test_an_endpoint_that_sips_the_request() -> None:
             time.sleep(0.05)
 
     with raw_endpoint(speak) as (url, _):
-        handler = OpenAIHandler("scripted", url, timeout_s=0.5)
-        handler._settings["max_retries"] = 0
+        handler = OpenAIHandler("scripted", url, timeout_s=0.5, retries=0)
         started_s = time.monotonic()
         with pytest.raises(ModelError, match="in time"):
             run_bounded(lambda: handler.chat([{"role": "user", "content": "x" * (16 << 20)}]))
@@ -203,8 +202,7 @@ def test_a_redirect_brings_no_new_time() -> None:
         return Reply({}, 307, {"Location": "/v1/chat/completions"})
 
     with endpoint(answer) as server:
-        handler = OpenAIHandler("scripted", server.url, timeout_s=1.0)
-        handler._settings["max_retries"] = 0
+        handler = OpenAIHandler("scripted", server.url, timeout_s=1.0, retries=0)
         assert "in time" in failure(handler)
     assert len(server.requests) <= 4
 

@@ -1,0 +1,21 @@
+"""Who waits for the call that a thread makes: a call that nobody waits for need not go on."""
+
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Waiter(Protocol):
+    """What a caller waits on: a future of asyncio's or of concurrent.futures."""
+
+    def cancelled(self) -> bool:
+        """Whether it waits no longer."""
+
+
+WAITER: ContextVar[Waiter | None] = ContextVar("distill_waiter", default=None)
+"""Set by whoever runs a call in a thread; a call's own threads copy its context."""
+
+
+def is_gone() -> bool:
+    """Whether somebody asked for this call and waits no longer; callable from any thread."""
+    waiter = WAITER.get()
+    return waiter is not None and waiter.cancelled()
