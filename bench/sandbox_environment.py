@@ -30,12 +30,12 @@ class Environment:
         return asked.stdout.strip() or None
 
 
-def make() -> Environment:
+def make(requirements: Path = REQUIREMENTS) -> Environment:
     """The anchors' environment for this Python and these pins; installs what it lacks."""
     names = [
-        line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")
+        line for line in requirements.read_text().splitlines() if line and not line.startswith("#")
     ]
-    folder = _folder(names)
+    folder = _folder(requirements.stem.partition("_")[0], names)
     environment = Environment(str(folder / "bin" / "python"), {})
     if not folder.exists():
         print(f"installing {', '.join(names)} into {folder}", flush=True)
@@ -47,10 +47,10 @@ def make() -> Environment:
     return environment
 
 
-def _folder(names: list[str]) -> Path:
+def _folder(bench: str, names: list[str]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.sha256("\n".join([sys.version, *names]).encode()).hexdigest()[:12]
-    return cache / "distill" / f"bench-sandbox-{key}"
+    return cache / "distill" / f"bench-{bench}-{key}"
 
 
 def _install(environment: Environment, name: str) -> dict[str, str]:

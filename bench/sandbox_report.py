@@ -152,16 +152,14 @@ def _left(figures: Figures) -> list[Aim]:
 def tables(figures: Figures) -> str:
     """All tables, in Markdown."""
     parts = [
-        _table("Start to the first cell's answer (ms)", START_HEAD, _start_rows(figures)),
-        _table("Round trip (µs)", TRIP_HEAD, _trip_rows(figures)),
+        table("Start to the first cell's answer (ms)", START_HEAD, _start_rows(figures)),
+        table("Round trip (µs)", TRIP_HEAD, _trip_rows(figures)),
         *(
-            _table(f"A context of {size:,} MB", CONTEXT_HEAD, _context_rows(figures, size))
+            table(f"A context of {size:,} MB", CONTEXT_HEAD, _context_rows(figures, size))
             for size in sorted({size for held in figures.contexts.values() for size in held})
         ),
-        _table(
-            "Variables left, and ms from the hazard to the next answer", *_hazard_table(figures)
-        ),
-        _table("Aims", AIM_HEAD, [_aim_row(aim) for aim in aims(figures)]),
+        table("Variables left, and ms from the hazard to the next answer", *_hazard_table(figures)),
+        table("Aims", AIM_HEAD, [aim_row(aim) for aim in aims(figures)]),
     ]
     return "\n\n".join(parts)
 
@@ -172,7 +170,8 @@ CONTEXT_HEAD = ["", "first use (ms)", "search it (ms)", "RssAnon (MiB)", "once i
 AIM_HEAD = ["", "measured", "aim", ""]
 
 
-def _table(title: str, head: list[str], rows: list[list[str]]) -> str:
+def table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -248,7 +247,8 @@ def _hazard_cell(came: dict[str, Any]) -> str:
     return f"{came['left']}, {number(1000 * came['seconds'])}"
 
 
-def _aim_row(aim: Aim) -> list[str]:
+def aim_row(aim: Aim) -> list[str]:
+    """A row under AIM_HEAD."""
     sign = "≥" if aim.at_least else "≤"
     verdict = "met" if aim.is_met else "missed"
     return [

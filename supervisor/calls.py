@@ -79,6 +79,11 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
     return longest
 
 
+def without_ids(call: records.Call) -> records.Call:
+    """A call as it is kept for reuse: its ids take five times the room of its texts."""
+    return msgspec.structs.replace(call, prompt_token_ids=None, token_ids=None, logprobs=None)
+
+
 class WorkerCalls:
     """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters."""
 
@@ -264,7 +269,7 @@ class WorkerCalls:
             future = opened.future
             self._count(call)
             if call.response is not None:
-                self.spares.enter(call.cell, opened.key, call)
+                self.spares.enter(call.cell, opened.key, without_ids(call))
             if future.done():
                 continue
             if isinstance(outcome.result, wire.Failure):

@@ -61,12 +61,17 @@ class SpanIndex:
                 yield Span(start, start + len(core), place, part)
 
     def _scan(self, prompt: str) -> Iterator[Span]:
+        known, block = self._places, self._block
         position = floor = 0
-        while position + self._block <= len(prompt):
-            places = self._places.get(prompt[position : position + self._block])
-            span = self._longest(prompt, position, floor, places) if places else None
+        while True:
+            # What is no passage costs a step a character: this expression is all of the step.
+            starts = range(position, len(prompt) - block + 1)
+            found = next((at for at in starts if prompt[at : at + block] in known), None)
+            if found is None:
+                return
+            span = self._longest(prompt, found, floor, known[prompt[found : found + block]])
             if span is None:
-                position += 1
+                position = found + 1
             else:
                 position = floor = span.prompt_start + span.end - span.start
                 yield span

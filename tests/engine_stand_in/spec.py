@@ -1,0 +1,38 @@
+"""How a real worker server is started on the engine that does no work."""
+
+import os
+import sys
+from pathlib import Path
+
+from distill.supervisor.children import scrubbed_environment
+from distill.supervisor.workers import WorkerSpec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MODEL = HERE / "model"
+
+
+def worker_spec(
+    endpoint: str,
+    name: str = "w0",
+    *,
+    slots: int = 96,
+    latency_s: float = 0.0,
+    at_once: int = 0,
+    words: int = 8,
+) -> WorkerSpec:
+    """A worker server for a Fleet; what the settings do is said in ``vllm/__init__``."""
+    core = min(os.sched_getaffinity(0))  # named, so that no GPU is looked for
+    argv = (
+        *(sys.executable, "-m", "distill.worker_server"),
+        *("--connect", endpoint, "--worker", name, "--model", str(MODEL)),
+        *("--cores", str(core), "--slots", str(slots)),
+    )
+    paths = [str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "STAND_IN_LATENCY_S": str(latency_s),
+        "STAND_IN_AT_ONCE": str(at_once),
+        "STAND_IN_WORDS": str(words),
+    }
+    return WorkerSpec(name, argv, {**scrubbed_environment(), **env})

@@ -1,0 +1,14 @@
+"""An engine that does no work, in vLLM's place: with exactly what ``worker_server`` uses of it.
+
+On the PYTHONPATH of a real worker server (``tests.engine_stand_in.spec``) it is imported as
+``vllm``, so all of the worker server's own code runs as it is. What is different: ``tokens``
+(a tokenizer that costs next to nothing), and an answer that is a function of the prompt.
+
+Environment variables of the worker server:
+
+- ``STAND_IN_LATENCY_S``: how long each request takes in the engine; 0.
+- ``STAND_IN_AT_ONCE``: how many are in the engine at once, the others wait; no limit.
+- ``STAND_IN_WORDS``: words, and so tokens, of an answer; 8.
+"""
+
+__version__ = "0+stand-in"

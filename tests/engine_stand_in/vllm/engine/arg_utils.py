@@ -1,0 +1,7 @@
+"""How an engine is to be started."""
+
+from types import SimpleNamespace
+
+
+class AsyncEngineArgs(SimpleNamespace):
+    """Takes whatever vLLM would; see ``AsyncLLM`` for what has an effect."""

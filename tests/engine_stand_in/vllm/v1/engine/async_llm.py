@@ -1,0 +1,107 @@
+"""The engine: answers at once, or after a while, by a function of the prompt's ids."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs.engine import Tokens
+from vllm.sampling_params import SamplingParams
+from vllm.tokens import Tokenizer, answer_ids, decode
+from vllm.v1.engine import core
+from vllm.v1.engine.exceptions import EngineDeadError
+
+WINDOW_TOKENS = 32_768
+CACHE_BLOCKS = 1 << 18
+
+
+class AsyncLLM:
+    """Of its arguments, max_model_len, logprobs_mode and worker_extension_cls have an effect."""
+
+    def __init__(self, arguments: AsyncEngineArgs, stat_loggers: Sequence[Callable[..., Any]]):
+        asked = arguments.max_model_len
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(
+                dtype="none",
+                max_model_len=asked if asked > 0 else WINDOW_TOKENS,
+                logprobs_mode=arguments.logprobs_mode,
+            ),
+            cache_config=SimpleNamespace(num_gpu_blocks=CACHE_BLOCKS, block_size=16),
+        )
+        self._loggers = [logger(vllm_config=self.vllm_config) for logger in stat_loggers]
+        self._extension = arguments.worker_extension_cls
+        self._core = core.start(self._extension)
+        self._sentinel = os.pidfd_open(self._core.pid)
+        manager = SimpleNamespace(sentinels=lambda: [self._sentinel])
+        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
+        self._latency_s = float(os.environ.get("STAND_IN_LATENCY_S", "0"))
+        self._words = int(os.environ.get("STAND_IN_WORDS", "8"))
+        at_once = int(os.environ.get("STAND_IN_AT_ONCE", "0"))
+        self._room: AbstractAsyncContextManager[Any] = (
+            asyncio.Semaphore(at_once) if at_once else contextlib.nullcontext()
+        )
+
+    @classmethod
+    def from_engine_args(
+        cls, arguments: AsyncEngineArgs, *, usage_context: Any, stat_loggers: Sequence[Any]
+    ) -> "AsyncLLM":
+        return cls(arguments, stat_loggers)
+
+    def get_tokenizer(self) -> Tokenizer:
+        return Tokenizer()
+
+    async def collective_rpc(self, method: str) -> list[Any]:
+        """Call a method of the worker's extension, as its one worker would."""
+        return [getattr(core.extended(self._extension), method)()]
+
+    async def generate(
+        self, prompt: Tokens, parameters: SamplingParams, request_id: str
+    ) -> AsyncIterator[SimpleNamespace]:
+        """The one, finished output of a request. Raises EngineDeadError."""
+        queued_s = time.monotonic()
+        async with self._room:
+            scheduled_s = time.monotonic()
+            if self._latency_s:
+                await asyncio.sleep(self._latency_s)
+        if self._core.poll() is not None:
+            raise EngineDeadError
+        output = self._answer(prompt["prompt_token_ids"], parameters)
+        output.metrics = SimpleNamespace(
+            queued_ts=queued_s, scheduled_ts=scheduled_s, last_token_ts=time.monotonic()
+        )
+        counts = SimpleNamespace(
+            num_prompt_tokens=len(output.prompt_token_ids),
+            num_generation_tokens=len(output.outputs[0].token_ids),
+        )
+        for logger in self._loggers:
+            logger.record(None, counts)
+        yield output
+
+    def _answer(self, prompt_ids: list[int], parameters: SamplingParams) -> SimpleNamespace:
+        ids = answer_ids(prompt_ids, self._words)
+        text, reason = decode(ids[: parameters.max_tokens]), "stop"
+        if parameters.structured_outputs is not None:
+            choices = parameters.structured_outputs.choice or [""]
+            text = choices[sum(ids) % len(choices)]
+        elif len(ids) > parameters.max_tokens:
+            ids, reason = ids[: parameters.max_tokens], "length"
+        logprobs = [{each: -1 / (1 + each)} for each in ids]
+        completion = SimpleNamespace(
+            text=text,
+            token_ids=ids,
+            finish_reason=reason,
+            logprobs=None if parameters.logprobs is None else logprobs,
+        )
+        return SimpleNamespace(
+            outputs=[completion], prompt_token_ids=prompt_ids, num_cached_tokens=0, metrics=None
+        )
+
+    def shutdown(self, timeout: float) -> None:
+        """End the engine's process."""
+        self._core.kill()
+        self._core.wait(timeout + 1)

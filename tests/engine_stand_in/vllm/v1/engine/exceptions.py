@@ -1,0 +1,5 @@
+"""The error of an engine."""
+
+
+class EngineDeadError(Exception):
+    """Its process has ended."""

@@ -1,0 +1,115 @@
+"""The real worker server on the engine that does no work, asked through the real driver."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from distill.errors import WorkerBatchError
+from distill.supervisor import background, driver
+from distill.supervisor.backends import FleetBackend
+from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.fleet import Fleet
+from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.run_log import RunLog
+from distill.traces import records
+from tests.engine_stand_in.spec import worker_spec
+from tests.engine_stand_in.vllm.tokens import answer_to, encode, render
+from tests.supervisor.processes import left
+
+CONTEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
+Ask = Callable[..., Awaitable[list[Any]]]
+Body = Callable[[Ask, Fleet], Awaitable[None]]
+
+
+def with_stand_in(folder: Path, body: Body, **settings: Any) -> list[records.Call]:
+    """Run ``body`` with a ready fleet and a run's worker_batch; the calls that were logged."""
+
+    async def work() -> None:
+        host = driver.shared()
+        journal = host.open_journal(folder)
+        fleet = Fleet(host, [worker_spec(host.endpoints["workers"], **settings)])
+        pids: set[int] = set()
+        try:
+            backend = FleetBackend(fleet, await asyncio.wait_for(fleet.ready(), 30))
+            log, index = RunLog(journal, "run"), SpanIndex(CONTEXT)
+            calls = WorkerCalls(host, backend, log, index, record="ids+logprobs")
+
+            async def ask(prompts: list[str], **options: Any) -> list[Any]:
+                return await asyncio.to_thread(calls.worker_batch, prompts, **options)
+
+            await body(ask, fleet)
+            pids = {process.pid for process in _processes(fleet)}
+        finally:
+            await fleet.close()
+            host.release_journal(journal)
+        assert left(pids) == []
+
+    driver.shared()
+    background.wait(asyncio.wait_for(work(), 120))
+    lines = (folder / records.WORKER_LOG).read_bytes().splitlines()
+    logged = [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
+    return [record for record in logged if isinstance(record, records.Call)]
+
+
+def _processes(fleet: Fleet) -> list[psutil.Process]:
+    """The worker server and its engine's process."""
+    (worker,) = fleet.workers()
+    server = psutil.Process(worker.producer.pid)
+    return [server, *server.children(recursive=True)]
+
+
+def test_two_thousand_answers_in_their_order_and_logged(tmp_path: Path) -> None:
+    prompts = [f"{number}: {CONTEXT if number % 2 else 'nothing of it'}" for number in range(2000)]
+    seen = [render([{"role": "user", "content": prompt}]) for prompt in prompts]
+
+    async def body(ask: Ask, _: Fleet) -> None:
+        assert await ask(prompts) == [answer_to(prompt) for prompt in seen]
+
+    calls = sorted(with_stand_in(tmp_path, body), key=lambda call: call.item)
+    assert [call.item for call in calls] == list(range(2000))
+    assert [call.prompt for call in calls] == seen
+    assert [call.response for call in calls] == [answer_to(prompt) for prompt in seen]
+    assert [list(call.prompt_token_ids or ()) for call in calls] == [encode(one) for one in seen]
+    assert {(len(call.token_ids or ()), len(call.logprobs or ())) for call in calls} == {(8, 8)}
+    assert [len(call.spans) for call in calls] == [0, 1] * 1000
+    assert {call.model.engine_version for call in calls} == {"0+stand-in"}
+
+
+def test_options_reach_the_engine(tmp_path: Path) -> None:
+    async def body(ask: Ask, _: Fleet) -> None:
+        assert await ask(["p"], chat=False) == [answer_to("p", 5)]
+        assert await ask(["p"], chat=False, max_tokens=2) == [answer_to("p", 2)]
+        assert await ask(["p"], choices=["only"]) == ["only"]
+        for kind, refused in (
+            ("bad_request", {"regex": "a+"}),
+            ("too_long", {"max_tokens": 10**6}),
+        ):
+            with pytest.raises(WorkerBatchError) as raised:
+                await ask(["p"], **refused)
+            assert raised.value.errors[0].kind == kind
+
+    calls = with_stand_in(tmp_path, body, words=5)
+    reasons = ["stop", "length", "stop", None, None]
+    assert [call.finish_reason for call in calls] == reasons
+
+
+def test_a_killed_engine_loses_no_answer(tmp_path: Path) -> None:
+    prompts = [str(number) for number in range(300)]
+
+    async def body(ask: Ask, fleet: Fleet) -> None:
+        answers = asyncio.ensure_future(ask(prompts, chat=False))
+        await asyncio.sleep(0.3)
+        _, engine_core = _processes(fleet)
+        os.kill(engine_core.pid, signal.SIGKILL)
+        assert await answers == [answer_to(prompt) for prompt in prompts]
+
+    calls = with_stand_in(tmp_path, body, latency_s=0.1, at_once=20)
+    assert sorted(call.item for call in calls) == list(range(300))
+    assert {call.attempt for call in calls} == {1, 2}
