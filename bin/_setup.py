@@ -372,12 +372,13 @@ def check_arguments(venv: Path, engine: str, arguments: list[str]) -> int:
     small = parts_of("api", engine)
     if not is_ready(venv, small):
         prepare(venv, small)
-    command = [venv / "bin" / "python", "-m", "distill", "up", "--check-only", *arguments]
+    name, *options = arguments
+    command = [venv / "bin" / "python", "-m", "distill", name, "--check-only", *options]
     return subprocess.run(command, check=False).returncode
 
 
 def parse(words: list[str]) -> tuple[Path, str, list[str]]:
-    """Return the folder, the profile and the door's own arguments.
+    """Return the folder, the profile, and the command with its arguments.
 
     Argparse would take longer to import than all the rest of the fast way.
     """

@@ -1,4 +1,4 @@
-"""The command line: ``distill up | run | doctor``.
+"""The command line: ``distill up | run | worker | doctor``.
 
 The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
 those of ``distill.errors``; 130 is Ctrl-C.
@@ -69,6 +69,12 @@ _sandbox_package = click.option(
     metavar="NAME",
     help="An installed package that the supervisor's code may import, for example numpy "
     "(repeatable).",
+)
+_window_tokens = click.option(
+    "--window-tokens",
+    type=click.IntRange(min=256),
+    metavar="N",
+    help="The worker's context window, if it should be less than the model's.",
 )
 _question = _options(
     click.option(
@@ -159,13 +165,18 @@ def cli() -> None:
 )
 @_rate("worker", "the server of --worker-url", "requests")
 @_rate("worker", "the server of --worker-url", "tokens")
-@click.option("--gpus", metavar="0,1", help="One worker server on each of these GPUs.")
 @click.option(
-    "--window-tokens",
-    type=click.IntRange(min=256),
-    metavar="N",
-    help="The worker's context window, if it should be less than the model's.",
+    "--gpus",
+    metavar="0,1",
+    help="One worker server on each of these GPUs; 0+1,2+3 for one on each pair.",
 )
+@click.option(
+    "--cores",
+    metavar="0-3,4-7",
+    help="Without a GPU: one worker server on each of these sets of CPU cores (default: one on "
+    "all).",
+)
+@_window_tokens
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
@@ -205,6 +216,34 @@ def run(**options: Any) -> int:
 
     with _errors(options.pop("show_traceback")):
         return commands.run(**options)
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+@click.option(
+    "--worker",
+    metavar="MODEL",
+    help="A Hugging Face id or folder (default: SmolLM2-135M-Instruct). Another model than the "
+    "engine's is asked by its name: worker(prompt, model=NAME).",
+)
+@click.option("--gpu", metavar="ID", help="An index or UUID; 0+1 for both as one.")
+@click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
+@click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
+@_window_tokens
+@click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
+def worker(**options: Any) -> int:
+    """Join an engine that is up with one more worker; Ctrl-C leaves it in order.
+
+    \b
+    Examples:
+      bin/distill-worker --gpu 3
+      bin/distill-worker --worker Qwen/Qwen3-8B --gpu 2+3
+    """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
+    from distill import joining
+
+    with _errors(False):
+        joining.join(**options)
+    return 0
 
 
 @cli.command(epilog=EXIT_CODES)

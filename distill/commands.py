@@ -37,17 +37,25 @@ def up(
     worker: str | None,
     worker_url: str | None,
     gpus: str | None,
+    cores: str | None,
     window_tokens: int | None,
     prepare: bool,
     check_only: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    if gpus is not None and worker_url is not None:
-        raise InputError("--gpus and --worker-url exclude each other: that server has its own")
+    if (gpus is not None or cores is not None) and worker_url is not None:
+        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
+    if gpus is not None and cores is not None:
+        raise InputError("--gpus and --cores exclude each other")
     rates = taken_from(options, "supervisor")
     settings = WorkerSettings(
-        worker, worker_url, _split(gpus), window_tokens, taken_from(options, "worker")
+        worker,
+        worker_url,
+        _split("--gpus", gpus),
+        _split("--cores", cores),
+        window_tokens,
+        taken_from(options, "worker"),
     )
     if settings.rates.are_given and worker_url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
@@ -242,13 +250,27 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _split(gpus: str | None) -> tuple[str, ...]:
-    if gpus is None:
+def _split(option: str, given: str | None) -> tuple[str, ...]:
+    """One word for each worker server; each of its devices once in all."""
+    if given is None:
         return ()
-    names = tuple(name.strip() for name in gpus.split(","))
-    if not all(names) or len(set(names)) != len(names):
-        raise InputError(f"--gpus {gpus}: give each GPU once, for example --gpus 0,1")
-    return names
+    servers = tuple(server.strip() for server in given.split(","))
+    devices = [device for server in servers for device in _devices(option, server)]
+    if not all(devices) or len(set(devices)) != len(devices):
+        raise InputError(f"{option} {given}: give each once, for example {option} 0,1 or 0+1,2+3")
+    return servers
+
+
+def _devices(option: str, server: str) -> list[str]:
+    """``0+1``, and of cores also ``0-3``."""
+    found = []
+    for part in server.split("+"):
+        first, dash, last = part.partition("-")
+        if option == "--cores" and dash and first.isdigit() and last.isdigit():
+            found += [str(core) for core in range(int(first), int(last) + 1)]
+        else:
+            found.append(part.strip())
+    return found
 
 
 def _stay(resident: Resident, display: Display) -> int:

@@ -61,11 +61,15 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Which workers an engine has. ``gpus`` empty means: what is there; ``rates`` are ``url``'s."""
+    """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
+
+    Both empty means one, on what is there. ``rates`` are ``url``'s.
+    """
 
     model: str | None = None
     url: str | None = None
     gpus: tuple[str, ...] = ()
+    cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
 
@@ -340,17 +344,19 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
 
 
 def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
-    """One worker server a GPU, or one on the CPU's cores."""
+    """One worker server for each device that is named, or one on what is there."""
     environment = scrubbed_environment()
     if token := os.environ.get("HF_TOKEN"):
         environment["HF_TOKEN"] = token  # gated models; the worker server has no other key
     specs = []
-    for number, gpu in enumerate(settings.gpus or ("",)):
+    devices = [("--gpu", gpu) for gpu in settings.gpus]
+    devices += [("--cores", cores.replace("+", ",")) for cores in settings.cores]
+    for number, device in enumerate(devices or [()]):
         name = f"worker-{number}"
         argv = [sys.executable, "-m", "distill.worker_server"]
         argv += ["--connect", endpoint, "--worker", name]
         argv += ["--model", settings.model] if settings.model else []
-        argv += ["--gpu", gpu] if gpu else []
+        argv += device
         if settings.window_tokens:
             argv += ["--window-tokens", str(settings.window_tokens)]
         specs.append(WorkerSpec(name, tuple(argv), environment))

@@ -189,6 +189,12 @@ class Heartbeat(Message, frozen=True):
     completion_tokens: Count
 
 
+class WorkerRefused(Message, frozen=True):
+    """This worker can't serve here, and why; it ends, with this as its last word."""
+
+    detail: Detail
+
+
 class Drain(Message, frozen=True):
     """Finish what is in flight, take nothing new, then say Goodbye."""
 
@@ -200,17 +206,18 @@ class WorkerGoodbye(Message, frozen=True):
 FromWorker = (
     WorkerHello | WorkerReady | WorkerFailed | Results | Heartbeat | LogRecords | WorkerGoodbye
 )
-ToWorker = Welcome | Requests | Cancel | Drain | Shutdown
+ToWorker = Welcome | WorkerRefused | Requests | Cancel | Drain | Shutdown
 
 TRANSITIONS: Transitions = {
     "new": {WorkerHello: "greeted"},
-    "greeted": {Welcome: "loading", Shutdown: "gone"},
+    "greeted": {Welcome: "loading", WorkerRefused: "gone", Shutdown: "gone"},
     "loading": {
         Heartbeat: "loading",
         LogRecords: "loading",
         WorkerReady: "ready",
         WorkerFailed: "gone",
         Drain: "gone",
+        WorkerRefused: "gone",
         Shutdown: "gone",
     },
     "ready": {
@@ -222,6 +229,7 @@ TRANSITIONS: Transitions = {
         Drain: "draining",
         WorkerGoodbye: "gone",
         WorkerFailed: "gone",
+        WorkerRefused: "gone",
         Shutdown: "gone",
     },
     "draining": {
@@ -231,6 +239,7 @@ TRANSITIONS: Transitions = {
         LogRecords: "draining",
         WorkerGoodbye: "gone",
         WorkerFailed: "gone",
+        WorkerRefused: "gone",
         Shutdown: "gone",
     },
     "gone": {},

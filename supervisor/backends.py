@@ -1,6 +1,7 @@
 """What answers worker calls: the fleet, or any ModelHandler."""
 
 import asyncio
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from distill.models import LMResponse, ModelHandler, check_response, model_name
 from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.requests import Deliver, Outcome
+from distill.supervisor.requests import Deliver, Outcome, Submission
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -27,8 +28,11 @@ class Backend(Protocol):
     name: str
     window_tokens: int | None
 
-    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
-        """Start them; ``deliver`` gets every outcome once, on the driver's loop."""
+    def models(self) -> Sequence[str]:
+        """The models that a call may name, ``name`` first."""
+
+    def submit(self, submission: Submission) -> None:
+        """Start the requests; their outcomes come on the driver's loop."""
 
     def cancel(self, ids: set[str]) -> None:
         """Forget these."""
@@ -44,8 +48,15 @@ class FleetBackend:
         self.name = card.model
         self.window_tokens: int | None = card.window_tokens
         self._fleet = fleet
-        self.submit = fleet.submit
         self.cancel = fleet.cancel
+
+    def models(self) -> Sequence[str]:
+        """The default's, and those of all workers that are up."""
+        return list(dict.fromkeys((self.name, *self._fleet.models())))
+
+    def submit(self, submission: Submission) -> None:
+        """Queue the requests."""
+        self._fleet.submit(dataclasses.replace(submission, model=submission.model or self.name))
 
     def producers(self) -> Sequence[records.Producer]:
         """The worker servers that are ready."""
@@ -60,7 +71,11 @@ class RecordedBackend:
         self.name = run.start.worker
         self.window_tokens: int | None = run.start.options.get("worker_window_tokens")
 
-    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:  # noqa: ARG002
+    def models(self) -> Sequence[str]:
+        """The recorded one."""
+        return (self.name,)
+
+    def submit(self, submission: Submission) -> None:  # noqa: ARG002
         """Refuse: every host call of a replay is answered before it comes to this."""
         raise WorkerError("a replay asks no worker", kind="bad_request")
 
@@ -83,8 +98,13 @@ class HandlerBackend:
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
         self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}
 
-    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
+    def models(self) -> Sequence[str]:
+        """The handler's own."""
+        return (self.name,)
+
+    def submit(self, submission: Submission) -> None:
         """Start them, in batches."""
+        requests, deliver = submission.requests, submission.deliver
         plain = [request for request in requests if request.messages is None]
         chats = [request for request in requests if request.messages is not None]
         for kind in (plain, chats):

@@ -11,7 +11,7 @@ from distill.protocol import worker_link as wire
 
 OPTIONS_LIMIT_BYTES = 64 << 10
 """A schema or list of choices; it travels with every prompt of a batch."""
-OWN_OPTIONS = ("chat", "system")
+OWN_OPTIONS = ("chat", "system", "model")
 """Options of a call that are no sampling parameters."""
 
 

@@ -23,7 +23,7 @@ from distill.supervisor.driver import Driver
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.recorded import fill_spares, last_batch
-from distill.supervisor.requests import Outcome, request_key
+from distill.supervisor.requests import Outcome, Submission, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spares import Spares
 from distill.supervisor.text import printable
@@ -52,11 +52,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A call that waits for its answer: where it was made, and its ``call_key``."""
+    """A call that waits for its answer: where it was made, its ``request_key``, the model named."""
 
     future: asyncio.Future[str]
     place: dict[str, Any]
     key: str
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ class WorkerCalls:
         """Ask the worker model about one prompt: a text, or a list of messages.
 
         Options: max_tokens, temperature, top_p, top_k, min_p, presence_penalty,
-        frequency_penalty, repetition_penalty, stop, seed, schema, choices, regex, system, chat.
+        frequency_penalty, repetition_penalty, stop, seed, schema, choices, regex, system, chat,
+        model (the name of another worker model that is up).
         """
         try:
             return self._wait("worker", [prompt], options)[0]
@@ -176,6 +178,7 @@ class WorkerCalls:
         """An answer or a WorkerError for each prompt. Raises WorkerError: none can be asked."""
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
+        model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
         requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
         futures: list[asyncio.Future[str]] = []
@@ -185,16 +188,34 @@ class WorkerCalls:
             future: asyncio.Future[str] = self._driver.loop.create_future()
             futures.append(future)
             place = {"cell": caller.cell, "call": caller.call, "item": item, "function": function}
-            key = request_key(request)
-            self._open[request.id] = Open(future, place, key)
+            key = request_key(request, model)
+            self._open[request.id] = Open(future, place, key, model)
             if (spare := self.spares.take(key)) is None:
                 asked.append(request)
             else:
                 self._reuse(request, spare)
         self._on_progress()
-        self._backend.submit(asked, self._deliver)
+        interactive = function == "worker"
+        self._backend.submit(
+            Submission(asked, self._deliver, self._log.run, model, interactive=interactive)
+        )
         answers = await asyncio.gather(*futures, return_exceptions=True)
         return [parse_answer(answer, options) for answer in answers]
+
+    def _model_of(self, options: Mapping[str, Any]) -> str | None:
+        """The model that a call names, by all of its name or by what comes after the last slash;
+        None for the run's own. Raises WorkerError where no worker serves it.
+        """
+        name = options.get("model")
+        if name is None:
+            return None
+        models = self._backend.models()
+        named = [model for model in models if name in (model, model.rpartition("/")[2])]
+        if len(named) != 1:
+            what = "several models are named" if named else "no worker serves"
+            there = ", ".join(models)
+            raise WorkerError(f"{what} {name!r}; there are: {there}", kind="bad_request")
+        return None if named[0] == self._backend.name else named[0]
 
     def _requests(
         self, prompts: Any, options: Mapping[str, Any], prefix: str
@@ -255,7 +276,7 @@ class WorkerCalls:
         wanted = [o for o in outcomes if o.request.id in self._open]
         if not wanted:
             return
-        calls = [self._call(o, self._open[o.request.id].place) for o in wanted]
+        calls = [self._call(o, self._open[o.request.id]) for o in wanted]
         try:
             self._log.calls(calls)
         except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
@@ -279,16 +300,18 @@ class WorkerCalls:
                 future.set_result(outcome.result.text)
         self._on_progress()
 
-    def _call(self, outcome: Outcome, place: Mapping[str, Any]) -> records.Call:
+    def _call(self, outcome: Outcome, opened: Open) -> records.Call:
         request, result = outcome.request, outcome.result
-        sampling = msgspec.to_builtins(request.sampling)
+        sampling = {**msgspec.to_builtins(request.sampling), "record": request.record}
+        if opened.model is not None:
+            sampling["model"] = opened.model
         fields: dict[str, Any] = {
             **self._log.stamp(outcome.producer),
-            **place,
+            **opened.place,
             "id": request.id,
             "turn": self._log.turn,
             "attempt": result.attempt,
-            "sampling": {**sampling, "record": request.record},
+            "sampling": sampling,
             "model": _model(outcome.card, self._backend.name),
             "messages": None if request.messages is None else tuple(messages_of(request)),
             "total_s": outcome.total_s,

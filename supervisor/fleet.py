@@ -1,60 +1,50 @@
-"""The worker servers and the queue before them.
+"""The worker servers: started here or joined by themselves, watched, and given requests.
 
-The queue stays here and workers pull by credit: each has at most its slots and its token
-budget in flight, so a dead worker returns only its window. A result is committed once per
-request id; what comes later, or from an earlier attempt, is counted and dropped. A request
-that was in flight at two deaths is poison: it gets an error instead of a third death.
+A worker that this process has not started may join at any time, and leave: it says Hello under a
+name that nobody has, and is refused if it is not what it should be. What it is given is the
+business of ``distill.supervisor.dispatch``.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import msgspec
 
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
-from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from distill.protocol.errors import ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
-from distill.supervisor.requests import Deliver, Outcome, Pending, estimate_tokens, frames
-from distill.supervisor.workers import Worker, WorkerSpec
+from distill.supervisor.requests import Submission
+from distill.supervisor.workers import Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
-SILENCE_LIMIT_S = 6.0
-"""A ready worker that is silent this long is frozen (design §3)."""
-DEATHS_LIMIT = 2
 RESTARTS_LIMIT = 3
 HEALTHY_S = 600.0
 """A worker that has served this long may be restarted anew."""
-LOADING_SILENCE_LIMIT_S = 60.0
-STEP_LIMIT_S = 30.0
-STEP_FACTOR = 5
-"""No progress for this long, and for this many times the slowest step seen: a hang."""
 BACKOFF_S = (0.5, 2.0, 8.0)
+WORKERS_LIMIT = 4096
+"""Of those that join: a mistake in a loop must not fill the memory."""
 
 
 class Fleet:
-    """Starts worker servers and gives them requests. Lives on the driver's loop."""
+    """Starts worker servers, takes in others, gives them requests. Lives on the driver's loop."""
 
     def __init__(self, driver: Driver, specs: Sequence[WorkerSpec]) -> None:
         self._driver = driver
-        self._queue: deque[Pending] = deque()
-        self._workers = {
-            spec.name: Worker(spec, Conversation(wire.TRANSITIONS, peer=spec.name))
-            for spec in specs
-        }
+        self._workers = {spec.name: _worker(spec.name, spec) for spec in specs}
         self._peers: dict[bytes, Worker] = {}
         self._changed = asyncio.Event()
-        self.dropped_results = 0
+        self._lost: list[tuple[Worker, str]] = []
+        """Joined workers that are gone; what they have said is committed first."""
+        self._dispatch = Dispatch(self._workers.values, self._send)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
         driver.on_lost(self._on_driver_lost)
@@ -84,30 +74,36 @@ class Fleet:
         """The fleet's workers, whatever their state."""
         return self._workers.values()
 
-    def submit(self, requests: Sequence[wire.Request], deliver: Deliver) -> None:
-        """Queue requests; ``deliver`` gets every outcome once, in batches as they arrive."""
-        now_s = time.monotonic()
-        for request in requests:
-            self._queue.append(Pending(request, deliver, estimate_tokens(request), now_s))
-        if self._failed():
-            self._fail_all()
-        self._dispatch()
+    def models(self) -> list[str]:
+        """The models of the workers that are up."""
+        named = (worker.model for worker in self._workers.values() if worker.is_ready)
+        return list(dict.fromkeys(model for model in named if model is not None))
+
+    def submit(self, submission: Submission) -> None:
+        """Queue requests for the model that is named, which some worker serves, or has served."""
+        self._dispatch.add(submission)
+        self._settle()
 
     def cancel(self, ids: set[str]) -> None:
         """Forget these requests; their answers, if any come, are dropped."""
-        self._queue = deque(p for p in self._queue if p.request.id not in ids)
+        self._dispatch.remove(ids)
         for worker in self._workers.values():
             gone = tuple(key for key in worker.in_flight if key in ids)
             for key in gone:
                 worker.give_back(key)
             if gone and worker.conversation.allows(wire.Cancel):
                 self._send(worker, wire.Cancel(gone))
-        self._dispatch()
+        self._dispatch.deal()
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._queue)
+        """Requests in the queues."""
+        return len(self._dispatch)
+
+    @property
+    def dropped_results(self) -> int:
+        """Results that came twice, too late, or from nowhere."""
+        return self._dispatch.dropped_results
 
     async def close(self, deadline_s: float = 3.0) -> None:
         """Ask the workers to end, and wait a little; the launcher sees to the rest."""
@@ -116,10 +112,11 @@ class Fleet:
         for worker in self._workers.values():
             if worker.conversation.allows(Shutdown):
                 self._send(worker, Shutdown())
-            elif worker.conversation.state != "gone":
-                self._driver.children.send(Kill(worker.spec.name))
+            elif worker.spec is not None and worker.conversation.state != "gone":
+                self._driver.children.send(Kill(worker.name))
+        ours = [worker for worker in self._workers.values() if worker.spec is not None]
         deadline = time.monotonic() + deadline_s
-        while any(w.conversation.state != "ended" for w in self._workers.values()):
+        while any(worker.conversation.state != "ended" for worker in ours):
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
@@ -127,7 +124,8 @@ class Fleet:
     # -- processes
 
     def _start(self, worker: Worker) -> None:
-        name = worker.spec.name
+        assert worker.spec is not None
+        name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
         self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
@@ -142,46 +140,63 @@ class Fleet:
             why = f"ended with status {message.status}"
         else:
             why = f"could not be started: {message.detail}"
-        returned = worker.give_back_all()
-        self._peers.pop(worker.epoch.encode(), None)
-        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.spec.name)
-        worker.conversation.state = "ended"
+        said_goodbye = worker.conversation.state == "gone" and worker.is_leaving
+        self._end(worker)
         if self._closing:
             return
         if time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
-        if was_ready and worker.restarts < RESTARTS_LIMIT:
+        if said_goodbye:
+            worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
+        elif was_ready and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += 1
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
         elif worker.failure is None:
-            tail = _tail(self._driver.run_directory / f"{worker.spec.name}.log")
+            tail = _tail(self._driver.run_directory / f"{worker.name}.log")
             worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
-        self._return(returned)
-        self._changed.set()
-        if self._failed():
-            self._fail_all()
+        self._settle()
+
+    def _end(self, worker: Worker) -> None:
+        """This incarnation is over; what it had in flight goes back."""
+        self._peers.pop(worker.epoch.encode(), None)
+        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
+        worker.conversation.state = "ended"
+        worker.is_leaving = False
+        self._dispatch.release(worker)
+
+    def _forget_lost(self) -> None:
+        """Those that had joined have left, in order or not."""
+        while self._lost:
+            worker, why = self._lost.pop()
+            if self._workers.get(worker.name) is worker:
+                self._driver.event("worker_left", worker.producer, why=why)
+                self._end(worker)
+                del self._workers[worker.name]
+
+    def _condemn(self, worker: Worker, why: str) -> None:
+        """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
+        worker.conversation.state = "gone"
+        if worker.spec is not None:
+            self._driver.children.send(Kill(worker.name))
+        else:
+            self._refuse(worker.epoch, why)
+            self._lost.append((worker, why))
 
     def _restart(self, worker: Worker) -> None:
         if self._closing:
             return
-        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.spec.name)
+        worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.failure = None
         self._start(worker)
 
-    def _return(self, returned: list[Pending]) -> None:
-        """Requests of a dead worker go back to the front; those of two deaths are poison."""
-        for pending in reversed(returned):
-            pending.deaths += 1
-            if pending.deaths >= DEATHS_LIMIT:
-                self._settle(pending, None, "poison", "it was in flight at two worker deaths")
-            else:
-                attempt = pending.request.attempt + 1
-                pending.request = msgspec.structs.replace(pending.request, attempt=attempt)
-                self._queue.appendleft(pending)
-        self._dispatch()
+    def _settle(self) -> None:
+        """Who is there has changed, or what waits: nothing waits in vain, or for nothing."""
+        self._changed.set()
+        self._dispatch.fail_hopeless(f": {self._failure()}" if self._failed() else "")
+        self._dispatch.deal()
 
     def _failed(self) -> bool:
         return all(
@@ -196,29 +211,24 @@ class Fleet:
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
         return kind(causes[0].detail)
 
-    def _fail_all(self) -> None:
-        queued, self._queue = list(self._queue), deque()
-        for pending in queued:
-            self._settle(pending, None, "lost", f"no worker is left: {self._failure()}")
-
     def _on_driver_lost(self) -> None:
         for worker in self._workers.values():
             worker.failure = wire.WorkerFailed(
                 "engine", "the launcher died, and the workers with it"
             )
-            worker.conversation.state = "ended"
-            self._queue.extend(worker.give_back_all())
-        self._changed.set()
-        self._fail_all()
+            self._end(worker)
+        self._settle()
 
     async def _watch_silence(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            for worker in self._workers.values():
-                if why := _hang(worker, time.monotonic() - worker.heard_s):
+            for worker in list(self._workers.values()):
+                if why := hang(worker, time.monotonic() - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
-                    worker.conversation.state = "gone"
-                    self._driver.children.send(Kill(worker.spec.name))
+                    self._condemn(worker, why)
+            if self._lost:
+                self._forget_lost()
+                self._settle()
 
     # -- messages
 
@@ -228,7 +238,7 @@ class Fleet:
         self._driver.send("workers", worker.epoch, payload)
 
     def _on_batch(self, batch: list[Inbound]) -> None:
-        finished: list[tuple[Worker, wire.Result | wire.Failure]] = []
+        finished: list[Finished] = []
         for inbound in batch:
             worker = self._peers.get(inbound.peer) or self._greeted_by(inbound)
             if worker is None:
@@ -237,10 +247,12 @@ class Fleet:
                 self._on_inbound(worker, inbound, finished)
             except ProtocolError as error:
                 self._driver.event("worker_protocol_error", worker.producer, why=str(error))
-                worker.conversation.state = "gone"
-                self._driver.children.send(Kill(worker.spec.name))
-        self._commit(finished)
-        self._dispatch()
+                self._condemn(worker, str(error))
+        self._dispatch.commit(finished)
+        if self._lost:
+            self._forget_lost()
+            self._settle()
+        self._dispatch.deal()
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
         """The worker whose new incarnation says Hello here; None for a stranger.
@@ -252,58 +264,81 @@ class Fleet:
             hello = DRIVER_TO_WORKER.decode(inbound.payload)
         except RemoteProtocolError:
             hello = None
-        worker = self._workers.get(hello.worker) if isinstance(hello, wire.WorkerHello) else None
-        if worker is None or worker.conversation.state != "new":
+        if not isinstance(hello, wire.WorkerHello):
             self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
             return None
-        self._peers[inbound.peer] = worker
+        epoch = inbound.peer.decode("utf-8", "replace")
+        worker = self._workers.get(hello.worker)
+        if worker is None and len(self._workers) < WORKERS_LIMIT and not self._closing:
+            worker = self._workers[hello.worker] = _worker(hello.worker, None)
+        if worker is None:
+            self._refuse(epoch, "this engine takes no more workers")
+        elif worker.conversation.state != "new":
+            self._refuse(epoch, f"a worker named {hello.worker} is here already: use another name")
+            return None
+        else:
+            self._peers[inbound.peer] = worker
+            worker.epoch = epoch
         return worker
 
-    def _on_inbound(
-        self,
-        worker: Worker,
-        inbound: Inbound,
-        finished: list[tuple[Worker, wire.Result | wire.Failure]],
-    ) -> None:
+    def _refuse(self, epoch: str, why: str) -> None:
+        """Tell a worker server why it can't serve here; it ends by itself."""
+        self._driver.event("worker_refused", self._driver.producer, epoch=epoch, why=why)
+        self._driver.send("workers", epoch, DRIVER_TO_WORKER.encode(wire.WorkerRefused(why)))
+
+    def _on_inbound(self, worker: Worker, inbound: Inbound, finished: list[Finished]) -> None:
         if inbound.event == "unreachable":
             return
         if inbound.event == "malformed":
-            raise RemoteProtocolError("a message of several frames", peer=worker.spec.name)
+            raise RemoteProtocolError("a message of several frames", peer=worker.name)
         if worker.conversation.state in ("ended", "gone"):
             return
-        message = DRIVER_TO_WORKER.decode(inbound.payload, peer=worker.spec.name)
+        message = DRIVER_TO_WORKER.decode(inbound.payload, peer=worker.name)
         worker.conversation.received(message)
         worker.heard_s = time.monotonic()
+        if isinstance(message, wire.Results):
+            finished.extend((worker, result) for result in message.results)
+        else:
+            self._act(worker, message)
+
+    def _act(self, worker: Worker, message: Message) -> None:
         match message:
             case wire.WorkerHello():
                 self._on_hello(worker, message)
             case wire.WorkerReady():
                 self._on_ready(worker, message)
+            case wire.Heartbeat():
+                worker.note_beat(message)
+            case LogRecords():
+                self._driver.shipped(worker.producer, message.records)
             case wire.WorkerFailed():
                 worker.failure = message
                 self._driver.event(
                     "worker_failed", worker.producer, kind=message.kind, why=message.detail
                 )
-            case wire.Results():
-                finished.extend((worker, result) for result in message.results)
-            case wire.Heartbeat():
-                worker.note_step(message)
-            case LogRecords():
-                self._driver.shipped(worker.producer, message.records)
+                self._leaves(worker, message.detail)
+            case wire.WorkerGoodbye():
+                worker.is_leaving = True
+                self._leaves(worker, "it was told to leave")
+
+    def _leaves(self, worker: Worker, why: str) -> None:
+        """Its last word; of one that is ours the launcher will tell when it is dead."""
+        if worker.spec is None:
+            self._lost.append((worker, why))
 
     def _on_hello(self, worker: Worker, hello: wire.WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
-            raise RemoteProtocolError(
-                f"speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}", peer=hello.worker
-            )
-        if self._peers.get(hello.epoch.encode()) is not worker:
+            why = f"it speaks protocol {hello.protocol}, this engine {PROTOCOL_VERSION}"
+            raise RemoteProtocolError(why, peer=hello.worker)
+        if hello.epoch != worker.epoch:
             raise RemoteProtocolError("its identity is not its epoch", peer=hello.worker)
-        worker.epoch = hello.epoch
         worker.producer = records.Producer("worker_server", hello.worker, hello.pid)
         self._driver.event("worker_connected", worker.producer, epoch=hello.epoch)
         self._send(worker, Welcome(PROTOCOL_VERSION, HEARTBEAT_S))
 
     def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:
+        if (why := self._differs(ready.card)) is not None:
+            raise RemoteProtocolError(why, peer=worker.name)
         worker.card, worker.slots = ready.card, ready.slots
         worker.ready_s = time.monotonic()
         worker.token_budget = ready.token_budget
@@ -317,81 +352,19 @@ class Fleet:
         )
         self._changed.set()
 
-    # -- dispatch
-
-    def _dispatch(self) -> None:
-        """Give the queue's head to the worker with the fewest tokens in flight."""
-        batches: dict[str, list[wire.Request]] = {}
-        while self._queue:
-            pending = self._queue[0]
-            ready = [w for w in self._workers.values() if w.is_ready and w.has_room(pending)]
-            if not ready:
-                break
-            worker = min(ready, key=lambda w: w.tokens_in_flight)
-            worker.take(self._queue.popleft())
-            batches.setdefault(worker.spec.name, []).append(pending.request)
-        for name, requests in batches.items():
-            for group in frames(requests):
-                self._send_requests(self._workers[name], group)
-
-    def _send_requests(self, worker: Worker, group: list[wire.Request]) -> None:
-        try:
-            self._send(worker, wire.Requests(tuple(group)))
-        except LocalProtocolError as error:
-            # They have no wire form, or are too large for a frame: theirs to hear, nobody's else.
-            for request in group:
-                if pending := worker.give_back(request.id):
-                    self._settle(pending, None, "bad_request", str(error))
-
-    def _commit(self, finished: list[tuple[Worker, wire.Result | wire.Failure]]) -> None:
-        """Deliver first results, a batch for each caller, and drop the rest."""
-        by_caller: dict[Deliver, list[Outcome]] = {}
-        for worker, result in finished:
-            pending = worker.in_flight.get(result.id)
-            if pending is None or pending.request.attempt != result.attempt:
-                self.dropped_results += 1
-                continue
-            worker.give_back(result.id)
-            outcome = Outcome(
-                pending.request,
-                result,
-                None,
-                worker.card,
-                worker.producer,
-                time.monotonic() - pending.since,
-            )
-            by_caller.setdefault(pending.deliver, []).append(outcome)
-        for deliver, outcomes in by_caller.items():
-            deliver(outcomes)
-
-    def _settle(self, pending: Pending, worker: Worker | None, kind: str, detail: str) -> None:
-        request = pending.request
-        failure = wire.Failure(request.id, request.attempt, "engine", detail)
-        pending.deliver(
-            [
-                Outcome(
-                    request,
-                    failure,
-                    kind,
-                    worker.card if worker else None,
-                    worker.producer if worker else None,
-                    time.monotonic() - pending.since,
-                )
-            ]
-        )
+    def _differs(self, card: wire.ModelCard) -> str | None:
+        """Why answers of this model could not be told from another's; None if they could."""
+        for worker in self._workers.values():
+            known = worker.card
+            if known is not None and known.model == card.model and worker.is_ready:
+                for name in ("weights_hash", "tokenizer_hash", "template_hash"):
+                    if getattr(known, name) != getattr(card, name):
+                        return f"its {card.model} is another than {worker.name}'s: {name} differs"
+        return None
 
 
-def _hang(worker: Worker, silent_s: float) -> str:
-    """Why a worker is taken for frozen; "" if it is not."""
-    state = worker.conversation.state
-    if state == "ready" and silent_s > SILENCE_LIMIT_S:
-        return f"silent for {silent_s:.0f} s"
-    if state == "loading" and silent_s > LOADING_SILENCE_LIMIT_S:
-        return f"silent for {silent_s:.0f} s while loading"
-    limit_s = max(STEP_LIMIT_S, STEP_FACTOR * worker.slowest_step_s)
-    if worker.in_flight and worker.step_age_s > limit_s:
-        return f"no step for {worker.step_age_s:.0f} s with {len(worker.in_flight)} in flight"
-    return ""
+def _worker(name: str, spec: WorkerSpec | None) -> Worker:
+    return Worker(name, spec, Conversation(wire.TRANSITIONS, peer=name))
 
 
 def _tail(path: Path) -> str:

@@ -160,9 +160,10 @@ def fill_spares(spares: Spares[records.Call], run: Run) -> None:
 def line_key(line: records.Call) -> str:
     """``request_key`` of the request that this line tells of."""
     asked = {name: value for name, value in line.sampling.items() if name != "record"}
+    model = asked.pop("model", None)
     messages = None if line.messages is None else [dict(each) for each in line.messages]
     prompt = line.prompt if messages is None else None
-    return asked_key(messages, prompt, msgspec.convert(asked, Sampling))
+    return asked_key(messages, prompt, msgspec.convert(asked, Sampling), model)
 
 
 def last_batch(run: Run) -> int:

@@ -1,6 +1,6 @@
 """Requests on their way: what waits for a worker, what came of it, and their sizes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,25 +25,54 @@ class Outcome:
 Deliver = Callable[[list[Outcome]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Requests that were asked at once. ``deliver`` gets every outcome once, as they come.
+
+    ``model`` None is the one that serves by default. ``interactive``: somebody waits for just
+    these, so they go before batches. Runs are served in turns, by their ``run``.
+    """
+
+    requests: Sequence[wire.Request]
+    deliver: Deliver
+    run: str = ""
+    model: str | None = None
+    interactive: bool = False
+
+
 @dataclass(slots=True)
 class Pending:
     """A request that waits for a worker or an answer."""
 
     request: wire.Request
-    deliver: Deliver
+    submission: Submission
     tokens: int
     since: float
     deaths: int = 0
 
 
-def request_key(request: wire.Request) -> str:
+def request_key(request: wire.Request, model: str | None = None) -> str:
     """The hash of what is asked: equal requests may be given each other's answers."""
-    return asked_key(request.messages, request.prompt, request.sampling)
+    return asked_key(request.messages, request.prompt, request.sampling, model)
 
 
-def asked_key(messages: Any, prompt: str | None, sampling: wire.Sampling) -> str:
-    """The hash of a conversation (ChatMessages, or dicts of their fields) or a prompt."""
-    return content_hash([messages, prompt, sampling])
+def asked_key(
+    messages: Any, prompt: str | None, sampling: wire.Sampling, model: str | None = None
+) -> str:
+    """The hash of a conversation (ChatMessages, or dicts of their fields) or a prompt.
+
+    ``model`` is None for the run's own.
+    """
+    return content_hash([messages, prompt, sampling, *([] if model is None else [model])])
+
+
+def text_of(request: wire.Request) -> str:
+    """What the worker will read, without its template."""
+    if request.messages is None:
+        return request.prompt or ""
+    if len(request.messages) == 1:
+        return request.messages[0].content
+    return "\n".join(message.content for message in request.messages)
 
 
 def estimate_tokens(request: wire.Request) -> int:

@@ -1,4 +1,4 @@
-"""One worker server as the driver sees it: how it is started, what it has in flight."""
+"""One worker server as the driver sees it: where it comes from, what it has in flight."""
 
 from dataclasses import dataclass, field
 
@@ -6,6 +6,13 @@ from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
 from distill.supervisor.requests import Pending
 from distill.traces import records
+
+SILENCE_LIMIT_S = 6.0
+"""A ready worker that is silent this long is frozen (design §3)."""
+LOADING_SILENCE_LIMIT_S = 60.0
+STEP_LIMIT_S = 30.0
+STEP_FACTOR = 5
+"""No progress for this long, and for this many times the slowest step seen: a hang."""
 
 
 @dataclass(slots=True)
@@ -19,9 +26,10 @@ class WorkerSpec:
 
 @dataclass(slots=True)
 class Worker:
-    """One incarnation of a worker server, as the driver sees it."""
+    """A worker server. One without a ``spec`` has joined by itself, and is nobody's to restart."""
 
-    spec: WorkerSpec
+    name: str
+    spec: WorkerSpec | None
     conversation: Conversation
     epoch: str = ""
     producer: records.Producer = field(
@@ -36,15 +44,29 @@ class Worker:
     failure: wire.WorkerFailed | None = None
     restarts: int = 0
     ready_s: float = 0.0
+    is_leaving: bool = False
+    """It finishes what it has, and takes nothing new."""
     step_age_s: float = 0.0
     slowest_step_s: float = 0.0
 
     @property
     def is_ready(self) -> bool:
-        return self.conversation.state == "ready"
+        """Whether it takes requests."""
+        return self.conversation.state == "ready" and not self.is_leaving
 
-    def note_step(self, beat: wire.Heartbeat) -> None:
-        """Learn from a heartbeat how long the engine's steps take."""
+    @property
+    def model(self) -> str | None:
+        """The model that it serves, once it has said."""
+        return self.card.model if self.card is not None else None
+
+    def may_serve(self, model: str) -> bool:
+        """Whether it does, or may yet: it has not said, or is being started again."""
+        has_failed = self.conversation.state == "ended" and self.failure is not None
+        return not has_failed and not self.is_leaving and self.model in (None, model)
+
+    def note_beat(self, beat: wire.Heartbeat) -> None:
+        """Learn from a heartbeat whether it leaves, and how long the engine's steps take."""
+        self.is_leaving = beat.state == "draining"
         if beat.last_step_age_s < self.step_age_s:  # it was working at a step, and finished it
             self.slowest_step_s = max(self.slowest_step_s, self.step_age_s)
         self.step_age_s = beat.last_step_age_s if self.in_flight else 0.0
@@ -76,3 +98,16 @@ class Worker:
         self.in_flight.clear()
         self.tokens_in_flight = 0
         return returned
+
+
+def hang(worker: Worker, silent_s: float) -> str:
+    """Why a worker is taken for frozen; "" if it is not."""
+    state = worker.conversation.state
+    if state == "ready" and silent_s > SILENCE_LIMIT_S:
+        return f"silent for {silent_s:.0f} s"
+    if state == "loading" and silent_s > LOADING_SILENCE_LIMIT_S:
+        return f"silent for {silent_s:.0f} s while loading"
+    limit_s = max(STEP_LIMIT_S, STEP_FACTOR * worker.slowest_step_s)
+    if worker.in_flight and worker.step_age_s > limit_s:
+        return f"no step for {worker.step_age_s:.0f} s with {len(worker.in_flight)} in flight"
+    return ""

@@ -31,6 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--engine", type=_json_object, default={}, metavar="JSON", help="vLLM engine arguments"
     )
     parser.add_argument("--verbose", action="store_true", help="vLLM's own log lines, too")
+    parser.add_argument("--announce", action="store_true", help="say on stderr how it goes")
     parser.add_argument(
         "--outlive-parent", action="store_true", help="go on when the starting process ends"
     )
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             slots=options.slots,
             engine=options.engine,
             verbose=options.verbose,
+            announce=options.announce,
         )
     )
 

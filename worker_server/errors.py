@@ -8,7 +8,8 @@
     ├── ModelTooBig          the weights do not fit the device's memory         kind "memory"
     ├── EngineFailed         vLLM did not start                                 kind "engine"
     ├── EngineDied           the engine's process ended while it served         kind "engine"
-    └── DriverUnreachable    nobody answered, or the driver refused us          (not sent)
+    ├── DriverUnreachable    nobody answered                                    (not sent)
+    └── Refused              the engine will not have this worker               (not sent)
     RequestRefused           one request failed; the engine is well
 
 Every message says what was wrong and what to do. ``kind`` is the one of ``WorkerFailed``.
@@ -55,6 +56,10 @@ class EngineDied(WorkerError):
 
 class DriverUnreachable(WorkerError):
     """Nobody answered at the endpoint, or the driver speaks another protocol."""
+
+
+class Refused(WorkerError):
+    """The engine will not have this worker, or no more; the message is its reason."""
 
 
 class RequestRefused(Exception):

@@ -24,6 +24,7 @@ class Options:
     slots: int | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     verbose: bool = False
+    announce: bool = False
     connect_timeout_s: float = 30.0
 
 

@@ -35,9 +35,16 @@ from distill.protocol.worker_link import (
     WorkerGoodbye,
     WorkerHello,
     WorkerReady,
+    WorkerRefused,
 )
 from distill.worker_server.engine import Engine
-from distill.worker_server.errors import DriverUnreachable, EngineDied, EngineFailed, WorkerError
+from distill.worker_server.errors import (
+    DriverUnreachable,
+    EngineDied,
+    EngineFailed,
+    Refused,
+    WorkerError,
+)
 from distill.worker_server.link import Link
 from distill.worker_server.loading import Options, load
 from distill.worker_server.outbox import Outbox
@@ -46,6 +53,9 @@ from distill.worker_server.work import Work
 
 SLOTS = {"gpu": 96, "cpu": 32}
 """One GPU needs about a hundred prompts in flight; two cores gain nothing beyond 32."""
+
+
+ENDPOINT_LOOK_S = 1.0
 
 
 class ExitCode(enum.IntEnum):
@@ -77,14 +87,15 @@ class Server:
         """Serve until drained, told to stop, or failed."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_signal_handler(signal.SIGINT, self._stop)
+        loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         try:
             await self._greet()
+            self._announce(f"joined {self._options.endpoint}; Ctrl-C leaves it in order")
             await self._until_ending(self._load_and_serve())
             if self._fault is not None:
                 raise self._fault
             return ExitCode.OK
-        except DriverUnreachable as error:
+        except (DriverUnreachable, Refused) as error:
             print(f"worker server {self._options.worker}: {error}", file=sys.stderr)  # noqa: T201
             return ExitCode.UNREACHABLE
         except WorkerError as error:
@@ -98,6 +109,16 @@ class Server:
             kill_children()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def _event(self, event: str, **fields: Any) -> None:
+        """For the driver's log and, where somebody watches, for the terminal. Any thread."""
+        self._link.event(event, **fields)
+        told = ", ".join(f"{name} {value}" for name, value in fields.items())
+        self._announce(f"{event.replace('_', ' ')}{': ' if told else ''}{told}")
+
+    def _announce(self, text: str) -> None:
+        if self._options.announce:
+            print(f"worker server {self._options.worker}: {text}", file=sys.stderr)  # noqa: T201
+
     async def _greet(self) -> None:
         options = self._options
         hello = WorkerHello(
@@ -106,6 +127,8 @@ class Server:
             epoch=uuid.uuid4().hex,
             pid=os.getpid(),
         )
+        if not _is_there(options.endpoint):
+            raise DriverUnreachable(f"no engine is up at {options.endpoint}")
         try:
             self._link.open(options.endpoint, hello)
             welcome = await asyncio.wait_for(self._welcome, options.connect_timeout_s)
@@ -126,17 +149,28 @@ class Server:
         """Run ``serving`` until the process is to end; whichever comes first."""
         task = asyncio.ensure_future(serving)
         ending = asyncio.ensure_future(self._ending.wait())
+        watch = asyncio.ensure_future(self._watch_endpoint())
         await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
+        watch.cancel()
         if task.done():
             task.result()
             await self._ending.wait()
         # A load that is still running in its thread can't be cancelled; the process ends anyway.
 
+    async def _watch_endpoint(self) -> None:
+        """End when the engine has: its launcher takes the run directory away, sockets and all.
+
+        ZeroMQ would dial a lost peer for ever.
+        """
+        while _is_there(self._options.endpoint):  # noqa: ASYNC110  (nothing tells)
+            await asyncio.sleep(ENDPOINT_LOOK_S)
+        self._end_with(DriverUnreachable("the engine has ended"))
+
     async def _load_and_serve(self) -> None:
         started = time.monotonic()
         loaded = await in_daemon_thread(
-            lambda: load(self._options, self._scratch, self._link.event, self._engine_ended)
+            lambda: load(self._options, self._scratch, self._event, self._engine_ended)
         )
         engine = loaded.engine
         await engine.probe()
@@ -152,7 +186,7 @@ class Server:
             token_budget=max(engine.cache_tokens, engine.window_tokens),
             load_s=load_s,
         )
-        self._link.event("engine_ready", load_s=round(load_s, 2), slots=ready.slots)
+        self._event("engine_ready", load_s=round(load_s, 2), slots=ready.slots)
         self._link.send_if_legal(ready)
 
     def _on_message(self, message: ToWorker) -> None:
@@ -166,14 +200,30 @@ class Server:
                 self._work.cancel(message.ids)
             case Drain():
                 self._drain()
+            case WorkerRefused():
+                self._on_refused(message.detail)
             case Shutdown():
-                self._stop("the driver refused this worker: are the versions equal?")
+                self._stop("the engine has ended")
 
     def _stop(self, unwelcome: str = "stopped before the driver answered") -> None:
         """End now, whatever is in flight."""
         if not self._welcome.done():
             self._welcome.set_exception(DriverUnreachable(unwelcome))
         self._ending.set()
+
+    def _on_interrupt(self) -> None:
+        """Ctrl-C: in order; the second time at once."""
+        if self._state == "ready":
+            self._drain()
+        else:
+            self._stop()
+
+    def _on_refused(self, why: str) -> None:
+        """The engine will not have it, or no more: it ends by itself, and says why."""
+        error = Refused(f"the engine refused this worker: {why}")
+        if not self._welcome.done():
+            self._welcome.set_exception(error)
+        self._end_with(error)
 
     def _on_fault(self, error: ProtocolError) -> None:
         """The driver broke the rules: nothing it says can be trusted any more."""
@@ -184,7 +234,7 @@ class Server:
         if self._state == "ready":
             self._state = "draining"
             self._link.send_if_legal(self._heartbeat())
-            self._link.event("worker_draining", in_flight=self._work.in_flight)
+            self._event("worker_draining", in_flight=self._work.in_flight)
             self._on_idle()
         elif self._state == "loading":
             self._stop()
@@ -232,11 +282,18 @@ class Server:
         )
 
 
+def _is_there(endpoint: str) -> bool:
+    """Whether the socket of a local endpoint is there; of another nobody can say."""
+    path = endpoint.removeprefix("ipc://")
+    return path == endpoint or Path(path).exists()
+
+
 def _run_folder(endpoint: str) -> Path | None:
     """The run's folder, where the endpoint is a socket in it: the launcher removes it."""
     if not endpoint.startswith("ipc://"):
         return None
-    return Path(endpoint.removeprefix("ipc://")).parent
+    folder = Path(endpoint.removeprefix("ipc://")).parent
+    return folder if folder.is_dir() else None
 
 
 def serve(options: Options) -> ExitCode:

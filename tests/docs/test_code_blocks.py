@@ -246,6 +246,7 @@ def python_script(words: list[str], place: Path) -> None:
 
 RULES: dict[str, Check] = {
     "bin/distill-up": lambda words, place: distill_command(["up", *words], place),
+    "bin/distill-worker": lambda words, place: distill_command(["worker", *words], place),
     ".venv/bin/distill run": lambda words, place: distill_command(["run", *words], place),
     ".venv/bin/distill doctor": doctor,
     "bin/test": door,

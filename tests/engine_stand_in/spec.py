@@ -1,11 +1,14 @@
-"""How a real worker server is started on the engine that does no work."""
+"""How a real worker server is started on the engine that does no work, and what it has answered."""
 
 import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.workers import WorkerSpec
+from distill.traces import records
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -36,3 +39,10 @@ def worker_spec(
         "STAND_IN_WORDS": str(words),
     }
     return WorkerSpec(name, argv, {**scrubbed_environment(), **env})
+
+
+def calls_in(folder: Path) -> list[records.Call]:
+    """The worker calls in a log folder, in the order in which they were written."""
+    lines = (folder / records.WORKER_LOG).read_bytes().splitlines()
+    logged = [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
+    return [record for record in logged if isinstance(record, records.Call)]

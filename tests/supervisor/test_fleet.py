@@ -14,7 +14,7 @@ from distill.errors import ModelError
 from distill.protocol import worker_link as W
 from distill.supervisor import background, driver
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.requests import Outcome
+from distill.supervisor.requests import Outcome, Submission
 from distill.supervisor.workers import WorkerSpec
 from tests.supervisor.processes import left
 
@@ -43,7 +43,7 @@ def requests(count: int) -> list[W.Request]:
 async def ask(fleet: Fleet, wanted: Sequence[W.Request], timeout_s: float = 30) -> list[Outcome]:
     """Submit and wait for one outcome each; more would be a broken promise."""
     outcomes: list[Outcome] = []
-    fleet.submit(wanted, outcomes.extend)
+    fleet.submit(Submission(wanted, outcomes.extend, model="scripted"))
     for _ in range(int(timeout_s / 0.02)):
         if len(outcomes) >= len(wanted):
             break
@@ -184,7 +184,7 @@ def test_cancelled_requests_are_forgotten(with_fleet: Callable[..., Any]) -> Non
     async def body(fleet: Fleet) -> None:
         await fleet.ready()
         got: list[Outcome] = []
-        fleet.submit(requests(200), got.extend)
+        fleet.submit(Submission(requests(200), got.extend, model="scripted"))
         fleet.cancel({f"r{n}" for n in range(200)})
         await asyncio.sleep(0.5)
         assert got == []

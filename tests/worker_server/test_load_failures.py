@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from distill.protocol import PROTOCOL_VERSION
-from distill.protocol.message import Shutdown, Welcome
-from distill.protocol.worker_link import WorkerFailed, WorkerHello
+from distill.protocol.message import Welcome
+from distill.protocol.worker_link import WorkerFailed, WorkerHello, WorkerRefused
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
@@ -93,6 +93,6 @@ def test_a_driver_of_another_version_is_left(start: Callable[..., Any]) -> None:
 def test_a_refused_worker_goes(start: Callable[..., Any]) -> None:
     worker = start()
     worker.driver.receive(WorkerHello)
-    worker.driver.send(Shutdown())
+    worker.driver.send(WorkerRefused("its name is taken"))
     assert worker.process.wait(timeout=10) == 3
-    assert "refused" in worker.log.read_text()
+    assert "the engine refused this worker: its name is taken" in worker.log.read_text()

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 
@@ -19,7 +18,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.traces import records
-from tests.engine_stand_in.spec import worker_spec
+from tests.engine_stand_in.spec import calls_in, worker_spec
 from tests.engine_stand_in.vllm.tokens import answer_to, encode, render
 from tests.supervisor.processes import left
 
@@ -53,9 +52,7 @@ def with_stand_in(folder: Path, body: Body, **settings: Any) -> list[records.Cal
 
     driver.shared()
     background.wait(asyncio.wait_for(work(), 120))
-    lines = (folder / records.WORKER_LOG).read_bytes().splitlines()
-    logged = [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
-    return [record for record in logged if isinstance(record, records.Call)]
+    return calls_in(folder)
 
 
 def _processes(fleet: Fleet) -> list[psutil.Process]:

@@ -1,0 +1,140 @@
+"""Who gets what waits, and what becomes of it: the queues' end that workers pull at.
+
+The queue stays in the driver and workers pull by credit: each has at most its slots and its token
+budget in flight, so a dead worker returns only its window. A result is committed once per request
+id; what comes later, or from an earlier attempt, is counted and dropped. A request that was in
+flight at two deaths is poison: it gets an error instead of a third death.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+
+import msgspec
+
+from distill.protocol import worker_link as wire
+from distill.protocol.errors import LocalProtocolError
+from distill.supervisor.lanes import Queue
+from distill.supervisor.requests import (
+    Deliver,
+    Outcome,
+    Pending,
+    Submission,
+    estimate_tokens,
+    frames,
+)
+from distill.supervisor.workers import Worker
+
+DEATHS_LIMIT = 2
+
+Finished = tuple[Worker, wire.Result | wire.Failure]
+
+
+class Dispatch:
+    """The queues, one a model. ``workers`` are all there are, ``send(worker, requests)`` sends."""
+
+    def __init__(
+        self,
+        workers: Callable[[], Collection[Worker]],
+        send: Callable[[Worker, wire.Requests], None],
+    ) -> None:
+        self._workers = workers
+        self._send = send
+        self._queues: defaultdict[str, Queue] = defaultdict(Queue)
+        self.dropped_results = 0
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def add(self, submission: Submission) -> None:
+        """Queue requests for the model that the submission names."""
+        now_s = time.monotonic()
+        self._queue(submission).add(
+            submission,
+            (Pending(r, submission, estimate_tokens(r), now_s) for r in submission.requests),
+        )
+
+    def _queue(self, submission: Submission) -> Queue:
+        assert submission.model is not None
+        return self._queues[submission.model]
+
+    def remove(self, ids: set[str]) -> None:
+        """Forget these requests where they wait."""
+        for queue in self._queues.values():
+            queue.remove(ids)
+
+    def deal(self) -> None:
+        """Give what waits to those with room, the one with the fewest tokens in flight first."""
+        batches: dict[str, list[wire.Request]] = {}
+        workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
+        for model, queue in self._queues.items():
+            open_ = [worker for worker in workers.values() if worker.model == model]
+            while open_ and len(queue):
+                worker = min(open_, key=lambda each: each.tokens_in_flight)
+                pending = queue.pop(worker.name, worker.has_room)
+                if pending is None:
+                    open_.remove(worker)
+                    continue
+                worker.take(pending)
+                batches.setdefault(worker.name, []).append(pending.request)
+        for name, requests in batches.items():
+            for group in frames(requests):
+                self._send_requests(workers[name], group)
+
+    def _send_requests(self, worker: Worker, group: list[wire.Request]) -> None:
+        try:
+            self._send(worker, wire.Requests(tuple(group)))
+        except LocalProtocolError as error:
+            # They have no wire form, or are too large for a frame: theirs to hear, nobody's else.
+            for request in group:
+                if pending := worker.give_back(request.id):
+                    _settle(pending, "bad_request", str(error))
+
+    def commit(self, finished: Iterable[Finished]) -> None:
+        """Deliver first results, a batch for each caller, and drop the rest."""
+        by_caller: dict[Deliver, list[Outcome]] = {}
+        for worker, result in finished:
+            pending = worker.in_flight.get(result.id)
+            if pending is None or pending.request.attempt != result.attempt:
+                self.dropped_results += 1
+                continue
+            worker.give_back(result.id)
+            outcome = Outcome(
+                pending.request,
+                result,
+                None,
+                worker.card,
+                worker.producer,
+                time.monotonic() - pending.since,
+            )
+            by_caller.setdefault(pending.submission.deliver, []).append(outcome)
+        for deliver, outcomes in by_caller.items():
+            deliver(outcomes)
+
+    def release(self, worker: Worker) -> None:
+        """The worker is gone: what it had goes to others, but for what is poison."""
+        for queue in self._queues.values():
+            queue.release(worker.name)
+        for pending in worker.give_back_all():
+            pending.deaths += 1
+            if pending.deaths >= DEATHS_LIMIT:
+                _settle(pending, "poison", "it was in flight at two worker deaths")
+            else:
+                attempt = pending.request.attempt + 1
+                pending.request = msgspec.structs.replace(pending.request, attempt=attempt)
+                self._queue(pending.submission).put_back(pending)
+
+    def fail_hopeless(self, why: str) -> None:
+        """Settle what no worker will ever serve; ``why`` if there is none at all."""
+        for model, queue in self._queues.items():
+            if len(queue) and not any(each.may_serve(model) for each in self._workers()):
+                for pending in queue.clear():
+                    _settle(pending, "lost", f"no worker is left{why or f' that serves {model}'}")
+
+
+def _settle(pending: Pending, kind: str, detail: str) -> None:
+    """No worker has answered it, and none will."""
+    request = pending.request
+    failure = wire.Failure(request.id, request.attempt, "engine", detail)
+    waited_s = time.monotonic() - pending.since
+    pending.submission.deliver([Outcome(request, failure, kind, None, None, waited_s)])
