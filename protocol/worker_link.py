@@ -215,6 +215,7 @@ TRANSITIONS: Transitions = {
         Heartbeat: "loading",
         LogRecords: "loading",
         WorkerReady: "ready",
+        WorkerGoodbye: "gone",
         WorkerFailed: "gone",
         Drain: "gone",
         WorkerRefused: "gone",

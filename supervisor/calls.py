@@ -276,8 +276,8 @@ class WorkerCalls:
         wanted = [o for o in outcomes if o.request.id in self._open]
         if not wanted:
             return
-        calls = [self._call(o, self._open[o.request.id]) for o in wanted]
         try:
+            calls = [self._call(o, self._open[o.request.id]) for o in wanted]
             self._log.calls(calls)
         except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
             for outcome in wanted:

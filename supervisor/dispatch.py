@@ -6,6 +6,7 @@ id; what comes later, or from an earlier attempt, is counted and dropped. A requ
 flight at two deaths is poison: it gets an error instead of a third death.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -25,6 +26,7 @@ from distill.supervisor.requests import (
 )
 from distill.supervisor.workers import Worker
 
+LOG = logging.getLogger(__name__)
 DEATHS_LIMIT = 2
 
 Finished = tuple[Worker, wire.Result | wire.Failure]
@@ -109,14 +111,14 @@ class Dispatch:
             )
             by_caller.setdefault(pending.submission.deliver, []).append(outcome)
         for deliver, outcomes in by_caller.items():
-            deliver(outcomes)
+            _deliver(deliver, outcomes)
 
-    def release(self, worker: Worker) -> None:
+    def release(self, worker: Worker, *, has_died: bool) -> None:
         """The worker is gone: what it had goes to others, but for what is poison."""
         for queue in self._queues.values():
             queue.release(worker.name)
         for pending in worker.give_back_all():
-            pending.deaths += 1
+            pending.deaths += has_died
             if pending.deaths >= DEATHS_LIMIT:
                 _settle(pending, "poison", "it was in flight at two worker deaths")
             else:
@@ -137,4 +139,12 @@ def _settle(pending: Pending, kind: str, detail: str) -> None:
     request = pending.request
     failure = wire.Failure(request.id, request.attempt, "engine", detail)
     waited_s = time.monotonic() - pending.since
-    pending.submission.deliver([Outcome(request, failure, kind, None, None, waited_s)])
+    _deliver(pending.submission.deliver, [Outcome(request, failure, kind, None, None, waited_s)])
+
+
+def _deliver(deliver: Deliver, outcomes: list[Outcome]) -> None:
+    """What fails in one caller must not keep the others from their answers."""
+    try:
+        deliver(outcomes)
+    except Exception:
+        LOG.exception("distill: answers could not be delivered")

@@ -6,6 +6,7 @@ business of ``distill.supervisor.dispatch``.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -125,6 +126,7 @@ class Fleet:
 
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
+        worker.heard_s = time.monotonic()
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
@@ -133,9 +135,7 @@ class Fleet:
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if not isinstance(message, Exited | NotStarted):
             return
-        was_ready = worker.conversation.state in ("ready", "draining") or (
-            worker.card is not None and worker.conversation.state == "gone"
-        )
+        has_served = worker.card is not None
         if isinstance(message, Exited):
             why = f"ended with status {message.status}"
         else:
@@ -148,7 +148,7 @@ class Fleet:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
-        elif was_ready and worker.restarts < RESTARTS_LIMIT:
+        elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += 1
             worker.failure = None
@@ -164,8 +164,9 @@ class Fleet:
         self._peers.pop(worker.epoch.encode(), None)
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
+        self._dispatch.release(worker, has_died=not worker.is_leaving)
         worker.is_leaving = False
-        self._dispatch.release(worker)
+        worker.step_age_s = worker.slowest_step_s = 0.0
 
     def _forget_lost(self) -> None:
         """Those that had joined have left, in order or not."""
@@ -180,14 +181,16 @@ class Fleet:
         """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
         worker.conversation.state = "gone"
         if worker.spec is not None:
+            worker.failure = worker.failure or wire.WorkerFailed("engine", why)
             self._driver.children.send(Kill(worker.name))
         else:
             self._refuse(worker.epoch, why)
             self._lost.append((worker, why))
 
     def _restart(self, worker: Worker) -> None:
-        if self._closing:
+        if self._closing or self._driver.lost.is_set():
             return
+        worker.ready_s = math.inf
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.failure = None
         self._start(worker)
@@ -201,11 +204,11 @@ class Fleet:
     def _failed(self) -> bool:
         return all(
             worker.conversation.state == "ended" and worker.failure is not None
-            for worker in self._workers.values()
+            for worker in list(self._workers.values())
         )
 
     def _failure(self) -> DistillError:
-        causes = [w.failure for w in self._workers.values() if w.failure is not None]
+        causes = [w.failure for w in list(self._workers.values()) if w.failure is not None]
         if not causes:
             return ModelError("there is no worker")
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
@@ -350,7 +353,7 @@ class Fleet:
             slots=ready.slots,
             load_s=ready.load_s,
         )
-        self._changed.set()
+        self._settle()
 
     def _differs(self, card: wire.ModelCard) -> str | None:
         """Why answers of this model could not be told from another's; None if they could."""

@@ -67,8 +67,8 @@ class Lane:
         return max(self.held.values(), key=lambda group: len(group.waiting))
 
     def groups(self) -> Iterator[Group]:
-        """Every group, held or not."""
-        yield from self.held.values()
+        """Every group once, held (by one worker or several) or not."""
+        yield from dict.fromkeys(self.held.values())
         yield from self.bulk
 
     def remove(self, ids: set[str]) -> None:

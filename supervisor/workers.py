@@ -10,6 +10,8 @@ from distill.traces import records
 SILENCE_LIMIT_S = 6.0
 """A ready worker that is silent this long is frozen (design §3)."""
 LOADING_SILENCE_LIMIT_S = 60.0
+ENDING_LIMIT_S = 15.0
+"""What has said its last word, or was killed, must be gone by then."""
 STEP_LIMIT_S = 30.0
 STEP_FACTOR = 5
 """No progress for this long, and for this many times the slowest step seen: a hang."""
@@ -103,6 +105,10 @@ class Worker:
 def hang(worker: Worker, silent_s: float) -> str:
     """Why a worker is taken for frozen; "" if it is not."""
     state = worker.conversation.state
+    if worker.spec is not None and state == "new" and silent_s > LOADING_SILENCE_LIMIT_S:
+        return f"said nothing for {silent_s:.0f} s after its start"
+    if worker.spec is not None and state == "gone" and silent_s > ENDING_LIMIT_S:
+        return f"lived on for {silent_s:.0f} s after its last word"
     if state == "ready" and silent_s > SILENCE_LIMIT_S:
         return f"silent for {silent_s:.0f} s"
     if state == "loading" and silent_s > LOADING_SILENCE_LIMIT_S:

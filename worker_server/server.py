@@ -150,12 +150,14 @@ class Server:
         task = asyncio.ensure_future(serving)
         ending = asyncio.ensure_future(self._ending.wait())
         watch = asyncio.ensure_future(self._watch_endpoint())
-        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        watch.cancel()
-        if task.done():
-            task.result()
-            await self._ending.wait()
+        try:
+            await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                await self._ending.wait()
+        finally:
+            ending.cancel()
+            watch.cancel()
         # A load that is still running in its thread can't be cancelled; the process ends anyway.
 
     async def _watch_endpoint(self) -> None:
@@ -211,12 +213,17 @@ class Server:
             self._welcome.set_exception(DriverUnreachable(unwelcome))
         self._ending.set()
 
+    def _leave(self) -> None:
+        """End at once; what is in flight goes to others."""
+        self._link.send_if_legal(WorkerGoodbye())
+        self._stop()
+
     def _on_interrupt(self) -> None:
         """Ctrl-C: in order; the second time at once."""
         if self._state == "ready":
             self._drain()
         else:
-            self._stop()
+            self._leave()
 
     def _on_refused(self, why: str) -> None:
         """The engine will not have it, or no more: it ends by itself, and says why."""
@@ -237,7 +244,7 @@ class Server:
             self._event("worker_draining", in_flight=self._work.in_flight)
             self._on_idle()
         elif self._state == "loading":
-            self._stop()
+            self._leave()
 
     def _on_idle(self) -> None:
         if self._state == "draining" and self._work.in_flight == 0:

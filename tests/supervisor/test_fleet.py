@@ -143,8 +143,8 @@ def test_another_worker_takes_over(with_fleet: Callable[..., Any]) -> None:
     [
         ("no model", "no such model"),
         ("crash at load", "Segmentation fault, more or less"),
-        ("version", "status"),
-        ("result before ready", "status"),
+        ("version", "it speaks protocol 99, this engine 1"),
+        ("result before ready", "Results received in state .loading."),
     ],
 )
 def test_a_worker_that_never_comes_is_an_error(

@@ -153,6 +153,22 @@ def test_one_that_is_lost_loses_nothing(tmp_path: Path, way: int) -> None:
     assert {call.attempt for call in calls} == {1, 2}
 
 
+def test_one_ends_when_its_engine_has_died_without_a_word(tmp_path: Path) -> None:
+    async def body(fleet: Fleet, ask: Ask, joined: Joined) -> None:
+        process = joined.join("orphan")
+        await until(lambda: "orphan" in names(fleet))
+        assert await ask(PROMPTS[:5]) == RIGHT[:5]
+        # What is left of an engine that was killed: its launcher has taken the sockets away.
+        (driver.shared().run_directory / "workers.sock").unlink()
+        assert await asyncio.to_thread(process.wait, 10) == 3
+
+    try:
+        with_engine(tmp_path, body, latency_s=0.0)
+    finally:
+        driver.shared().close()
+    assert "the engine has ended" in (tmp_path / "orphan.err").read_text()
+
+
 def test_another_model_is_asked_by_its_name(tmp_path: Path) -> None:
     other = tmp_path / "other-model"
     shutil.copytree(MODEL, other)

@@ -129,6 +129,16 @@ def test_requests_are_removed_wherever_they_wait() -> None:
     assert len(queue) == 0
 
 
+def test_a_group_that_two_workers_hold_is_counted_once() -> None:
+    queue = Queue()
+    add(queue, "a", passages(1, 4))
+    pop(queue, "w0")
+    pop(queue, "w1")
+    queue.remove({"nobody's"})
+    assert len(queue) == len([*queue]) == 2
+    assert len(queue.clear()) == 2
+
+
 def test_every_request_comes_out_once() -> None:
     turns = random.Random(2)
     queue = Queue()
