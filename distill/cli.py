@@ -177,6 +177,32 @@ def cli() -> None:
     help="Without a GPU: one worker server on each of these sets of CPU cores (default: one on "
     "all).",
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Workers on a Ray cluster: the one at this address; without one that of RAY_ADDRESS, else "
+    "the one that `ray start` has made this machine part of, else a new one on this machine only.",
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: how many worker servers (default: 1).",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: GPUs of each, tensor-parallel (default: 1).",
+)
+@click.option(
+    "--cores-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: CPU cores of each, and no GPU.",
+)
 @_window_tokens
 @click.option(
     "--sandbox",
@@ -200,6 +226,7 @@ def up(**options: Any) -> int:
     Examples:
       bin/distill-up -c examples/kjv.txt -q "Who was Moses' brother?"
       bin/distill-up --worker Qwen/Qwen3-4B --gpus 0,1
+      bin/distill-up --worker Qwen/Qwen3-4B --ray --num-workers 8
       distill run -c report.txt -q "What was the revenue in 2024?"
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import commands

@@ -1,6 +1,7 @@
 """What the commands do, once their arguments are read."""
 
 import contextlib
+import importlib.util
 import shutil
 import stat
 import sys
@@ -24,6 +25,7 @@ from distill.rates import Rates, taken_from
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
+from distill.supervisor.placement import RayCluster
 from distill.supervisor.text import printable, visible
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 
@@ -48,14 +50,16 @@ def up(
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
         raise InputError("--gpus and --cores exclude each other")
+    cluster = _cluster(options, {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url})
     rates = taken_from(options, "supervisor")
     settings = WorkerSettings(
-        worker,
+        worker if cluster is None else _absolute(worker),
         worker_url,
         _split("--gpus", gpus),
         _split("--cores", cores),
         window_tokens,
         taken_from(options, "worker"),
+        cluster,
     )
     if settings.rates.are_given and worker_url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
@@ -67,7 +71,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings)
-    _check_gpus(settings.gpus)
+    _check_devices(settings)
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -96,7 +100,7 @@ def _engine(
     try:
         if not isinstance(supervisor, RecordedSupervisor):
             display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
-            resident.start()
+            resident.start(lambda status: display.phase(status or "all workers have a place"))
         yield resident
     finally:
         display.phase("ending")
@@ -251,6 +255,37 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
+def _cluster(options: dict[str, Any], others: dict[str, str | None]) -> RayCluster | None:
+    """The Ray cluster, taken out of a command's options; None without --ray."""
+    address = options.pop("ray")
+    numbers = {
+        name: options.pop(name) for name in ("num_workers", "gpus_per_worker", "cores_per_worker")
+    }
+    given = {name: number for name, number in numbers.items() if number is not None}
+    if address is None:
+        for name in given:
+            raise InputError(f"--{name.replace('_', '-')} is for --ray")
+        return None
+    for other in (name for name, value in others.items() if value is not None):
+        raise InputError(f"--ray and {other} exclude each other: Ray says where workers run")
+    if {"gpus_per_worker", "cores_per_worker"} <= set(given):
+        raise InputError("--gpus-per-worker and --cores-per-worker exclude each other")
+    return RayCluster(address or None, **given)
+
+
+def _absolute(model: str | None) -> str | None:
+    """A folder's whole path: on another machine the current folder is another."""
+    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
+
+
+def _check_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise MachineError(
+            "--ray needs Ray, which is not installed here: bin/distill-up --ray installs it; "
+            f"elsewhere: {sys.executable} -m pip install 'distill[ray]'"
+        )
+
+
 def _split(option: str, given: str | None) -> tuple[str, ...]:
     """One word for each worker server; each of its devices once in all."""
     if given is None:
@@ -274,14 +309,16 @@ def _devices(option: str, server: str) -> list[str]:
     return found
 
 
-def _check_gpus(servers: Sequence[str]) -> None:
-    """Raises MachineError where they are not there, or two of them are one."""
+def _check_devices(settings: WorkerSettings) -> None:
+    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed."""
     from distill.worker_server import gpus
     from distill.worker_server.errors import WorkerError
 
+    if settings.ray is not None:
+        _check_ray()
     try:
-        if servers:
-            gpus.check_apart(servers, gpus.list_gpus())
+        if settings.gpus:
+            gpus.check_apart(settings.gpus, gpus.list_gpus())
     except WorkerError as error:
         raise MachineError(str(error)) from error
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from distill.engine import find_endpoint
 from distill.errors import InputError
-from distill.supervisor.children import scrubbed_environment
+from distill.supervisor.children import worker_environment
 
 NAME_LIMIT_CHARS = 64
 
@@ -59,7 +59,4 @@ def _workers_endpoint(endpoint: str) -> str:
 
 
 def _become(argv: list[str]) -> NoReturn:
-    environment = scrubbed_environment()
-    if token := os.environ.get("HF_TOKEN"):
-        environment["HF_TOKEN"] = token  # gated models; the worker server has no other key
-    os.execve(argv[0], argv, environment)  # noqa: S606  (the worker server takes this one's place)
+    os.execve(argv[0], argv, worker_environment())  # noqa: S606  (the worker server takes this one's place)

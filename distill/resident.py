@@ -33,8 +33,9 @@ from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
-from distill.supervisor.children import scrubbed_environment
+from distill.supervisor.children import worker_environment
 from distill.supervisor.fleet import Fleet
+from distill.supervisor.placement import Placement, RayCluster
 from distill.supervisor.workers import WorkerSpec
 from distill.supervisors import RecordedSupervisor, supervisor_from
 from distill.traces import Run
@@ -63,7 +64,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there. ``rates`` are ``url``'s.
+    Both empty means one, on what is there; with ``ray`` they are placed there instead. ``rates``
+    are ``url``'s.
     """
 
     model: str | None = None
@@ -72,6 +74,7 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    ray: RayCluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Resident:
         self._sandbox = sandbox
         self._host = driver.shared()
         self._fleet: Fleet | None = None
+        self._placement: Placement | None = None
         self._backend: Backend | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -107,16 +111,25 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
-    def start(self) -> None:
-        """Bring the workers up. Raises ModelError when none comes."""
-        background.wait(self._start())
+    def start(self, on_status: Callable[[str], None] = lambda _: None) -> None:
+        """Bring the workers up. Raises ModelError when none comes.
 
-    async def _start(self) -> None:
+        ``on_status`` hears, on the loop, what workers on a cluster wait for; now and later.
+        """
+        background.wait(self._start(on_status))
+
+    async def _start(self, on_status: Callable[[str], None]) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
             return
-        self._fleet = Fleet(self._host, _specs(self._settings, self._host.endpoints["workers"]))
+        endpoint = self._host.endpoints["workers"]
+        if self._settings.ray is not None:
+            self._placement = Placement(self._host, self._settings.ray, on_status)
+            specs = _placed_specs(self._settings, self._settings.ray, self._placement, endpoint)
+        else:
+            specs = _specs(self._settings, endpoint)
+        self._fleet = Fleet(self._host, specs)
         card = await self._fleet.ready()
         self._backend = FleetBackend(self._fleet, card)
 
@@ -287,6 +300,8 @@ class Resident:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+        if self._placement is not None:
+            await self._placement.close()
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
@@ -345,19 +360,31 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
 
 def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
-    environment = scrubbed_environment()
-    if token := os.environ.get("HF_TOKEN"):
-        environment["HF_TOKEN"] = token  # gated models; the worker server has no other key
+    environment = worker_environment()
     specs = []
     devices = [("--gpu", gpu) for gpu in settings.gpus]
     devices += [("--cores", cores.replace("+", ",")) for cores in settings.cores]
     for number, device in enumerate(devices or [()]):
         name = f"worker-{number}"
-        argv = [sys.executable, "-m", "distill.worker_server"]
-        argv += ["--connect", endpoint, "--worker", name]
-        argv += ["--model", settings.model] if settings.model else []
-        argv += device
-        if settings.window_tokens:
-            argv += ["--window-tokens", str(settings.window_tokens)]
-        specs.append(WorkerSpec(name, tuple(argv), environment))
+        argv = (sys.executable, *_argv(settings, endpoint, name), *device)
+        specs.append(WorkerSpec(name, argv, environment))
     return specs
+
+
+def _placed_specs(
+    settings: WorkerSettings, cluster: RayCluster, placement: Placement, endpoint: str
+) -> list[WorkerSpec]:
+    """The cluster's worker servers; what is in braces is known on the node."""
+    device = ("--cores" if cluster.cores_per_worker else "--gpu", "{devices}")
+    return [
+        WorkerSpec(name, ("{python}", *_argv(settings, endpoint, name), *device), {}, placement)
+        for name in (f"ray-{number}" for number in range(cluster.num_workers))
+    ]
+
+
+def _argv(settings: WorkerSettings, endpoint: str, name: str) -> tuple[str, ...]:
+    return (
+        *("-m", "distill.worker_server", "--connect", endpoint, "--worker", name),
+        *(("--model", settings.model) if settings.model else ()),
+        *(("--window-tokens", str(settings.window_tokens)) if settings.window_tokens else ()),
+    )

@@ -42,6 +42,12 @@ def scrubbed_environment() -> dict[str, str]:
     }
 
 
+def worker_environment() -> dict[str, str]:
+    """Scrubbed, with HF_TOKEN for gated models: a worker server has no other key."""
+    token = os.environ.get("HF_TOKEN")
+    return {**scrubbed_environment(), **({"HF_TOKEN": token} if token else {})}
+
+
 def minimal_environment() -> dict[str, str]:
     """The few variables that a keeper needs: what is not named here does not reach it."""
     return {
@@ -49,6 +55,15 @@ def minimal_environment() -> dict[str, str]:
         for name, value in scrubbed_environment().items()
         if name in MINIMAL_NAMES or name.startswith(MINIMAL_PREFIXES)
     }
+
+
+def last_words(path: Path) -> str:
+    """The last lines of a child's output, for a message about its death."""
+    try:
+        text = path.read_bytes()[-1500:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "Its last output:\n" + text if text.strip() else ""
 
 
 class Children:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.caller import WAITER
-from distill.protocol import client_link, sandbox_link, worker_link
+from distill.protocol import client_link, placer_link, sandbox_link, worker_link
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
 from distill.supervisor import background, run_directory
@@ -34,6 +34,7 @@ ZONES = {
     "sandboxes": sandbox_link.FRAME_LIMIT_BYTES,
     "workers": worker_link.FRAME_LIMIT_BYTES,
     "clients": client_link.FRAME_LIMIT_BYTES,
+    "placer": placer_link.FRAME_LIMIT_BYTES,
 }
 """One ROUTER per trust zone, and the largest frame it takes."""
 EVENTS_KEPT = 500
@@ -63,7 +64,7 @@ class Driver:
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
         self.children = Children(
-            self.loop, self.run_directory, self._on_child, self._on_launcher_lost
+            self.loop, self.run_directory, self._on_launcher, self._on_launcher_lost
         )
         self._sockets = Sockets()
         self.endpoints = {
@@ -125,17 +126,21 @@ class Driver:
             if zone in self._zones:
                 self._zones[zone](inbounds)
 
-    def _on_child(self, message: FromLauncher) -> None:
+    def _on_launcher(self, message: FromLauncher) -> None:
+        self.on_child_message(message, self.launcher)
+
+    def on_child_message(self, message: FromLauncher, teller: records.Producer) -> None:
+        """What has become of a child, here or on another machine; ``teller`` has started it."""
         name = message.child
         match message:
             case Started():
-                self.event("child_started", self.launcher, child=name, pid=message.pid)
+                self.event("child_started", teller, child=name, pid=message.pid)
             case NotStarted():
-                self.event("child_not_started", self.launcher, child=name, why=message.detail)
+                self.event("child_not_started", teller, child=name, why=message.detail)
             case Exited():
                 self.event(
                     "child_exited",
-                    self.launcher,
+                    teller,
                     child=name,
                     status=message.status,
                     left_in_group=message.group_size,

@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
@@ -20,10 +19,11 @@ from distill.protocol.errors import ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.children import last_words
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
 from distill.supervisor.requests import Submission
-from distill.supervisor.workers import Worker, WorkerSpec, hang
+from distill.supervisor.workers import Starter, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -114,7 +114,7 @@ class Fleet:
             if worker.conversation.allows(Shutdown):
                 self._send(worker, Shutdown())
             elif worker.spec is not None and worker.conversation.state != "gone":
-                self._driver.children.send(Kill(worker.name))
+                self._starter(worker.spec).send(Kill(worker.name))
         ours = [worker for worker in self._workers.values() if worker.spec is not None]
         deadline = time.monotonic() + deadline_s
         while any(worker.conversation.state != "ended" for worker in ours):
@@ -124,18 +124,23 @@ class Fleet:
 
     # -- processes
 
+    def _starter(self, spec: WorkerSpec) -> Starter:
+        return self._driver.children if spec.starter is None else spec.starter
+
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
-        worker.heard_s = time.monotonic()
+        worker.heard_s = math.inf  # until it is started: on a cluster it may have to wait
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
-        self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
+        spawn = Spawn(name, worker.spec.argv, worker.spec.env, output)
+        self._starter(worker.spec).send(spawn)
 
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if not isinstance(message, Exited | NotStarted):
+            worker.heard_s = time.monotonic()
             return
-        has_served = worker.card is not None
+        may_try_again = worker.card is not None or _is_lost_elsewhere(worker, message)
         if isinstance(message, Exited):
             why = f"ended with status {message.status}"
         else:
@@ -148,15 +153,17 @@ class Fleet:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
-        elif has_served and worker.restarts < RESTARTS_LIMIT:
+        elif may_try_again and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += 1
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
         elif worker.failure is None:
-            tail = _tail(self._driver.run_directory / f"{worker.name}.log")
-            worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
+            words = last_words(self._driver.run_directory / f"{worker.name}.log")
+            worker.failure = wire.WorkerFailed(
+                "engine", f"the worker server {why}. {words}".strip()
+            )
         self._settle()
 
     def _end(self, worker: Worker) -> None:
@@ -182,7 +189,7 @@ class Fleet:
         worker.conversation.state = "gone"
         if worker.spec is not None:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
-            self._driver.children.send(Kill(worker.name))
+            self._starter(worker.spec).send(Kill(worker.name))
         else:
             self._refuse(worker.epoch, why)
             self._lost.append((worker, why))
@@ -370,10 +377,7 @@ def _worker(name: str, spec: WorkerSpec | None) -> Worker:
     return Worker(name, spec, Conversation(wire.TRANSITIONS, peer=name))
 
 
-def _tail(path: Path) -> str:
-    """The last lines of a child's output, for a message about its death."""
-    try:
-        text = path.read_bytes()[-1500:].decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "Its last output:\n" + text if text.strip() else ""
+def _is_lost_elsewhere(worker: Worker, message: Exited | NotStarted) -> bool:
+    """Whether it ended on another machine without a word: the machine may be gone."""
+    is_elsewhere = worker.spec is not None and worker.spec.starter is not None
+    return is_elsewhere and worker.failure is None and isinstance(message, Exited)

@@ -1,9 +1,11 @@
 """One worker server as the driver sees it: where it comes from, what it has in flight."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
+from distill.protocol.launcher_link import Kill, Spawn
 from distill.supervisor.requests import Pending
 from distill.traces import records
 
@@ -17,13 +19,21 @@ STEP_FACTOR = 5
 """No progress for this long, and for this many times the slowest step seen: a hang."""
 
 
+class Starter(Protocol):
+    """Starts and kills children, and has the driver told of them: a launcher, here or elsewhere."""
+
+    def send(self, message: Spawn | Kill, /) -> None:
+        """Do this; what comes of it is told later."""
+
+
 @dataclass(slots=True)
 class WorkerSpec:
-    """How a local worker server is started."""
+    """How a worker server is started; ``starter`` None: by this machine's launcher."""
 
     name: str
     argv: tuple[str, ...]
     env: dict[str, str]
+    starter: Starter | None = None
 
 
 @dataclass(slots=True)
