@@ -20,10 +20,13 @@ from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
+from distill.protocol.endpoints import host_and_port
+from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates, taken_from
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
+from distill.supervisor.keyring import worker_key_path
 from distill.supervisor.text import printable, visible
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 
@@ -39,6 +42,8 @@ def up(
     gpus: str | None,
     cores: str | None,
     window_tokens: int | None,
+    listen: str | None,
+    only_joined: bool,
     prepare: bool,
     check_only: bool,
     **options: Any,
@@ -48,6 +53,7 @@ def up(
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
         raise InputError("--gpus and --cores exclude each other")
+    _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
     settings = WorkerSettings(
         worker,
@@ -56,6 +62,8 @@ def up(
         _split("--cores", cores),
         window_tokens,
         taken_from(options, "worker"),
+        listen,
+        only_joined,
     )
     if settings.rates.are_given and worker_url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
@@ -94,7 +102,12 @@ def _engine(
     resident = Resident(workers, sandbox)
     try:
         if not isinstance(supervisor, RecordedSupervisor):
-            display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
+            if (endpoint := resident.listen()) is not None:
+                display.line(_how_to_join(endpoint, workers))
+            if workers.only_joined:
+                display.phase("waiting for a worker to join")
+            else:
+                display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
             resident.start()
         yield resident
     finally:
@@ -179,6 +192,39 @@ def _is_recorded(
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
+
+
+def _check_joining(
+    listen: str | None,
+    only_joined: bool,
+    worker_url: str | None,
+    gpus: str | None,
+    cores: str | None,
+) -> None:
+    """Whether the options about workers that join make sense together."""
+    if worker_url is not None and (listen is not None or only_joined):
+        raise InputError("--listen and --no-local-workers are not for --worker-url")
+    if only_joined and (gpus is not None or cores is not None):
+        raise InputError(
+            "--no-local-workers excludes --gpus and --cores: they are for workers here"
+        )
+    if listen is not None:
+        try:
+            host_and_port(listen)
+        except LocalProtocolError as error:
+            raise InputError(f"--listen {error}") from error
+
+
+def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:
+    """For a person at another machine."""
+    key = worker_key_path()
+    model = f" --worker {workers.model}" if workers.model else ""
+    return (
+        f"On another machine, as this user:\n"
+        f"  bin/distill-worker --connect {endpoint}{model} --key {key}\n"
+        f"The key lets it in. Where the home folder is another, copy it first:\n"
+        f"  scp -p {key} MACHINE:worker.key"
+    )
 
 
 def _check_texts(*texts: str | None) -> None:

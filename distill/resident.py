@@ -6,7 +6,6 @@ answers clients on a third ROUTER. Keys stay here.
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +32,8 @@ from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
-from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
+from distill.supervisor.worker_command import worker_argv, worker_environment
 from distill.supervisor.workers import WorkerSpec
 from distill.supervisors import RecordedSupervisor, supervisor_from
 from distill.traces import Run
@@ -63,7 +62,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there. ``rates`` are ``url``'s.
+    Both empty means one, on what is there, or none if ``only_joined``. Others may join at
+    ``listen``, a tcp address. ``rates`` are ``url``'s.
     """
 
     model: str | None = None
@@ -72,6 +72,8 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    listen: str | None = None
+    only_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,15 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
+    def listen(self) -> str | None:
+        """Let workers on other machines join, if that was asked for; the address that they dial.
+
+        Raises InputError if it can't be had.
+        """
+        if self._settings.listen is None:
+            return None
+        return self._host.listen_to_remote_workers(self._settings.listen)
+
     def start(self) -> None:
         """Bring the workers up. Raises ModelError when none comes."""
         background.wait(self._start())
@@ -116,7 +127,9 @@ class Resident:
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
             return
-        self._fleet = Fleet(self._host, _specs(self._settings, self._host.endpoints["workers"]))
+        specs = _specs(self._settings, self._host.endpoints["workers"])
+        awaits_others = self._settings.listen is not None or self._settings.only_joined
+        self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
         card = await self._fleet.ready()
         self._backend = FleetBackend(self._fleet, card)
 
@@ -345,19 +358,14 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
 
 def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
-    environment = scrubbed_environment()
-    if token := os.environ.get("HF_TOKEN"):
-        environment["HF_TOKEN"] = token  # gated models; the worker server has no other key
+    if settings.only_joined:
+        return []
+    devices = [{"gpu": gpu} for gpu in settings.gpus] + [{"cores": one} for one in settings.cores]
     specs = []
-    devices = [("--gpu", gpu) for gpu in settings.gpus]
-    devices += [("--cores", cores.replace("+", ",")) for cores in settings.cores]
-    for number, device in enumerate(devices or [()]):
+    for number, device in enumerate(devices or [{}]):
         name = f"worker-{number}"
-        argv = [sys.executable, "-m", "distill.worker_server"]
-        argv += ["--connect", endpoint, "--worker", name]
-        argv += ["--model", settings.model] if settings.model else []
-        argv += device
-        if settings.window_tokens:
-            argv += ["--window-tokens", str(settings.window_tokens)]
-        specs.append(WorkerSpec(name, tuple(argv), environment))
+        argv = worker_argv(
+            endpoint, name, settings.model, **device, window_tokens=settings.window_tokens
+        )
+        specs.append(WorkerSpec(name, tuple(argv), worker_environment()))
     return specs
