@@ -102,7 +102,7 @@ def _engine(
     resident = Resident(workers, sandbox)
     try:
         if not isinstance(supervisor, RecordedSupervisor):
-            if (endpoint := resident.listen()) is not None:
+            if (endpoint := resident.listen(display.line)) is not None:
                 display.line(_how_to_join(endpoint, workers))
             if workers.only_joined:
                 display.phase("waiting for a worker to join")

@@ -17,6 +17,7 @@ from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
 from distill.models import ModelHandler, OpenAIHandler, model_name
+from distill.notices import notice
 from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
@@ -36,7 +37,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.worker_command import worker_argv, worker_environment
 from distill.supervisor.workers import WorkerSpec
 from distill.supervisors import RecordedSupervisor, supervisor_from
-from distill.traces import Run
+from distill.traces import Run, records
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
@@ -109,13 +110,20 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
-    def listen(self) -> str | None:
+    def listen(self, tell: Callable[[str], None]) -> str | None:
         """Let workers on other machines join, if that was asked for; the address that they dial.
 
-        Raises InputError if it can't be had.
+        ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
+        can't be had.
         """
         if self._settings.listen is None:
             return None
+
+        def hear(event: records.Event) -> None:
+            if (line := notice(event)) is not None:
+                tell(line)
+
+        self._host.on_event = hear
         return self._host.listen_to_remote_workers(self._settings.listen)
 
     def start(self) -> None:

@@ -361,8 +361,8 @@ class Sockets:
 
     # -- ending
 
-    def close(self) -> None:
-        """Send what is queued and close the sockets."""
+    def close(self, *, linger_ms: int = LINGER_MS) -> None:
+        """Send what is queued, if that can be done within ``linger_ms``, and close the sockets."""
         with self._lock:
             if self._closing:
                 return
@@ -378,6 +378,7 @@ class Sockets:
         with self._lock:
             for peers in self._peers.values():
                 peers.socket.disable_monitor()  # it must not tell those that close after it
+                peers.socket.setsockopt(zmq.LINGER, linger_ms)
             for end in self._ends:
                 end.socket.close()
         self._context.term()

@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import functools
 import os
+import resource
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -66,6 +67,8 @@ class Driver:
         self._child_handlers: dict[str, ChildHandler] = {}
         self._journals: dict[Path, Journal] = {}
         self._uses: Counter[Path] = Counter()
+        self.on_event: Callable[[records.Event], None] | None = None
+        """Hears every event as it is logged."""
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
         self.children = Children(
@@ -130,6 +133,7 @@ class Driver:
         Raises InputError for an address that can't be had, or keys that can't be used.
         """
         keys = keyring.server_keys()
+        _allow_many_connections()
         # Of their own: another context has other threads, and its door is of no concern to ipc.
         remote = Sockets()
         try:
@@ -231,6 +235,8 @@ class Driver:
 
     def _log(self, record: records.Event) -> None:
         self._history.append(record)
+        if self.on_event is not None:
+            self.on_event(record)
         for journal in self._journals.values():
             # A full disk must not stop what the event tells of; the run's own records will say.
             with contextlib.suppress(OSError):
@@ -273,6 +279,13 @@ class Driver:
         self.children.close()
         os.close(self._lock_fd)
         atexit.unregister(self.close)
+
+
+def _allow_many_connections() -> None:
+    """A crowd of strangers, each of whom has seconds, must not take the files of our own."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 _shared_lock = threading.Lock()

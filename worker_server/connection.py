@@ -32,7 +32,6 @@ from distill.protocol.worker_link import (
 from distill.worker_server.errors import DriverUnreachable, Refused
 from distill.worker_server.link import Link
 from distill.worker_server.loading import Options
-from distill.worker_server.process import in_daemon_thread
 
 LOOK_S = 1.0
 PAUSE_S = 0.3
@@ -149,7 +148,7 @@ class Connection:
                 return self._welcome.result()
         finally:
             lost.cancel()
-        await self._drop_link()
+        self._drop_link()
         return None
 
     async def keep(self) -> None:
@@ -161,16 +160,14 @@ class Connection:
         while True:
             await self._lost.wait()
             self._on_lost()
-            await self._drop_link()
+            self._drop_link()
             await asyncio.sleep(PAUSE_S)
             await self.reach()
             self._on_back()
 
-    async def _drop_link(self) -> None:
-        """Beside the loop: ZeroMQ waits a moment for what can't be sent any more."""
+    def _drop_link(self) -> None:
         dropped, self._link = self._link, self._new_link()
         dropped.abandon()
-        await in_daemon_thread(dropped.close)
 
     # -- what is heard
 

@@ -90,8 +90,9 @@ class Link:
         self.send_if_legal(LogRecords(records=({"event": event, **fields},)))
 
     def abandon(self) -> None:
-        """The connection is gone: nothing is sent or heard any more."""
+        """Close what is no connection any more: nothing is sent or heard."""
         self._closing.set()
+        self._sockets.close(linger_ms=0)
 
     def close(self) -> None:
         """Send what is queued and close."""
