@@ -205,6 +205,18 @@ def cli() -> None:
 )
 @_window_tokens
 @click.option(
+    "--listen",
+    metavar="tcp://ADDRESS:PORT",
+    help="Let workers on other machines join, with a key: ADDRESS is an address, a name or an "
+    "interface of this machine, or * for all; PORT may be 0, for a free one.",
+)
+@click.option(
+    "--no-local-workers",
+    "only_joined",
+    is_flag=True,
+    help="Start no worker here: wait for those that join.",
+)
+@click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
     default="auto",
@@ -260,6 +272,19 @@ def run(**options: Any) -> int:
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@click.option(
+    "--key",
+    metavar="FILE",
+    help="The key for an engine on another machine (default: ~/.config/distill/keys/worker.key).",
+)
+@click.option(
+    "--redial-s",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    metavar="N",
+    help="How long an engine on another machine is dialled, at first and when it was lost.",
+)
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.
@@ -268,6 +293,7 @@ def worker(**options: Any) -> int:
     Examples:
       bin/distill-worker --gpu 3
       bin/distill-worker --worker Qwen/Qwen3-8B --gpu 2+3
+      bin/distill-worker --connect tcp://node1:5555 --worker Qwen/Qwen3-4B --gpu 0
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import joining
 

@@ -21,10 +21,13 @@ from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
+from distill.protocol.endpoints import host_and_port
+from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates, taken_from
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
+from distill.supervisor.keyring import worker_key_path
 from distill.supervisor.placement import RayCluster
 from distill.supervisor.text import printable, visible
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
@@ -41,6 +44,8 @@ def up(
     gpus: str | None,
     cores: str | None,
     window_tokens: int | None,
+    listen: str | None,
+    only_joined: bool,
     prepare: bool,
     check_only: bool,
     **options: Any,
@@ -50,7 +55,9 @@ def up(
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
         raise InputError("--gpus and --cores exclude each other")
-    cluster = _cluster(options, {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url})
+    others = {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url}
+    cluster = _cluster(options, {**others, "--no-local-workers": only_joined or None})
+    _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
     settings = WorkerSettings(
         worker if cluster is None else _absolute(worker),
@@ -60,6 +67,8 @@ def up(
         window_tokens,
         taken_from(options, "worker"),
         cluster,
+        listen,
+        only_joined,
     )
     if settings.rates.are_given and worker_url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
@@ -99,7 +108,12 @@ def _engine(
     resident = Resident(workers, sandbox)
     try:
         if not isinstance(supervisor, RecordedSupervisor):
-            display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
+            if (endpoint := resident.listen(display.line)) is not None:
+                display.line(_how_to_join(endpoint, workers))
+            if workers.only_joined:
+                display.phase("waiting for a worker to join")
+            else:
+                display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
             resident.start(lambda status: display.phase(status or "all workers have a place"))
         yield resident
     finally:
@@ -186,6 +200,39 @@ def _is_recorded(
     return replayed or resumed
 
 
+def _check_joining(
+    listen: str | None,
+    only_joined: bool,
+    worker_url: str | None,
+    gpus: str | None,
+    cores: str | None,
+) -> None:
+    """Whether the options about workers that join make sense together."""
+    if worker_url is not None and (listen is not None or only_joined):
+        raise InputError("--listen and --no-local-workers are not for --worker-url")
+    if only_joined and (gpus is not None or cores is not None):
+        raise InputError(
+            "--no-local-workers excludes --gpus and --cores: they are for workers here"
+        )
+    if listen is not None:
+        try:
+            host_and_port(listen)
+        except LocalProtocolError as error:
+            raise InputError(f"--listen {error}") from error
+
+
+def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:
+    """For a person at another machine."""
+    key = worker_key_path()
+    model = f" --worker {workers.model}" if workers.model else ""
+    return (
+        f"On another machine, as this user:\n"
+        f"  bin/distill-worker --connect {endpoint}{model} --key {key}\n"
+        f"The key lets it in. Where the home folder is another, copy it first:\n"
+        f"  scp -p {key} MACHINE:worker.key"
+    )
+
+
 def _check_texts(*texts: str | None) -> None:
     """Bytes of the command line that are not UTF-8 arrive as lone surrogates."""
     for text in texts:
@@ -255,7 +302,7 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _cluster(options: dict[str, Any], others: dict[str, str | None]) -> RayCluster | None:
+def _cluster(options: dict[str, Any], others: dict[str, str | bool | None]) -> RayCluster | None:
     """The Ray cluster, taken out of a command's options; None without --ray."""
     address = options.pop("ray")
     numbers = {

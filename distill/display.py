@@ -55,7 +55,7 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays."""
         with self._lock, contextlib.suppress(OSError, ValueError):
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def _show(self, text: str, *, new: bool) -> None:
         if self._status is not None:

@@ -6,7 +6,6 @@ answers clients on a third ROUTER. Keys stay here.
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,27 +17,30 @@ from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
 from distill.models import ModelHandler, OpenAIHandler, model_name
+from distill.notices import notice
 from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
+from distill.protocol.endpoints import EVERYWHERE, host_and_port
 from distill.protocol.errors import ProtocolError
+from distill.protocol.keys import KEY_VARIABLE, read_worker_key
 from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
 from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
-from distill.supervisor import background, driver, standby
+from distill.supervisor import background, driver, keyring, standby
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
-from distill.supervisor.children import worker_environment
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement, RayCluster
+from distill.supervisor.worker_command import worker_argv, worker_environment
 from distill.supervisor.workers import WorkerSpec
 from distill.supervisors import RecordedSupervisor, supervisor_from
-from distill.traces import Run
+from distill.traces import Run, records
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
@@ -64,8 +66,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there; with ``ray`` they are placed there instead. ``rates``
-    are ``url``'s.
+    Both empty means one, on what is there, or none if ``only_joined``, or those that are placed on
+    the cluster ``ray``. Others may join at ``listen``, a tcp address. ``rates`` are ``url``'s.
     """
 
     model: str | None = None
@@ -75,6 +77,8 @@ class WorkerSettings:
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
     ray: RayCluster | None = None
+    listen: str | None = None
+    only_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,22 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
+    def listen(self, tell: Callable[[str], None]) -> str | None:
+        """Let workers on other machines join, if that was asked for; the address that they dial.
+
+        ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
+        can't be had.
+        """
+        if self._settings.listen is None:
+            return None
+
+        def hear(event: records.Event) -> None:
+            if (line := notice(event)) is not None:
+                tell(line)
+
+        self._host.on_event = hear
+        return self._host.listen_to_remote_workers(self._settings.listen)
+
     def start(self, on_status: Callable[[str], None] = lambda _: None) -> None:
         """Bring the workers up. Raises ModelError when none comes.
 
@@ -123,13 +143,13 @@ class Resident:
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
             return
-        endpoint = self._host.endpoints["workers"]
         if self._settings.ray is not None:
             self._placement = Placement(self._host, self._settings.ray, on_status)
-            specs = _placed_specs(self._settings, self._settings.ray, self._placement, endpoint)
+            specs = _placed_specs(self._settings, self._settings.ray, self._placement, self._host)
         else:
-            specs = _specs(self._settings, endpoint)
-        self._fleet = Fleet(self._host, specs)
+            specs = _specs(self._settings, self._host.endpoints["workers"])
+        awaits_others = self._settings.listen is not None or self._settings.only_joined
+        self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
         card = await self._fleet.ready()
         self._backend = FleetBackend(self._fleet, card)
 
@@ -360,31 +380,37 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
 
 def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
-    environment = worker_environment()
+    if settings.only_joined:
+        return []
+    devices = [{"gpu": gpu} for gpu in settings.gpus] + [{"cores": one} for one in settings.cores]
     specs = []
-    devices = [("--gpu", gpu) for gpu in settings.gpus]
-    devices += [("--cores", cores.replace("+", ",")) for cores in settings.cores]
-    for number, device in enumerate(devices or [()]):
+    for number, device in enumerate(devices or [{}]):
         name = f"worker-{number}"
-        argv = (sys.executable, *_argv(settings, endpoint, name), *device)
-        specs.append(WorkerSpec(name, argv, environment))
+        argv = worker_argv(
+            endpoint, name, settings.model, **device, window_tokens=settings.window_tokens
+        )
+        specs.append(WorkerSpec(name, tuple(argv), worker_environment()))
     return specs
 
 
 def _placed_specs(
-    settings: WorkerSettings, cluster: RayCluster, placement: Placement, endpoint: str
+    settings: WorkerSettings, cluster: RayCluster, placement: Placement, host: driver.Driver
 ) -> list[WorkerSpec]:
-    """The cluster's worker servers; what is in braces is known on the node."""
-    device = ("--cores" if cluster.cores_per_worker else "--gpu", "{devices}")
-    return [
-        WorkerSpec(name, ("{python}", *_argv(settings, endpoint, name), *device), {}, placement)
-        for name in (f"ray-{number}" for number in range(cluster.num_workers))
-    ]
+    """The cluster's worker servers; what is in braces is known on the node.
 
-
-def _argv(settings: WorkerSettings, endpoint: str, name: str) -> tuple[str, ...]:
-    return (
-        *("-m", "distill.worker_server", "--connect", endpoint, "--worker", name),
-        *(("--model", settings.model) if settings.model else ()),
-        *(("--window-tokens", str(settings.window_tokens)) if settings.window_tokens else ()),
-    )
+    They join over tcp, wherever they are. Raises InputError if this engine can't listen.
+    """
+    asked = settings.listen or "tcp://*:*"
+    endpoint = host.endpoints.get(driver.REMOTE_WORKERS) or host.listen_to_remote_workers(asked)
+    if host_and_port(asked)[0] in EVERYWHERE:
+        endpoint = f"tcp://{{driver}}:{host_and_port(endpoint)[1]}"
+    key = {KEY_VARIABLE: read_worker_key(keyring.worker_key_path()).text}
+    device = {"cores" if cluster.cores_per_worker else "gpu": "{devices}"}
+    specs = []
+    for number in range(cluster.num_workers):
+        name, window_tokens = f"ray-{number}", settings.window_tokens
+        _, *argv = worker_argv(
+            endpoint, name, settings.model, **device, window_tokens=window_tokens
+        )
+        specs.append(WorkerSpec(name, ("{python}", *argv), key, placement))
+    return specs

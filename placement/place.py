@@ -102,7 +102,7 @@ class _Host:
 
 def _environment() -> dict[str, str]:
     """The node's own environment for a worker server: its Hugging Face token, no other key."""
-    from distill.supervisor.children import worker_environment
+    from distill.supervisor.worker_command import worker_environment
 
     kept = worker_environment()
     return {name: value for name, value in kept.items() if not name.startswith(NOT_OURS)}

@@ -186,6 +186,7 @@ class Cluster:
     def _told(self, spawn: Spawn) -> Spawn:
         """With the address at which nodes reach the driver."""
         address = ray.util.get_node_ip_address()
+        address = f"[{address}]" if ":" in address else address
         argv = tuple(word.replace("{driver}", address) for word in spawn.argv)
         return Spawn(spawn.child, argv, spawn.env, spawn.output_path)
 

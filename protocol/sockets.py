@@ -13,19 +13,21 @@ hands where a lock stands between. Sends never block: the bound is credit, not a
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import select
+import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import zmq
+from zmq.utils import z85
 
-from distill.protocol.errors import LocalProtocolError
+from distill.protocol import endpoints, zap
+from distill.protocol.handshakes import Handshakes, Told
 
 RECEIVE_QUEUE = 1000
 """Messages a peer may have waiting; a flood with no bound grew the driver to 1 GiB."""
@@ -37,49 +39,114 @@ DRAIN_PER_POLL = 256
 ZERO_COPY_BYTES = 65536
 """From this size on a payload is sent without a copy."""
 
-Event = Literal["message", "unreachable", "malformed", "crashed"]
+HEARTBEAT_MS = 2000
+"""Between the ends of a tcp connection, by ZeroMQ itself."""
+SILENCE_LIMIT_MS = 6000
+"""A tcp connection whose other end is silent this long is given up."""
+HANDSHAKE_LIMIT_MS = 10_000
+"""Who has not proved a key by then is disconnected."""
+DIAL_LIMIT_MS = 5000
+"""A network that swallows what is sent is dialled anew after this."""
+
+MONITOR_FRAME = struct.Struct("=hi")
+"""An event and its value, as libzmq's monitor sends them."""
+
+Event = Literal["message", "unreachable", "malformed", "crashed", "joined", "lost", "refused"]
 
 
-def _check_local(endpoint: str) -> None:
-    """Raise LocalProtocolError for an endpoint beyond this machine, which would need CURVE."""
-    transport, _, address = endpoint.partition("://")
-    if transport in ("ipc", "inproc") and address:
-        return
-    host = address.rpartition(":")[0].strip("[]")
-    if transport == "tcp" and _is_loopback(host):
-        return
-    raise LocalProtocolError(f"refusing {endpoint}: beyond this machine, and without CURVE")
+@dataclass(frozen=True, slots=True)
+class ServerKeys:
+    """A listening end: its secret, and who may come in."""
+
+    secret: bytes = field(repr=False)
+    allows: zap.Allows
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+@dataclass(frozen=True, slots=True)
+class ClientKeys:
+    """A dialling end: its secret, and the public key of whom it expects there."""
+
+    server_public: bytes
+    secret: bytes = field(repr=False)
+
+
+def public_key(secret: bytes) -> bytes:
+    """The public key of a secret one (Curve25519, 32 bytes each)."""
+    return z85.decode(zmq.curve_public(z85.encode(secret)))
 
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """What a socket gave: a peer's payload, or that a peer was unreachable or broke framing.
 
-    ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more.
+    ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more. Of a zone with keys also:
+    ``joined`` (the other end has proved its key), ``lost`` (a connection has ended) and ``refused``
+    (somebody without the right key), with what is known of it in ``detail``.
     """
 
     zone: str
     peer: bytes
     payload: bytes
     event: Event = "message"
+    detail: str = ""
 
 
 @dataclass(slots=True)
 class _End:
-    """One socket. ``names_peers``: a ROUTER, whose messages begin with the peer's identity."""
+    """One ZeroMQ socket; ``fd`` is readable when it *may* have changed, so one looks and drains."""
 
     zone: str
     socket: "zmq.Socket[bytes]"
+    fd: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fd = int(self.socket.getsockopt(zmq.FD))
+
+    def take(self) -> Inbound | None:
+        """Take one message that is there; None if it is nobody's business."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Peers(_End):
+    """The socket of a zone. ``names_peers``: a ROUTER, whose messages begin with the identity."""
+
     names_peers: bool
-    fd: int
-    """ZeroMQ's own: readable when the socket *may* have changed, so one looks and drains."""
+
+    def take(self) -> Inbound | None:
+        peer = self.socket.recv(zmq.NOBLOCK) if self.names_peers else b""
+        payload = self.socket.recv(zmq.NOBLOCK)
+        if not self.socket.getsockopt(zmq.RCVMORE):
+            return Inbound(self.zone, peer, payload)
+        while self.socket.getsockopt(zmq.RCVMORE):
+            self.socket.recv(zmq.NOBLOCK)
+        return Inbound(self.zone, peer, b"", "malformed")
+
+
+@dataclass(slots=True)
+class _Door(_End):
+    """Where ZeroMQ asks who may come in (``distill.protocol.zap``)."""
+
+    allows: zap.Allows
+
+    def take(self) -> Inbound | None:
+        verdict = zap.judge(self.socket.recv_multipart(zmq.NOBLOCK), self.allows)
+        self.socket.send_multipart(verdict.reply, zmq.NOBLOCK)
+        if not verdict.stranger:
+            return None
+        return Inbound(self.zone, b"", b"", "refused", verdict.stranger)
+
+
+@dataclass(slots=True)
+class _Watch(_End):
+    """What becomes of a zone's connections (``distill.protocol.handshakes``)."""
+
+    handshakes: Handshakes
+
+    def take(self) -> Inbound | None:
+        told, value = MONITOR_FRAME.unpack(self.socket.recv_multipart(zmq.NOBLOCK)[0])
+        change = self.handshakes.note(told, value)
+        return Inbound(self.zone, b"", b"", *change) if change is not None else None
 
 
 class Sockets:
@@ -95,7 +162,9 @@ class Sockets:
     def __init__(self, *, copies: bool = False) -> None:
         self._copies = copies
         self._context = zmq.Context()
-        self._ends: dict[str, _End] = {}
+        self._peers: dict[str, _Peers] = {}
+        self._ends: list[_End] = []
+        """Those of the zones, and what stands beside those that have keys."""
         self._failed: deque[Inbound] = deque()
         self._broken: zmq.ZMQError | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -105,23 +174,50 @@ class Sockets:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
-    def bind(self, zone: str, endpoint: str, *, limit_bytes: int) -> str:
+    def bind(
+        self, zone: str, endpoint: str, *, limit_bytes: int, keys: ServerKeys | None = None
+    ) -> str:
         """Bind a ROUTER and return what was bound; ports are never guessed.
 
-        Raises LocalProtocolError for an endpoint beyond this machine, OSError (zmq.ZMQError)
-        where the address can't be had.
+        Raises LocalProtocolError for an endpoint that needs keys, OSError where the address can't
+        be had.
         """
-        _check_local(endpoint)
+        endpoints.check_keys(endpoint, has_keys=keys is not None)
         socket = self._open(zone, zmq.ROUTER, limit_bytes)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.bind(endpoint)
+        if keys is not None:
+            endpoint = endpoints.to_bind(endpoint)
+            self._guard(zone, socket, keys)
+            self._keep_alive(zone, socket, endpoint)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from error
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def connect(self, zone: str, endpoint: str, *, identity: bytes, limit_bytes: int) -> None:
-        """Connect a DEALER under this identity."""
-        _check_local(endpoint)
+    def connect(
+        self,
+        zone: str,
+        endpoint: str,
+        *,
+        identity: bytes,
+        limit_bytes: int,
+        keys: ClientKeys | None = None,
+    ) -> None:
+        """Connect a DEALER under this identity.
+
+        Raises LocalProtocolError for an address that needs keys, or that is none.
+        """
+        endpoints.check_keys(endpoint, has_keys=keys is not None)
         socket = self._open(zone, zmq.DEALER, limit_bytes)
         socket.setsockopt(zmq.IDENTITY, identity)
+        if keys is not None:
+            endpoint = endpoints.to_connect(endpoint)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, public_key(keys.secret))
+            socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, DIAL_LIMIT_MS)
+            self._keep_alive(zone, socket, endpoint)
         socket.connect(endpoint)
 
     def _open(self, zone: str, kind: int, limit_bytes: int) -> "zmq.Socket[bytes]":
@@ -130,9 +226,36 @@ class Sockets:
         socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE)
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, limit_bytes)
-        fd = int(socket.getsockopt(zmq.FD))
-        self._ends[zone] = _End(zone, socket, kind == zmq.ROUTER, fd)
+        peers = self._peers[zone] = _Peers(zone, socket, kind == zmq.ROUTER)
+        self._ends.append(peers)
         return socket
+
+    def _guard(self, zone: str, socket: "zmq.Socket[bytes]", keys: ServerKeys) -> None:
+        """Let nobody in but those whose key is allowed. One zone of these sockets at most."""
+        door = self._context.socket(zmq.REP)
+        door.setsockopt(zmq.LINGER, 0)
+        door.bind(zap.ENDPOINT)
+        self._ends.append(_Door(zone, door, keys.allows))
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, zap.DOMAIN)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # with nobody at the door nobody comes in
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_LIMIT_MS)
+
+    def _keep_alive(self, zone: str, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        """Notice what the network does not tell, and hear of connections."""
+        socket.setsockopt(zmq.IPV6, endpoints.is_ipv6(endpoint))
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_LIMIT_MS)
+        address = f"inproc://{zone}/connections"
+        socket.monitor(address, sum(Told))
+        watch = self._context.socket(zmq.PAIR)
+        watch.setsockopt(zmq.LINGER, 0)
+        watch.setsockopt(zmq.RCVHWM, 0)  # a full one would stop ZeroMQ's thread
+        watch.connect(address)
+        handshakes = Handshakes(is_server=self._peers[zone].names_peers)
+        self._ends.append(_Watch(zone, watch, handshakes))
+        os.eventfd_write(self._wake_fd, 1)  # its descriptor is silent until it was looked at once
 
     def send(self, zone: str, payload: bytes, *, peer: bytes = b"") -> None:
         """Send one message. Never blocks; after ``close`` it does nothing.
@@ -142,7 +265,7 @@ class Sockets:
         with self._lock:
             if self._closing:
                 return
-            end = self._ends[zone]
+            end = self._peers[zone]
             try:
                 if end.names_peers:
                     end.socket.send(peer, zmq.NOBLOCK | zmq.SNDMORE)
@@ -163,7 +286,7 @@ class Sockets:
 
     def filenos(self) -> tuple[int, ...]:
         """The descriptors to poll; ``read`` the one that is readable."""
-        return (self._wake_fd, *(end.fd for end in self._ends.values()))
+        return (self._wake_fd, *(end.fd for end in self._ends))
 
     def read(self, fd: int) -> list[Inbound]:
         """What has arrived behind this descriptor, DRAIN_PER_POLL messages a socket at most.
@@ -180,7 +303,7 @@ class Sockets:
             while self._failed:
                 batch.append(self._failed.popleft())
         with self._lock:
-            for end in self._ends.values() if not self._closing else ():
+            for end in self._ends if not self._closing else ():
                 if (woken or end.fd == fd) and not self._drain(end, batch):
                     os.eventfd_write(self._wake_fd, 1)
         return batch
@@ -191,14 +314,8 @@ class Sockets:
             # Asked first: the exception that says so would cost more than the message.
             if not int(end.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return True
-            peer = end.socket.recv(zmq.NOBLOCK) if end.names_peers else b""
-            payload = end.socket.recv(zmq.NOBLOCK)
-            if not end.socket.getsockopt(zmq.RCVMORE):
-                batch.append(Inbound(end.zone, peer, payload))
-                continue
-            while end.socket.getsockopt(zmq.RCVMORE):
-                end.socket.recv(zmq.NOBLOCK)
-            batch.append(Inbound(end.zone, peer, b"", "malformed"))
+            if (inbound := end.take()) is not None:
+                batch.append(inbound)
         return False
 
     def poll(self, timeout_s: float) -> list[Inbound]:
@@ -224,7 +341,7 @@ class Sockets:
             except zmq.ZMQError:
                 # A process whose link is dead must not wait for its peers: it hears of it.
                 self._leave_loop()
-                batch = [Inbound(zone, b"", b"", "crashed") for zone in self._ends]
+                batch = [Inbound(zone, b"", b"", "crashed") for zone in self._peers]
             if batch:
                 on_batch(batch)
 
@@ -244,8 +361,8 @@ class Sockets:
 
     # -- ending
 
-    def close(self) -> None:
-        """Send what is queued and close the sockets."""
+    def close(self, *, linger_ms: int = LINGER_MS) -> None:
+        """Send what is queued, if that can be done within ``linger_ms``, and close the sockets."""
         with self._lock:
             if self._closing:
                 return
@@ -259,7 +376,10 @@ class Sockets:
             loop.call_soon_threadsafe(left.set)
             left.wait(CLOSE_S)
         with self._lock:
-            for end in self._ends.values():
+            for peers in self._peers.values():
+                peers.socket.disable_monitor()  # it must not tell those that close after it
+                peers.socket.setsockopt(zmq.LINGER, linger_ms)
+            for end in self._ends:
                 end.socket.close()
         self._context.term()
         os.close(self._wake_fd)

@@ -20,6 +20,7 @@ from distill.protocol.message import (
     Name,
     Record,
     Seconds,
+    Short,
     Shutdown,
     Text,
     Transitions,
@@ -137,12 +138,18 @@ class ModelCard(Value, frozen=True):
 
 
 class WorkerHello(Message, frozen=True):
-    """A worker server's first message; ``epoch`` is fresh for every incarnation."""
+    """A worker server's first message; ``epoch`` is fresh for every incarnation.
+
+    ``succeeds`` is the epoch of the incarnation that lost its connection and comes back as this
+    one: nobody else knows it.
+    """
 
     protocol: int
     worker: Name
     epoch: Name
     pid: int
+    host: Short = ""
+    succeeds: Name | None = None
 
 
 class WorkerReady(Message, frozen=True):
@@ -190,9 +197,13 @@ class Heartbeat(Message, frozen=True):
 
 
 class WorkerRefused(Message, frozen=True):
-    """This worker can't serve here, and why; it ends, with this as its last word."""
+    """This worker can't serve here, and why; it ends, with this as its last word.
+
+    ``again``: it was given up, but may say Hello anew where it can dial.
+    """
 
     detail: Detail
+    again: bool = False
 
 
 class Drain(Message, frozen=True):

@@ -42,12 +42,6 @@ def scrubbed_environment() -> dict[str, str]:
     }
 
 
-def worker_environment() -> dict[str, str]:
-    """Scrubbed, with HF_TOKEN for gated models: a worker server has no other key."""
-    token = os.environ.get("HF_TOKEN")
-    return {**scrubbed_environment(), **({"HF_TOKEN": token} if token else {})}
-
-
 def minimal_environment() -> dict[str, str]:
     """The few variables that a keeper needs: what is not named here does not reach it."""
     return {

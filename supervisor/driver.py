@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import functools
 import os
+import resource
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -21,13 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from distill.caller import WAITER
+from distill.errors import InputError
 from distill.protocol import client_link, placer_link, sandbox_link, worker_link
+from distill.protocol.endpoints import published
+from distill.protocol.errors import LocalProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
-from distill.supervisor import background, run_directory
+from distill.supervisor import background, keyring, run_directory
 from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.children import Children
 from distill.supervisor.journal import Journal, now
+from distill.supervisor.strangers import Strangers
 from distill.traces import records
 
 ZONES = {
@@ -37,6 +42,8 @@ ZONES = {
     "placer": placer_link.FRAME_LIMIT_BYTES,
 }
 """One ROUTER per trust zone, and the largest frame it takes."""
+REMOTE_WORKERS = "remote_workers"
+"""The zone of workers on other machines, which has keys; it is there when somebody listens."""
 EVENTS_KEPT = 500
 """Events from before a journal was attached that it still gets."""
 
@@ -61,6 +68,8 @@ class Driver:
         self._child_handlers: dict[str, ChildHandler] = {}
         self._journals: dict[Path, Journal] = {}
         self._uses: Counter[Path] = Counter()
+        self.on_event: Callable[[records.Event], None] | None = None
+        """Hears every event as it is logged."""
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
         self.children = Children(
@@ -73,6 +82,8 @@ class Driver:
             )
             for zone, limit in ZONES.items()
         }
+        self._remote: Sockets | None = None
+        self._strangers = Strangers()
         self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
         self.loop.call_soon_threadsafe(self._listen)
         self.call_threads = CallThreads()
@@ -112,7 +123,36 @@ class Driver:
 
     def send(self, zone: str, peer: str, payload: bytes) -> None:
         """Send encoded bytes to a peer of a zone; never blocks."""
-        self._sockets.send(zone, payload, peer=peer.encode())
+        sockets = self._sockets
+        if zone == REMOTE_WORKERS and self._remote is not None:
+            sockets = self._remote
+        sockets.send(zone, payload, peer=peer.encode())
+
+    def listen_to_remote_workers(self, endpoint: str) -> str:
+        """Let workers with a key join over tcp; the address that they dial. From any thread, once.
+
+        Raises InputError for an address that can't be had, or keys that can't be used.
+        """
+        keys = keyring.server_keys()
+        _allow_many_connections()
+        # Of their own: another context has other threads, and its door is of no concern to ipc.
+        remote = Sockets()
+        try:
+            limit_bytes = worker_link.FRAME_LIMIT_BYTES
+            bound = remote.bind(REMOTE_WORKERS, endpoint, limit_bytes=limit_bytes, keys=keys)
+        except (LocalProtocolError, OSError) as error:
+            remote.close()
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"can't listen at {endpoint}: {why}") from error
+        self._remote = remote
+        self.endpoints[REMOTE_WORKERS] = published(bound, endpoint)
+        self.loop.call_soon_threadsafe(remote.listen, self.loop, self._on_batch)
+        return self.endpoints[REMOTE_WORKERS]
+
+    def _on_stranger(self, inbound: Inbound) -> None:
+        """Somebody had no key, or not the right one."""
+        if self._strangers.is_news(inbound.detail):
+            self.event("stranger_refused", self.producer, why=inbound.detail)
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         if any(inbound.event == "crashed" for inbound in batch):
@@ -121,7 +161,10 @@ class Driver:
             return
         by_zone: dict[str, list[Inbound]] = {}
         for inbound in batch:
-            by_zone.setdefault(inbound.zone, []).append(inbound)
+            if inbound.event == "refused":
+                self._on_stranger(inbound)
+            else:
+                by_zone.setdefault(inbound.zone, []).append(inbound)
         for zone, inbounds in by_zone.items():
             if zone in self._zones:
                 self._zones[zone](inbounds)
@@ -197,6 +240,8 @@ class Driver:
 
     def _log(self, record: records.Event) -> None:
         self._history.append(record)
+        if self.on_event is not None:
+            self.on_event(record)
         for journal in self._journals.values():
             # A full disk must not stop what the event tells of; the run's own records will say.
             with contextlib.suppress(OSError):
@@ -234,9 +279,18 @@ class Driver:
             return
         self.is_closed = True
         self._sockets.close()
+        if self._remote is not None:
+            self._remote.close()
         self.children.close()
         os.close(self._lock_fd)
         atexit.unregister(self.close)
+
+
+def _allow_many_connections() -> None:
+    """A crowd of strangers, each of whom has seconds, must not take the files of our own."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 _shared_lock = threading.Lock()

@@ -21,7 +21,7 @@ from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import last_words
 from distill.supervisor.dispatch import Dispatch, Finished
-from distill.supervisor.driver import Driver
+from distill.supervisor.driver import REMOTE_WORKERS, Driver
 from distill.supervisor.requests import Submission
 from distill.supervisor.workers import Starter, Worker, WorkerSpec, hang
 from distill.traces import records
@@ -31,23 +31,34 @@ RESTARTS_LIMIT = 3
 HEALTHY_S = 600.0
 """A worker that has served this long may be restarted anew."""
 BACKOFF_S = (0.5, 2.0, 8.0)
+AWAY_LIMIT_S = 60.0
+"""A worker on another machine that was lost may come back this long; what waits for it waits."""
+LOOK_AFTER_S = 0.05
+"""ZeroMQ tells that a connection has ended a little before it knows whose it was."""
 WORKERS_LIMIT = 4096
 """Of those that join: a mistake in a loop must not fill the memory."""
 
 
 class Fleet:
-    """Starts worker servers, takes in others, gives them requests. Lives on the driver's loop."""
+    """Starts worker servers, takes in others, gives them requests. Lives on the driver's loop.
 
-    def __init__(self, driver: Driver, specs: Sequence[WorkerSpec]) -> None:
+    ``awaits_others``: without any worker there is still hope, that one joins.
+    """
+
+    def __init__(
+        self, driver: Driver, specs: Sequence[WorkerSpec], *, awaits_others: bool = False
+    ) -> None:
         self._driver = driver
         self._workers = {spec.name: _worker(spec.name, spec) for spec in specs}
-        self._peers: dict[bytes, Worker] = {}
+        self._awaits_others = awaits_others
+        self._peers: dict[tuple[str, bytes], Worker] = {}
         self._changed = asyncio.Event()
         self._lost: list[tuple[Worker, str]] = []
         """Joined workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
+        driver.on_zone(REMOTE_WORKERS, self._on_batch)
         driver.on_lost(self._on_driver_lost)
         for worker in self._workers.values():
             self._start(worker)
@@ -168,7 +179,7 @@ class Fleet:
 
     def _end(self, worker: Worker) -> None:
         """This incarnation is over; what it had in flight goes back."""
-        self._peers.pop(worker.epoch.encode(), None)
+        self._peers.pop((worker.zone, worker.epoch.encode()), None)
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
         self._dispatch.release(worker, has_died=not worker.is_leaving)
@@ -176,13 +187,14 @@ class Fleet:
         worker.step_age_s = worker.slowest_step_s = 0.0
 
     def _forget_lost(self) -> None:
-        """Those that had joined have left, in order or not."""
+        """Those that had joined have left, in order or not; some may come back."""
         while self._lost:
             worker, why = self._lost.pop()
             if self._workers.get(worker.name) is worker:
                 self._driver.event("worker_left", worker.producer, why=why)
                 self._end(worker)
-                del self._workers[worker.name]
+                if not worker.away_until_s:
+                    del self._workers[worker.name]
 
     def _condemn(self, worker: Worker, why: str) -> None:
         """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
@@ -191,8 +203,36 @@ class Fleet:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
             self._starter(worker.spec).send(Kill(worker.name))
         else:
-            self._refuse(worker.epoch, why)
+            self._refuse(worker.zone, worker.epoch, why)
             self._lost.append((worker, why))
+
+    def _lose(self, worker: Worker, why: str) -> None:
+        """Its connection is gone, or as good as gone: it may come back as another incarnation.
+
+        One that was placed on a cluster is started again there.
+        """
+        if worker.conversation.state in ("gone", "ended"):
+            return
+        if worker.spec is not None:
+            self._condemn(worker, why)
+        else:
+            worker.conversation.state = "gone"
+            worker.away_until_s = time.monotonic() + AWAY_LIMIT_S
+            self._refuse(worker.zone, worker.epoch, why, again=True)
+            self._lost.append((worker, why))
+
+    def _look_for_lost(self) -> None:
+        """A connection has ended, and nobody says whose: who can't be reached is an event."""
+        for worker in self._workers.values():
+            if worker.zone == REMOTE_WORKERS and worker.conversation.allows(wire.Cancel):
+                self._send(worker, wire.Cancel(()))
+
+    def _forget_away(self) -> None:
+        """Those that were lost and have not come back."""
+        for worker in list(self._workers.values()):
+            if 0 < worker.away_until_s < time.monotonic():
+                del self._workers[worker.name]
+                self._settle()
 
     def _restart(self, worker: Worker) -> None:
         if self._closing or self._driver.lost.is_set():
@@ -209,6 +249,8 @@ class Fleet:
         self._dispatch.deal()
 
     def _failed(self) -> bool:
+        if self._awaits_others and not self._workers:
+            return False
         return all(
             worker.conversation.state == "ended" and worker.failure is not None
             for worker in list(self._workers.values())
@@ -235,7 +277,9 @@ class Fleet:
             for worker in list(self._workers.values()):
                 if why := hang(worker, time.monotonic() - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
-                    self._condemn(worker, why)
+                    is_cut = worker.zone == REMOTE_WORKERS and why.startswith("silent")
+                    (self._lose if is_cut else self._condemn)(worker, why)
+            self._forget_away()
             if self._lost:
                 self._forget_lost()
                 self._settle()
@@ -245,12 +289,17 @@ class Fleet:
     def _send(self, worker: Worker, message: Message) -> None:
         payload = DRIVER_TO_WORKER.encode(message)  # type: ignore[arg-type]
         worker.conversation.sent(message)
-        self._driver.send("workers", worker.epoch, payload)
+        self._driver.send(worker.zone, worker.epoch, payload)
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         finished: list[Finished] = []
         for inbound in batch:
-            worker = self._peers.get(inbound.peer) or self._greeted_by(inbound)
+            if inbound.event == "lost":
+                self._driver.loop.call_later(LOOK_AFTER_S, self._look_for_lost)
+            if inbound.event in ("lost", "joined"):
+                continue
+            known = self._peers.get((inbound.zone, inbound.peer))
+            worker = known or self._greeted_by(inbound)
             if worker is None:
                 continue
             try:
@@ -281,23 +330,34 @@ class Fleet:
         worker = self._workers.get(hello.worker)
         if worker is None and len(self._workers) < WORKERS_LIMIT and not self._closing:
             worker = self._workers[hello.worker] = _worker(hello.worker, None)
+        if worker is not None and worker.is_followed_by(hello):
+            self._end(worker)
+            worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
+            worker.away_until_s, worker.heard_s = 0.0, time.monotonic()
         if worker is None:
-            self._refuse(epoch, "this engine takes no more workers")
-        elif worker.conversation.state != "new":
-            self._refuse(epoch, f"a worker named {hello.worker} is here already: use another name")
+            self._refuse(inbound.zone, epoch, "this engine takes no more workers")
+        elif worker.conversation.state != "new" or (
+            worker.spec is not None
+            and (inbound.zone == REMOTE_WORKERS) != (worker.spec.starter is not None)
+        ):
+            why = f"a worker named {hello.worker} is here already: use another name"
+            self._refuse(inbound.zone, epoch, why)
             return None
         else:
-            self._peers[inbound.peer] = worker
-            worker.epoch = epoch
+            self._peers[inbound.zone, inbound.peer] = worker
+            worker.epoch, worker.zone = epoch, inbound.zone
         return worker
 
-    def _refuse(self, epoch: str, why: str) -> None:
+    def _refuse(self, zone: str, epoch: str, why: str, *, again: bool = False) -> None:
         """Tell a worker server why it can't serve here; it ends by itself."""
         self._driver.event("worker_refused", self._driver.producer, epoch=epoch, why=why)
-        self._driver.send("workers", epoch, DRIVER_TO_WORKER.encode(wire.WorkerRefused(why)))
+        refusal = wire.WorkerRefused(why, again)
+        self._driver.send(zone, epoch, DRIVER_TO_WORKER.encode(refusal))
 
     def _on_inbound(self, worker: Worker, inbound: Inbound, finished: list[Finished]) -> None:
         if inbound.event == "unreachable":
+            if worker.zone == REMOTE_WORKERS:
+                self._lose(worker, "its connection has ended")
             return
         if inbound.event == "malformed":
             raise RemoteProtocolError("a message of several frames", peer=worker.name)
@@ -343,7 +403,7 @@ class Fleet:
         if hello.epoch != worker.epoch:
             raise RemoteProtocolError("its identity is not its epoch", peer=hello.worker)
         worker.producer = records.Producer("worker_server", hello.worker, hello.pid)
-        self._driver.event("worker_connected", worker.producer, epoch=hello.epoch)
+        self._driver.event("worker_connected", worker.producer, epoch=hello.epoch, host=hello.host)
         self._send(worker, Welcome(PROTOCOL_VERSION, HEARTBEAT_S))
 
     def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:

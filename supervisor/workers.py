@@ -44,6 +44,10 @@ class Worker:
     spec: WorkerSpec | None
     conversation: Conversation
     epoch: str = ""
+    zone: str = "workers"
+    """Of the driver's, by which it is reached."""
+    away_until_s: float = 0.0
+    """It was lost with its connection, and may come back until then."""
     producer: records.Producer = field(
         default_factory=lambda: records.Producer("worker_server", "", 0)
     )
@@ -70,6 +74,11 @@ class Worker:
     def model(self) -> str | None:
         """The model that it serves, once it has said."""
         return self.card.model if self.card is not None else None
+
+    def is_followed_by(self, hello: wire.WorkerHello) -> bool:
+        """Whether this Hello is of its next incarnation: it was lost, and here it is again."""
+        is_same = hello.succeeds is not None and hello.succeeds == self.epoch
+        return self.spec is None and (is_same or self.away_until_s > 0)
 
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""

@@ -9,9 +9,20 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from distill.protocol.endpoints import is_private
+from distill.protocol.keys import (
+    KEY_VARIABLE,
+    KeyRefused,
+    WorkerKey,
+    read_worker_key,
+    worker_key_from,
+)
 from distill.worker_server.process import die_with_parent
+
+EXIT_ARGUMENTS = 2
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,6 +32,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Serve one model on one device to a distill engine.",
     )
     parser.add_argument("--connect", required=True, metavar="ENDPOINT", help="the driver's address")
+    parser.add_argument("--key", metavar="FILE", help="the key for an endpoint that is tcp")
+    parser.add_argument(
+        "--redial-s", type=_positive, default=60, metavar="N", help="dial a tcp endpoint this long"
+    )
     parser.add_argument("--worker", required=True, metavar="NAME", help="this worker's name")
     parser.add_argument("--model", help="a folder or Hugging Face id (default: a small model)")
     parser.add_argument("--gpu", metavar="ID", help="index or UUID; 0+1 for both as one")
@@ -64,6 +79,18 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _key(endpoint: str, file: str | None) -> WorkerKey | None:
+    """The key of an endpoint that needs one: of a file, or of the environment, and off it."""
+    text = os.environ.pop(KEY_VARIABLE, None)
+    if is_private(endpoint):
+        return None
+    if file is not None:
+        return read_worker_key(Path(file))
+    if text is not None:
+        return worker_key_from(text, KEY_VARIABLE)
+    raise KeyRefused(f"{endpoint} needs a key: --key FILE, or its text in {KEY_VARIABLE}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until the end; returns the exit code."""
     options = parse(arguments)
@@ -73,6 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from distill.worker_server.loading import Options
     from distill.worker_server.server import serve
 
+    try:
+        key = _key(options.connect, options.key)
+    except KeyRefused as error:
+        print(f"worker server {options.worker}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_ARGUMENTS
     return serve(
         Options(
             endpoint=options.connect,
@@ -85,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             engine=options.engine,
             verbose=options.verbose,
             announce=options.announce,
+            key=key,
+            redial_s=options.redial_s,
         )
     )
 

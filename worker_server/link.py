@@ -19,7 +19,7 @@ from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
 from distill.protocol.message import LogRecords, Welcome
-from distill.protocol.sockets import Inbound, Sockets
+from distill.protocol.sockets import ClientKeys, Inbound, Sockets
 from distill.protocol.worker_link import (
     FRAME_LIMIT_BYTES,
     TRANSITIONS,
@@ -33,7 +33,11 @@ ZONE = "driver"
 
 
 class Link:
-    """Speaks worker_link to one driver. ``on_message`` and ``on_fault`` run in the loop."""
+    """Speaks worker_link to one driver, over one connection.
+
+    ``on_message`` and ``on_fault`` run in the loop; so does ``on_change``, which hears what becomes
+    of a connection with keys: joined, lost, refused.
+    """
 
     def __init__(
         self,
@@ -41,8 +45,10 @@ class Link:
         on_message: Callable[[ToWorker], None],
         on_fault: Callable[[ProtocolError], None],
         heartbeat: Callable[[], Heartbeat],
+        on_change: Callable[[Inbound], None],
     ) -> None:
         self._loop = loop
+        self._on_change = on_change
         self._on_message = on_message
         self._on_fault = on_fault
         self._heartbeat = heartbeat
@@ -51,10 +57,11 @@ class Link:
         self._closing = threading.Event()
         self._sockets = Sockets()
 
-    def open(self, endpoint: str, hello: WorkerHello) -> None:
+    def open(self, endpoint: str, hello: WorkerHello, keys: ClientKeys | None = None) -> None:
         """Connect and say Hello. Raises ProtocolError for an endpoint that is refused."""
+        identity = hello.epoch.encode()
         self._sockets.connect(
-            ZONE, endpoint, identity=hello.epoch.encode(), limit_bytes=FRAME_LIMIT_BYTES
+            ZONE, endpoint, identity=identity, limit_bytes=FRAME_LIMIT_BYTES, keys=keys
         )
         self._sockets.listen(self._loop, self._on_batch)
         self.send(hello)
@@ -65,6 +72,10 @@ class Link:
         with self._lock:  # what one thread checked, no other may overtake
             self._conversation.sent(message)
             self._sockets.send(ZONE, data)
+
+    def allows(self, kind: type[FromWorker]) -> bool:
+        """Whether a message of this kind is legal now."""
+        return not self._closing.is_set() and self._conversation.allows(kind)
 
     def send_if_legal(self, message: FromWorker) -> bool:
         """As ``send``; False, and nothing sent, where it isn't legal now."""
@@ -78,6 +89,11 @@ class Link:
         """A structured lifecycle event for the driver's log."""
         self.send_if_legal(LogRecords(records=({"event": event, **fields},)))
 
+    def abandon(self) -> None:
+        """Close what is no connection any more: nothing is sent or heard."""
+        self._closing.set()
+        self._sockets.close(linger_ms=0)
+
     def close(self) -> None:
         """Send what is queued and close."""
         self._closing.set()
@@ -85,6 +101,11 @@ class Link:
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
+            if self._closing.is_set():
+                return
+            if inbound.event in ("joined", "lost", "refused"):
+                self._on_change(inbound)
+                continue
             try:
                 message = WORKER_TO_DRIVER.decode(inbound.payload, peer="driver")
                 with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.protocol.keys import WorkerKey
 from distill.protocol.worker_link import ModelCard
 from distill.worker_server import device, model
 from distill.worker_server.engine import Engine
@@ -26,6 +27,10 @@ class Options:
     verbose: bool = False
     announce: bool = False
     connect_timeout_s: float = 30.0
+    key: WorkerKey | None = None
+    """For an engine beyond ipc."""
+    redial_s: float = 60.0
+    """How long such an engine is dialled, at first and when it was lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,31 +12,29 @@ way it ends, the engine's processes end first.
 import asyncio
 import contextlib
 import enum
-import os
 import shutil
 import signal
 import sys
 import time
 import traceback
-import uuid
 from pathlib import Path
 from typing import Any
 
-from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.errors import LocalProtocolError, ProtocolError
-from distill.protocol.message import Shutdown, Welcome
+from distill.protocol.message import Shutdown
 from distill.protocol.worker_link import (
     Cancel,
     Drain,
     Heartbeat,
     Requests,
+    Results,
     ToWorker,
     WorkerFailed,
     WorkerGoodbye,
-    WorkerHello,
     WorkerReady,
     WorkerRefused,
 )
+from distill.worker_server.connection import Connection
 from distill.worker_server.engine import Engine
 from distill.worker_server.errors import (
     DriverUnreachable,
@@ -45,7 +43,6 @@ from distill.worker_server.errors import (
     Refused,
     WorkerError,
 )
-from distill.worker_server.link import Link
 from distill.worker_server.loading import Options, load
 from distill.worker_server.outbox import Outbox
 from distill.worker_server.process import in_daemon_thread, kill_children, make_scratch
@@ -53,9 +50,6 @@ from distill.worker_server.work import Work
 
 SLOTS = {"gpu": 96, "cpu": 32}
 """One GPU needs about a hundred prompts in flight; two cores gain nothing beyond 32."""
-
-
-ENDPOINT_LOOK_S = 1.0
 
 
 class ExitCode(enum.IntEnum):
@@ -75,12 +69,17 @@ class Server:
         self._scratch = make_scratch(_run_folder(options.endpoint))
         self._state: str = "loading"
         self._ending = asyncio.Event()
-        self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        self._ready: WorkerReady | None = None
         self._fault: WorkerError | None = None
-        self._link = Link(
-            asyncio.get_running_loop(), self._on_message, self._on_fault, self._heartbeat
+        self._link = Connection(
+            options,
+            self._on_message,
+            self._on_fault,
+            self._heartbeat,
+            self._on_engine_lost,
+            self._on_engine_back,
         )
-        self._outbox = Outbox(self._link.send)
+        self._outbox = Outbox(self._send_results)
         self._work = Work(self._outbox.add, self._on_engine_died, self._on_idle)
 
     async def run(self) -> ExitCode:
@@ -89,7 +88,7 @@ class Server:
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         try:
-            await self._greet()
+            await self._link.reach()
             self._announce(f"joined {self._options.endpoint}; Ctrl-C leaves it in order")
             await self._until_ending(self._load_and_serve())
             if self._fault is not None:
@@ -119,37 +118,11 @@ class Server:
         if self._options.announce:
             print(f"worker server {self._options.worker}: {text}", file=sys.stderr)  # noqa: T201
 
-    async def _greet(self) -> None:
-        options = self._options
-        hello = WorkerHello(
-            protocol=PROTOCOL_VERSION,
-            worker=options.worker,
-            epoch=uuid.uuid4().hex,
-            pid=os.getpid(),
-        )
-        if not _is_there(options.endpoint):
-            raise DriverUnreachable(f"no engine is up at {options.endpoint}")
-        try:
-            self._link.open(options.endpoint, hello)
-            welcome = await asyncio.wait_for(self._welcome, options.connect_timeout_s)
-        except TimeoutError:
-            raise DriverUnreachable(
-                f"nobody answered at {options.endpoint} within {options.connect_timeout_s:g} s: "
-                "is the engine up, and is this the endpoint that it printed?"
-            ) from None
-        except (ProtocolError, OSError) as error:
-            raise DriverUnreachable(f"{options.endpoint}: {error}") from error
-        if welcome.protocol != PROTOCOL_VERSION:
-            raise DriverUnreachable(
-                f"the driver speaks version {welcome.protocol} of the protocol, this worker "
-                f"{PROTOCOL_VERSION}: install the same version of distill on both sides"
-            )
-
     async def _until_ending(self, serving: Any) -> None:
         """Run ``serving`` until the process is to end; whichever comes first."""
         task = asyncio.ensure_future(serving)
         ending = asyncio.ensure_future(self._ending.wait())
-        watch = asyncio.ensure_future(self._watch_endpoint())
+        watch = asyncio.ensure_future(self._keep_connection())
         try:
             await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -160,14 +133,29 @@ class Server:
             watch.cancel()
         # A load that is still running in its thread can't be cancelled; the process ends anyway.
 
-    async def _watch_endpoint(self) -> None:
-        """End when the engine has: its launcher takes the run directory away, sockets and all.
+    async def _keep_connection(self) -> None:
+        """End when the engine has, or is out of reach for too long."""
+        try:
+            await self._link.keep()
+        except (DriverUnreachable, Refused) as error:
+            self._end_with(error)
 
-        ZeroMQ would dial a lost peer for ever.
-        """
-        while _is_there(self._options.endpoint):  # noqa: ASYNC110  (nothing tells)
-            await asyncio.sleep(ENDPOINT_LOOK_S)
-        self._end_with(DriverUnreachable("the engine has ended"))
+    def _on_engine_lost(self) -> None:
+        """Its requests go to others; what is in flight here is nobody's."""
+        self._announce(f"lost {self._options.endpoint}; dialling again")
+        self._work.cancel_all()
+        if self._state == "draining":
+            self._stop()
+
+    def _on_engine_back(self) -> None:
+        self._announce(f"joined {self._options.endpoint} again")
+        if self._ready is not None:
+            self._link.send_if_legal(self._ready)
+
+    def _send_results(self, results: Results) -> None:
+        """Results of an incarnation that was lost are dropped: the driver has given up on them."""
+        if self._link.takes_results:
+            self._link.send(results)
 
     async def _load_and_serve(self) -> None:
         started = time.monotonic()
@@ -188,14 +176,12 @@ class Server:
             token_budget=max(engine.cache_tokens, engine.window_tokens),
             load_s=load_s,
         )
+        self._ready = ready
         self._event("engine_ready", load_s=round(load_s, 2), slots=ready.slots)
         self._link.send_if_legal(ready)
 
     def _on_message(self, message: ToWorker) -> None:
         match message:
-            case Welcome():
-                if not self._welcome.done():
-                    self._welcome.set_result(message)
             case Requests():
                 self._work.begin(message.requests)
             case Cancel():
@@ -203,14 +189,13 @@ class Server:
             case Drain():
                 self._drain()
             case WorkerRefused():
-                self._on_refused(message.detail)
+                self._end_with(Refused(f"the engine refused this worker: {message.detail}"))
             case Shutdown():
-                self._stop("the engine has ended")
+                self._stop()
 
-    def _stop(self, unwelcome: str = "stopped before the driver answered") -> None:
+    def _stop(self) -> None:
         """End now, whatever is in flight."""
-        if not self._welcome.done():
-            self._welcome.set_exception(DriverUnreachable(unwelcome))
+        self._link.fail(DriverUnreachable("stopped before the driver answered"))
         self._ending.set()
 
     def _leave(self) -> None:
@@ -224,13 +209,6 @@ class Server:
             self._drain()
         else:
             self._leave()
-
-    def _on_refused(self, why: str) -> None:
-        """The engine will not have it, or no more: it ends by itself, and says why."""
-        error = Refused(f"the engine refused this worker: {why}")
-        if not self._welcome.done():
-            self._welcome.set_exception(error)
-        self._end_with(error)
 
     def _on_fault(self, error: ProtocolError) -> None:
         """The driver broke the rules: nothing it says can be trusted any more."""
@@ -287,12 +265,6 @@ class Server:
             prompt_tokens=clock.prompt_tokens if clock else 0,
             completion_tokens=clock.completion_tokens if clock else 0,
         )
-
-
-def _is_there(endpoint: str) -> bool:
-    """Whether the socket of a local endpoint is there; of another nobody can say."""
-    path = endpoint.removeprefix("ipc://")
-    return path == endpoint or Path(path).exists()
 
 
 def _run_folder(endpoint: str) -> Path | None:

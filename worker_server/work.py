@@ -51,6 +51,10 @@ class Work:
             if task := self._tasks.get(name):
                 task.cancel()
 
+    def cancel_all(self) -> None:
+        """Abort everything."""
+        self.cancel(list(self._tasks))
+
     async def _answer(self, request: Request) -> None:
         assert self.engine is not None
         try:

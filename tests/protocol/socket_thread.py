@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from distill.protocol.sockets import Inbound, Sockets
+from distill.protocol.sockets import LINGER_MS, Inbound, Sockets
 
 LOOK_S = 0.05
 
@@ -25,8 +25,8 @@ class SocketThread(Sockets):
             if batch := self.poll(LOOK_S):
                 self._on_batch(batch)
 
-    def close(self) -> None:
+    def close(self, *, linger_ms: int = LINGER_MS) -> None:
         self._ending.set()
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(5)
-        super().close()
+        super().close(linger_ms=linger_ms)

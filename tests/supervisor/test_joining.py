@@ -217,7 +217,7 @@ def test_who_is_refused_is_told_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--connect", "tcp://10.0.0.1:5"], "no endpoint of an engine"),
+        (["--connect", "tcp://10.0.0.1"], "no endpoint of an engine"),
         (["--gpu", "0", "--cores", "1"], "exclude each other"),
         (["--connect", "ipc:///nowhere/clients.sock", "--cores", "0"], "no engine is up at"),
     ],
