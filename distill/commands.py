@@ -51,10 +51,7 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    if (gpus is not None or cores is not None) and worker_url is not None:
-        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
-    if gpus is not None and cores is not None:
-        raise InputError("--gpus and --cores exclude each other")
+    _check_local(gpus, cores, worker_url)
     others = {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url}
     cluster = _cluster(options, {**others, "--no-local-workers": only_joined or None})
     _check_joining(listen, only_joined, worker_url, gpus, cores)
@@ -198,6 +195,14 @@ def _is_recorded(
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
+
+
+def _check_local(gpus: str | None, cores: str | None, worker_url: str | None) -> None:
+    """Whether the options about this machine's devices make sense together."""
+    if (gpus is not None or cores is not None) and worker_url is not None:
+        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
+    if gpus is not None and cores is not None:
+        raise InputError("--gpus and --cores exclude each other")
 
 
 def _check_joining(

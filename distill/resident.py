@@ -121,7 +121,7 @@ class Resident:
         ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
         can't be had.
         """
-        if self._settings.listen is None:
+        if self._settings.listen is None and self._settings.ray is None:
             return None
 
         def hear(event: records.Event) -> None:
@@ -129,6 +129,8 @@ class Resident:
                 tell(line)
 
         self._host.on_event = hear
+        if self._settings.listen is None:
+            return None
         return self._host.listen_to_remote_workers(self._settings.listen)
 
     def start(self, on_status: Callable[[str], None] = lambda _: None) -> None:

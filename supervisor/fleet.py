@@ -213,10 +213,10 @@ class Fleet:
         """
         if worker.conversation.state in ("gone", "ended"):
             return
+        worker.conversation.state = "gone"
         if worker.spec is not None:
-            self._condemn(worker, why)
+            self._starter(worker.spec).send(Kill(worker.name))
         else:
-            worker.conversation.state = "gone"
             worker.away_until_s = time.monotonic() + AWAY_LIMIT_S
             self._refuse(worker.zone, worker.epoch, why, again=True)
             self._lost.append((worker, why))

@@ -154,7 +154,8 @@ class Placement:
             case wire.PlacerHello():
                 self._on_hello(peer, message)
             case wire.Placed():
-                where = f"{message.node} ({message.address}): {message.devices}"
+                kind = "cores" if self._cluster.cores_per_worker else "GPU"
+                where = f"{message.node} ({message.address}), {kind} {message.devices}"
                 self.places[message.child] = where
                 worker = records.Producer("worker_server", message.child, 0)
                 self._driver.event("worker_placed", worker, where=where)

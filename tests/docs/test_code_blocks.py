@@ -318,8 +318,10 @@ def test_readme_says_what_is_downloaded() -> None:
         for size_mb in setup.DOWNLOAD_MB[profile].values():
             assert re.search(rf"\b{size_mb:,}\b", row), (profile, size_mb)
         assert f"{setup.DISK_MB[profile] / 1000:.1f} GB" in row
-    (tests_mb,) = setup.DOWNLOAD_MB["dev"].values()
-    assert f"downloads {tests_mb} MB more" in text
+    (tools_mb,) = setup.DOWNLOAD_MB["dev"].values()
+    (ray_mb,) = setup.DOWNLOAD_MB["ray"].values()
+    assert f"downloads {tools_mb + ray_mb} MB more" in text
+    assert f"`--ray` adds Ray: {ray_mb} MB" in text
 
 
 def test_readme_names_every_exit_code() -> None:

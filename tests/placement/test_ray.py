@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from distill.errors import DistillError
+from distill import cli
+from distill.errors import DistillError, MachineError
 from distill.resident import Resident, WorkerSettings
 from distill.supervisor import background, driver
 from distill.supervisor.calls import WorkerCalls
@@ -29,6 +30,8 @@ from tests.engine_stand_in.vllm.tokens import answer_to
 from tests.placement.conftest import GPUS_PER_NODE, Clusters, RayNodes
 from tests.supervisor.processes import is_alive, kill, left, tagged, wait_until
 
+# Ray does not wait for the processes of a node that is removed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PLACING_S = 90.0
 PROMPTS = [f"prompt {number}" for number in range(300)]
 RIGHT = [answer_to(prompt) for prompt in PROMPTS]
@@ -116,6 +119,7 @@ def free_gpus(cluster: RayNodes) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 def test_workers_are_placed_started_again_and_ended(
     clusters: Clusters, pretended: dict[str, str], tmp_path: Path
 ) -> None:
@@ -129,7 +133,9 @@ def test_workers_are_placed_started_again_and_ended(
             assert batch.result(PLACING_S) == RIGHT
             placed.wait_for_another("ray-0", before["ray-0"])
             assert len(set(placed.devices())) == 2
-            assert {where.partition(":")[0] for where in placed.places().values()}
+            assert sorted(where.rpartition(", ")[2] for where in placed.places().values()) == [
+                f"GPU {device[-1]}" for device in placed.devices()
+            ]
         nothing_left(pretended)
     calls = calls_in(tmp_path)
     assert len(calls) == len(PROMPTS)
@@ -252,8 +258,23 @@ def test_without_gpus_each_gets_cores_of_its_own(
             engine(cluster, 1).__enter__()
         with engine(cluster, len(cores), cores_per_worker=1) as placed:
             placed.wait_for(len(cores))
-            given = [where.rpartition(": ")[2] for where in placed.places().values()]
+            given = [where.rpartition("cores ")[2] for where in placed.places().values()]
             assert sorted(given, key=int) == [str(core) for core in cores]
+
+
+def test_rays_client_is_no_cluster() -> None:
+    nowhere = RayNodes(SimpleNamespace(address="ray://head:10001"), lambda: None)
+    with pytest.raises(DistillError, match="start distill on a node of the cluster instead"):
+        engine(nowhere, 1).__enter__()
+
+
+def test_without_ray_it_is_told_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    monkeypatch.setattr(sys, "argv", ["distill", "up", "--ray"])
+    assert cli.main() == MachineError.exit_code
+    assert "pip install 'distill[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
