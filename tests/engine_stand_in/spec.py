@@ -43,6 +43,15 @@ def worker_spec(
 
 def calls_in(folder: Path) -> list[records.Call]:
     """The worker calls in a log folder, in the order in which they were written."""
+    return [record for record in _logged_in(folder) if isinstance(record, records.Call)]
+
+
+def events_in(folder: Path, event: str) -> list[records.Event]:
+    """These events of its worker servers, in the order in which they were written."""
+    found = [record for record in _logged_in(folder) if isinstance(record, records.Event)]
+    return [record for record in found if record.event == event]
+
+
+def _logged_in(folder: Path) -> list[records.WorkerRecord]:
     lines = (folder / records.WORKER_LOG).read_bytes().splitlines()
-    logged = [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
-    return [record for record in logged if isinstance(record, records.Call)]
+    return [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
