@@ -2,7 +2,7 @@
 
 ::
 
-    deaths  1        tried again beside others, at most SUSPECTS_AT_ONCE to a worker
+    deaths  1        tried again beside others, at most a quarter of a worker's window
             2, 3     tried again alone: nothing else is in flight where it is
             4        poison: it gets an error
 
@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from distill.supervisor.requests import ALONE_FROM_DEATHS, Pending
 from distill.supervisor.workers import Worker
 
-SUSPECTS_AT_ONCE = 4
+SUSPECTS_SHARE = 4
+SUSPECTS_LEAST = 4
 
 
 class Suspects:
@@ -68,4 +69,9 @@ class Suspects:
 
 def _may_share(worker: Worker, pending: Pending) -> bool:
     suspects = sum(each.deaths > 0 for each in worker.in_flight.values())
-    return suspects < SUSPECTS_AT_ONCE and worker.has_room(pending)
+    return suspects < suspects_limit(worker.slots) and worker.has_room(pending)
+
+
+def suspects_limit(slots: int) -> int:
+    """How many suspects one worker may have at once: the fewer, the fewer must be alone later."""
+    return max(SUSPECTS_LEAST, slots // SUSPECTS_SHARE)

@@ -23,6 +23,8 @@ def worker_spec(
     latency_s: float = 0.0,
     at_once: int = 0,
     words: int = 8,
+    through_core: bool = False,
+    poison: str = "",
 ) -> WorkerSpec:
     """A worker server for a Fleet; what the settings do is said in ``vllm/__init__``."""
     core = min(os.sched_getaffinity(0))  # named, so that no GPU is looked for
@@ -37,6 +39,8 @@ def worker_spec(
         "STAND_IN_LATENCY_S": str(latency_s),
         "STAND_IN_AT_ONCE": str(at_once),
         "STAND_IN_WORDS": str(words),
+        "STAND_IN_CORE": str(int(through_core)),
+        "STAND_IN_POISON": poison,
     }
     return WorkerSpec(name, argv, {**scrubbed_environment(), **env})
 
