@@ -30,7 +30,9 @@ from distill.supervisor.suspects import Suspects
 from distill.supervisor.workers import Worker
 
 LOG = logging.getLogger(__name__)
-DEATHS_LIMIT = ALONE_FROM_DEATHS + 2
+DEATHS_ALONE_LIMIT = 3
+DEATHS_LIMIT = ALONE_FROM_DEATHS + DEATHS_ALONE_LIMIT
+"""No request sees more: then it was alone at the last of them."""
 
 Finished = tuple[Worker, wire.Result | wire.Failure]
 
@@ -136,13 +138,15 @@ class Dispatch:
         for queue in self._queues.values():
             queue.release(worker.name)
         returned = worker.give_back_all()
-        if has_died and len(returned) == 1:
+        died_alone = has_died and len(returned) == 1
+        if died_alone:
             worker.died_of_suspect = returned[0].deaths > 0
         for pending in returned:
             pending.deaths += has_died
-            if pending.deaths >= DEATHS_LIMIT:
-                detail = f"{pending.deaths} workers died while they had it, the last two only it"
-                _settle(pending, "poison", detail)
+            pending.deaths_alone += died_alone
+            if pending.deaths_alone >= DEATHS_ALONE_LIMIT:
+                detail = f"it was in flight at the deaths of {pending.deaths} workers"
+                _settle(pending, "poison", f"{detail}, alone at {pending.deaths_alone} of them")
                 continue
             attempt = pending.request.attempt + 1
             pending.request = msgspec.structs.replace(pending.request, attempt=attempt)

@@ -53,6 +53,8 @@ class Pending:
     since: float
     deaths: int = 0
     """Of workers that had it in flight."""
+    deaths_alone: int = 0
+    """Of these, where nothing else was in flight."""
 
 
 def request_key(request: wire.Request, model: str | None = None) -> str:

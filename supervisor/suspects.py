@@ -3,12 +3,13 @@
 ::
 
     deaths  1        tried again beside others, at most a quarter of a worker's window
-            2, 3     tried again alone: nothing else is in flight where it is
-            4        poison: it gets an error
+            2 to 4   tried again alone: nothing else is in flight where it is
+            of which 3 alone: poison, it gets an error
 
-Another death among few suspects says nothing yet of any one of them, so it costs them nothing
-but time: what is killed by hand, by the kernel or by a scheduler takes innocents with it. To be
-alone at two deaths is no accident any more. A worker that has answered nothing since its start
+A death says nothing yet of any one of several suspects, so it costs them nothing but time: what is
+killed by hand, by the kernel or by a scheduler takes innocents with it. Where a worker is killed in
+every thirtieth window, one innocent in ten thousand windows would be alone at two deaths; to be
+alone at three is no accident. A worker that has answered nothing since its start
 gets none while others wait: if it dies again, it is of itself.
 """
 

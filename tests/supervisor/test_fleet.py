@@ -119,7 +119,7 @@ def test_poison_is_an_error_and_the_rest_is_answered(with_fleet: Callable[..., A
         await fleet.ready()
         outcomes = await ask(fleet, requests(40))
         (poison,) = [o for o in outcomes if o.lost is not None]
-        assert (poison.request.id, poison.lost, poison.request.attempt) == ("r5", "poison", 4)
+        assert (poison.request.id, poison.lost, poison.request.attempt) == ("r5", "poison", 5)
         assert set(texts(outcomes)) == {f"r{n}" for n in range(40)} - {"r5"}
         (worker,) = fleet.workers()
         assert worker.failure is None, "it is started again"

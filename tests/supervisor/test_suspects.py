@@ -8,7 +8,7 @@ import pytest
 
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
-from distill.supervisor.dispatch import DEATHS_LIMIT, Dispatch
+from distill.supervisor.dispatch import DEATHS_ALONE_LIMIT, DEATHS_LIMIT, Dispatch
 from distill.supervisor.requests import Outcome, Submission
 from distill.supervisor.suspects import suspects_limit
 from distill.supervisor.workers import Worker, WorkerSpec
@@ -92,7 +92,15 @@ def test_poison_is_found_and_costs_nobody_an_answer(count: int) -> None:
     outcome = lost["r700"]
     assert outcome.request.attempt == DEATHS_LIMIT
     assert isinstance(outcome.result, wire.Failure)
-    assert "4 workers died while they had it, the last two only it" in outcome.result.detail
+    assert "in flight at the deaths of 5 workers, alone at 3 of them" in outcome.result.detail
+
+
+def test_what_is_asked_by_itself_is_known_sooner() -> None:
+    engines = Engines(poison=frozenset({"r0"}))
+    engines.ask(1)
+    engines.run()
+    assert [o.lost for o in engines.outcomes] == ["poison"]
+    assert engines.deaths == DEATHS_ALONE_LIMIT
 
 
 def test_few_suspects_share_a_worker_and_who_is_twice_suspect_is_alone() -> None:

@@ -146,4 +146,4 @@ def test_a_prompt_that_ends_the_engine_is_an_error_and_all_others_are_answered(
     )
     assert sorted(call.item for call in calls) == list(range(300))
     (poison,) = [call for call in calls if call.error is not None]
-    assert (poison.attempt, poison.error and poison.error.kind) == (4, "poison")
+    assert (poison.attempt, poison.error and poison.error.kind) == (5, "poison")
