@@ -112,6 +112,7 @@ def test_a_killed_engine_loses_no_answer(tmp_path: Path) -> None:
     assert {call.attempt for call in calls} == {1, 2}
 
 
+@pytest.mark.slow  # the trials stop engines, too
 def test_a_stopped_engine_is_given_up_and_loses_no_answer(tmp_path: Path) -> None:
     prompts = [str(number) for number in range(300)]
 
