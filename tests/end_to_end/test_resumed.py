@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from distill.supervisor.workers import SILENCE_LIMIT_S
 from distill.traces import read, records, validate
 from tests.distill.commands import QUESTION, TEXT, Command
 from tests.distill.scripted import Endpoint, cell, endpoint
@@ -138,3 +140,26 @@ def test_a_killed_driver_asks_only_the_rest(short: Path, boss: dict[int, Endpoin
 @pytest.mark.parametrize("seed", range(1, 21))
 def test_twenty_killed_drivers(short: Path, boss: dict[int, Endpoint], seed: int) -> None:
     killed_and_resumed(short, boss[5000], 5000, seed)
+
+
+@pytest.mark.slow
+def test_a_driver_that_stood_still_takes_no_worker_for_frozen(
+    short: Path, boss: dict[int, Endpoint]
+) -> None:
+    """As after Ctrl-Z and fg: its workers have not been silent, it has not listened."""
+    trial = Trial(short, boss[5000], latency_s=0.02)
+    up = trial.ask()
+    try:
+        worker_log = trial.log / records.WORKER_LOG
+        wait_until(lambda: worker_log.exists() and b'"call"' in worker_log.read_bytes(), 60, up.err)
+        kill(up.pid, signal.SIGSTOP)
+        time.sleep(SILENCE_LIMIT_S + 2)
+        kill(up.pid, signal.SIGCONT)
+        done = up.done(120)
+        up.nothing_left()
+    finally:
+        up.end()
+    assert (done.code, done.out.strip()) == (0, undisturbed(5000)), done.err
+    assert b"worker_frozen" not in worker_log.read_bytes()
+    (run,) = read(trial.log).runs.values()
+    assert {call.attempt for call in run.calls} == {1}
