@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from distill.errors import WorkerBatchError
 from distill.supervisor import driver
 from distill.supervisor.backends import FleetBackend
 from distill.supervisor.calls import WorkerCalls
@@ -179,7 +180,10 @@ class Trials:
                 asyncio.to_thread(calls.worker_batch, prompts, chat=False, **options)
             )
             done = await self._commit(faults, started_s, asking)
-            answers = await asking
+            try:
+                answers = await asking
+            except WorkerBatchError as error:
+                answers = error.answers
             took_s = time.monotonic() - started_s
         finally:
             keeping.cancel()
