@@ -19,11 +19,13 @@ PROMPT_LIMIT_CHARS = 500_000
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
+SIEVE_BYTES = 1 << 20
 SHORTEST_TEXT_CHARS = 8
 SHORT_TEXTS_LIMIT = 1000
 """Texts that are shorter than a match, of a list or dict, that are looked for whole."""
 BARREN_LIMIT_CHARS = 4096
 """Of what prompts have in common beside the passage, what is remembered."""
+FIRST_STEP_CHARS = 16
 AT_ONCE_CHARS = 32_768
 """Of a prompt, what is compared at once before it goes by steps: most passages end one."""
 PLACES_LIMIT = 8
@@ -46,18 +48,23 @@ class SpanIndex:
         """Where each block stands, counted through all texts."""
         self._others: dict[str, list[int]] = {}
         """Where else, in the order of the context."""
+        self._seen = bytearray(SIEVE_BYTES)
+        """Not 0 where the hash of a block points: most of what is no block is known by this
+        alone, which stays in the processor's cache.
+        """
         self._short: list[int] = []
         self._barren_head = self._barren_tail = ""
-        """How the last prompt began and ended: what no block of the context begins in."""
+        """How the last prompts began and ended alike: where no block of the context is."""
         for number, (_, text) in enumerate(self._texts):
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
                 self._short.append(number)
             self._enter(text, self._ends[number] - len(text))
 
     def _enter(self, text: str, base: int) -> None:
-        block, first = self._block, self._first
+        block, first, seen = self._block, self._first, self._seen
         for start in range(0, len(text) - block + 1, block):
             piece = text[start : start + block]
+            seen[hash(piece) % SIEVE_BYTES] = 1
             if piece in first:
                 self._others.setdefault(piece, []).append(base + start)
             else:
@@ -87,10 +94,8 @@ class SpanIndex:
     def _scan(self, prompt: str) -> list[Span]:
         spans: list[Span] = []
         floor = 0
-        # Prompts of a batch begin and end alike: what had no block before, has none now.
-        position = max(0, common_prefix(prompt, 0, self._barren_head, 0) - self._block + 1)
-        found = self._next_block(prompt, position)
-        self._barren_head = prompt[: min(found + self._block - 1, BARREN_LIMIT_CHARS)]
+        position = 0
+        found = self._first_block(prompt)
         while found < len(prompt):
             span = self._longest(prompt, found, floor)
             if span is None:
@@ -106,14 +111,28 @@ class SpanIndex:
                 self._barren_tail = prompt[position:]
         return spans
 
+    def _first_block(self, prompt: str) -> int:
+        """``_next_block`` from the beginning, but for what is known of prompts that begin so."""
+        head, block = self._barren_head, self._block
+        if head and prompt.startswith(head):
+            return self._next_block(prompt, max(0, len(head) - block + 1))
+        found = self._next_block(prompt, 0)
+        alike = common_prefix(prompt, 0, head, 0)
+        end = alike if alike > block else min(found + block - 1, BARREN_LIMIT_CHARS)
+        self._barren_head = prompt[:end]
+        return found
+
     def _next_block(self, prompt: str, position: int) -> int:
         """Where the next block of the context begins, from here on; the prompt's end if none does.
 
         What is no passage costs a step a character: the loop is all of the step.
         """
-        first, block = self._first, self._block
+        first, block, seen = self._first, self._block, self._seen
         for at in range(position, len(prompt) - block + 1):
-            if prompt[at : at + block] in first:
+            if (
+                seen[hash(prompt[at : at + block]) % SIEVE_BYTES]
+                and prompt[at : at + block] in first
+            ):
                 return at
         return len(prompt)
 
@@ -144,20 +163,22 @@ def _overlap(one: Span, other: Span) -> bool:
 def common_prefix(text: str, start: int, prompt: str, position: int) -> int:
     """How many characters agree from here on.
 
-    All that is left of a prompt is tried at once; then it goes by doubling steps.
+    All that is left of a prompt is tried at once; then it goes by doubling and by halving steps.
     """
     rest = prompt[position : position + AT_ONCE_CHARS]
-    if text.startswith(rest, start):
-        count, step = len(rest), 64 if len(rest) == AT_ONCE_CHARS else 0
-    else:
-        count, step = 0, 64
-    while step:
+    count = len(rest) if text.startswith(rest, start) else 0
+    step = FIRST_STEP_CHARS
+    while text.startswith(
+        piece := prompt[position + count : position + count + step], start + count
+    ):
+        count += len(piece)
+        if len(piece) < step:
+            return count
+        step *= 2
+    while step := step // 2:
         piece = prompt[position + count : position + count + step]
         if len(piece) == step and text.startswith(piece, start + count):
             count += step
-            step *= 2
-        else:
-            step //= 2
     return count
 
 
