@@ -203,10 +203,10 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.attempts,
         printable(reply.text),
         reply.finish_reason,
-        "\n".join(message["content"] for message in messages_of(request)),
         reply.usage.input_tokens,
         reply.usage.output_tokens,
-        reply.usage.cached_input_tokens,
+        "\n".join(message["content"] for message in messages_of(request)),
+        cached_tokens=reply.usage.cached_input_tokens,
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )
