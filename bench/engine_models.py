@@ -40,9 +40,7 @@ class Setting:
 
 def on_cores(folder: Path, cores: tuple[int, ...], cache_bytes: int) -> Setting:
     """An engine on these cores. The cache is named: by default it follows the free memory."""
-    return Setting(
-        str(folder), None, cores, WINDOW_TOKENS, {"kv_cache_memory_bytes": cache_bytes}
-    )
+    return Setting(str(folder), None, cores, WINDOW_TOKENS, {"kv_cache_memory_bytes": cache_bytes})
 
 
 def on_gpu(folder: Path, gpu: str, contestants: int) -> Setting:

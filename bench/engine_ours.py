@@ -92,6 +92,4 @@ def _spec(endpoint: str, name: str, setting: Setting) -> WorkerSpec:
     argv += ["--engine", json.dumps(setting.arguments)]
     argv += ["--gpu", setting.gpu] if setting.gpu is not None else []
     argv += ["--cores", ",".join(map(str, setting.cores))] if setting.cores else []
-    return WorkerSpec(
-        name, tuple(argv), {**scrubbed_environment(), "PYTHONPATH": str(ROOT)}
-    )
+    return WorkerSpec(name, tuple(argv), {**scrubbed_environment(), "PYTHONPATH": str(ROOT)})

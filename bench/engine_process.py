@@ -38,9 +38,9 @@ class Process:
             text=True,
         )
 
-    def started(self) -> float:
-        """Wait until the engine is ready; the seconds that it took."""
-        return float(self._line()["start_s"])
+    def await_ready(self) -> None:
+        """Wait until the engine is. Raises RuntimeError if it does not start."""
+        self._line()
 
     def block(self, load: Load) -> dict[str, Any]:
         """Have it do one block of prompts that it has not seen."""
@@ -48,16 +48,16 @@ class Process:
         self._process.stdin.write(json.dumps({**asdict(load), "first": self._first}) + "\n")
         self._process.stdin.flush()
         self._first += load.count
-        return self._line()
+        block: dict[str, Any] = self._line()
+        return block
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self) -> Any:
         """What it says next. Raises RuntimeError if it has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
-        said: dict[str, Any] = json.loads(line)
-        return said
+        return json.loads(line)
 
     def close(self) -> None:
         """End it, and so its engine."""

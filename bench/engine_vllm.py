@@ -23,7 +23,7 @@ class Vllm(Answering):
     def __init__(self, setting: Setting) -> None:
         self._scratch = make_scratch(None)
         chosen = device.choose(setting.gpu, setting.cores or None)
-        os.environ.update(engine_environment(chosen, self._scratch, log_level="WARNING"))
+        os.environ.update(engine_environment(chosen, self._scratch, log_level="ERROR"))
         if setting.cores:
             os.sched_setaffinity(0, setting.cores)
         folder: ModelFolder = resolve(setting.folder, cache_dir())
@@ -92,6 +92,7 @@ class BareAsyncLlm(Vllm):
         """End the engine."""
         with contextlib.suppress(Exception):
             self._llm.shutdown(timeout=0.2)
+        del self._llm  # now: at the interpreter's end vLLM fails to end it again
         super().close()
 
 
