@@ -27,7 +27,7 @@ from distill.rates import Rates, taken_from
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
-from distill.supervisor.keyring import worker_key_path
+from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.placement import RayCluster
 from distill.supervisor.text import printable, visible
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
@@ -409,6 +409,9 @@ def _prepare(settings: WorkerSettings) -> int:
     except WorkerError as error:
         raise ModelError(str(error)) from error
     click.echo(f"ready: {folder.path}", err=True)
+    if settings.listen is not None:
+        server_keys()
+        click.echo(f"ready: {worker_key_path()}", err=True)
     return 0
 
 

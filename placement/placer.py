@@ -12,6 +12,7 @@ hears that its child has ended, and asks for it again.
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ DRIVER = "driver"
 PATIENCE_S = 5.0
 """From then on it is said what waits for a place."""
 LOOK_S = 1.0
+CONNECT_S = 10.0
 KILL_S = 10.0
 """A place that takes longer to kill its worker server is killed itself."""
 
@@ -68,6 +70,8 @@ def join(address: str | None, needs: Needs) -> Needs:
             f"{address} is Ray's client: start distill on a node of the cluster instead (`ray "
             "start --address=HOST:PORT` makes this machine one), with --ray or --ray HOST:PORT"
         )
+    if address is not None:
+        _check_there(address)
     # The current folder would be on the actors' path.
     os.chdir("/")
     try:
@@ -84,6 +88,18 @@ def join(address: str | None, needs: Needs) -> Needs:
             "cores; --gpus-per-worker 1 waits for nodes with GPUs"
         )
     return Needs(gpus=1)
+
+
+def _check_there(address: str) -> None:
+    """Raise ClusterError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray cluster can be used at {address}: {error}. It is HOST:PORT of the head node, "
+            "as `ray start --head` prints it"
+        ) from error
 
 
 @dataclass(slots=True)

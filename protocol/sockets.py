@@ -14,6 +14,7 @@ hands where a lock stands between. Sends never block: the bound is credit, not a
 import asyncio
 import contextlib
 import os
+import re
 import select
 import struct
 import threading
@@ -36,6 +37,10 @@ CLOSE_S = 5.0
 """How long a loop that is busy may keep ``close`` waiting."""
 DRAIN_PER_POLL = 256
 """Messages taken from one socket before the others get their turn."""
+MET_LIMIT = 10_000
+"""Peers, of which one may make any number."""
+PEER_CREDENTIALS = re.compile(r"localhost:\d+:\d+:(\d+)")
+"""libzmq's address of an ipc peer: uid, gid and pid as SO_PEERCRED has them."""
 ZERO_COPY_BYTES = 65536
 """From this size on a payload is sent without a copy."""
 
@@ -81,7 +86,8 @@ class Inbound:
 
     ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more. Of a zone with keys also:
     ``joined`` (the other end has proved its key), ``lost`` (a connection has ended) and ``refused``
-    (somebody without the right key), with what is known of it in ``detail``.
+    (somebody without the right key), with what is known of it in ``detail``. ``pid`` comes with the
+    first message of a peer over ipc: its process, by the kernel's word; 0 where it has none.
     """
 
     zone: str
@@ -89,6 +95,7 @@ class Inbound:
     payload: bytes
     event: Event = "message"
     detail: str = ""
+    pid: int = 0
 
 
 @dataclass(slots=True)
@@ -112,15 +119,30 @@ class _Peers(_End):
     """The socket of a zone. ``names_peers``: a ROUTER, whose messages begin with the identity."""
 
     names_peers: bool
+    met: set[bytes] = field(default_factory=set)
+    """Peers whose pid was told."""
 
     def take(self) -> Inbound | None:
         peer = self.socket.recv(zmq.NOBLOCK) if self.names_peers else b""
-        payload = self.socket.recv(zmq.NOBLOCK)
+        pid = 0
+        if peer in self.met or not self.names_peers:
+            payload = self.socket.recv(zmq.NOBLOCK)
+        else:
+            payload, pid = self._first(peer)
         if not self.socket.getsockopt(zmq.RCVMORE):
-            return Inbound(self.zone, peer, payload)
+            return Inbound(self.zone, peer, payload, pid=pid)
         while self.socket.getsockopt(zmq.RCVMORE):
             self.socket.recv(zmq.NOBLOCK)
         return Inbound(self.zone, peer, b"", "malformed")
+
+    def _first(self, peer: bytes) -> tuple[bytes, int]:
+        """The first payload of a peer, and the process that has connected."""
+        if len(self.met) >= MET_LIMIT:
+            self.met.clear()  # some are told once more
+        self.met.add(peer)
+        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        known = PEER_CREDENTIALS.fullmatch(str(frame.get("Peer-Address")))
+        return frame.bytes, int(known[1]) if known else 0
 
 
 @dataclass(slots=True)

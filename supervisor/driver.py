@@ -177,7 +177,8 @@ class Driver:
         name = message.child
         match message:
             case Started():
-                self.event("child_started", teller, child=name, pid=message.pid)
+                more = {"cgroup": list(message.cgroup)} if message.cgroup else {}
+                self.event("child_started", teller, child=name, pid=message.pid, **more)
             case NotStarted():
                 self.event("child_not_started", teller, child=name, why=message.detail)
             case Exited():

@@ -6,6 +6,7 @@ business of ``distill.supervisor.dispatch``.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -16,20 +17,23 @@ from distill.protocol import worker_link as wire
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
-from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
+from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.children import last_words
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import REMOTE_WORKERS, Driver
+from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
 from distill.supervisor.workers import Starter, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
+SILENCE_LOOK_S = 0.25
+LAST_WORDS_S = 0.005
 RESTARTS_LIMIT = 3
 HEALTHY_S = 600.0
-"""A worker that has served this long may be restarted anew."""
+"""A worker that has served this long, or has answered anything, may be restarted anew."""
 BACKOFF_S = (0.5, 2.0, 8.0)
 AWAY_LIMIT_S = 60.0
 """A worker on another machine that was lost may come back this long; what waits for it waits."""
@@ -54,7 +58,7 @@ class Fleet:
         self._peers: dict[tuple[str, bytes], Worker] = {}
         self._changed = asyncio.Event()
         self._lost: list[tuple[Worker, str]] = []
-        """Joined workers that are gone; what they have said is committed first."""
+        """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
@@ -96,11 +100,12 @@ class Fleet:
         self._dispatch.add(submission)
         self._settle()
 
-    def cancel(self, ids: set[str]) -> None:
-        """Forget these requests; their answers, if any come, are dropped."""
-        self._dispatch.remove(ids)
+    def cancel(self, run: str) -> None:
+        """Forget the requests of a run; their answers, if any come, are dropped."""
+        self._dispatch.remove(run)
         for worker in self._workers.values():
-            gone = tuple(key for key in worker.in_flight if key in ids)
+            in_flight = worker.in_flight.items()
+            gone = tuple(key for key, each in in_flight if each.submission.run == run)
             for key in gone:
                 worker.give_back(key)
             if gone and worker.conversation.allows(wire.Cancel):
@@ -132,6 +137,9 @@ class Fleet:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
+        for worker in self._workers.values():
+            if worker.watch is not None:
+                worker.watch.close()
 
     # -- processes
 
@@ -140,7 +148,8 @@ class Fleet:
 
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
-        worker.heard_s = math.inf  # until it is started: on a cluster it may have to wait
+        # Not heard of until it is started: on a cluster it may have to wait.
+        worker.heard_s, worker.pid, worker.has_exited = math.inf, 0, False
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
@@ -148,10 +157,14 @@ class Fleet:
         self._starter(worker.spec).send(spawn)
 
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
-        if not isinstance(message, Exited | NotStarted):
+        if isinstance(message, Started):
             worker.heard_s = time.monotonic()
+            self._watch_process(worker, message.pid)
+            early, worker.early = worker.early, None
+            self._on_batch([early] if early is not None else [])
+        if not isinstance(message, Exited | NotStarted):
             return
-        may_try_again = worker.card is not None or _is_lost_elsewhere(worker, message)
+        may_try_again = worker.card is not None or worker.is_lost_elsewhere(message)
         if isinstance(message, Exited):
             why = f"ended with status {message.status}"
         else:
@@ -160,13 +173,13 @@ class Fleet:
         self._end(worker)
         if self._closing:
             return
-        if time.monotonic() - worker.ready_s > HEALTHY_S:
+        if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
         elif may_try_again and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
-            worker.restarts += 1
+            worker.restarts += not worker.died_of_suspect
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -177,34 +190,72 @@ class Fleet:
             )
         self._settle()
 
+    def _watch_process(self, worker: Worker, pid: int) -> None:
+        """Notice its end at once; one that can't be watched is noticed by its silence."""
+
+        def on_exit() -> None:
+            # What it has said last is on its way, and heard first.
+            self._driver.loop.call_later(LAST_WORDS_S, self._on_exit, worker, pid)
+
+        worker.pid = pid
+        if worker.is_elsewhere:
+            return  # the number is of another machine
+        with contextlib.suppress(OSError):
+            worker.watch = Watch(self._driver.loop, pid, on_exit)
+
+    def _on_exit(self, worker: Worker, pid: int) -> None:
+        if worker.pid == pid and worker.conversation.state != "ended":
+            worker.has_exited = True
+            self._lost.append((worker, "its process has ended"))
+            self._give_back_lost()
+
     def _end(self, worker: Worker) -> None:
         """This incarnation is over; what it had in flight goes back."""
+        if worker.watch is not None:
+            worker.watch.close()
+        worker.watch = worker.early = None
         self._peers.pop((worker.zone, worker.epoch.encode()), None)
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
-        self._dispatch.release(worker, has_died=not worker.is_leaving)
+        self._release(worker, "it has ended")
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
-    def _forget_lost(self) -> None:
-        """Those that had joined have left, in order or not; some may come back."""
+    def _release(self, worker: Worker, why: str) -> None:
+        """What it had goes to others now, not when all of its processes are gone."""
+        if count := len(worker.in_flight):
+            self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self._dispatch.release(worker, has_died=not worker.is_leaving)
+
+    def _give_back_lost(self) -> None:
+        """Those that are gone have nothing in flight any more; who had joined is forgotten.
+
+        Some of them may come back.
+        """
+        if not self._lost:
+            return
         while self._lost:
             worker, why = self._lost.pop()
-            if self._workers.get(worker.name) is worker:
+            if self._workers.get(worker.name) is not worker:
+                continue
+            self._release(worker, why)
+            if worker.spec is None:
                 self._driver.event("worker_left", worker.producer, why=why)
                 self._end(worker)
                 if not worker.away_until_s:
                     del self._workers[worker.name]
+        self._settle()
 
     def _condemn(self, worker: Worker, why: str) -> None:
         """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
         worker.conversation.state = "gone"
         if worker.spec is not None:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
+            worker.heard_s = time.monotonic()  # it has ENDING_LIMIT_S to end
             self._starter(worker.spec).send(Kill(worker.name))
         else:
             self._refuse(worker.zone, worker.epoch, why)
-            self._lost.append((worker, why))
+        self._lost.append((worker, why))
 
     def _lose(self, worker: Worker, why: str) -> None:
         """Its connection is gone, or as good as gone: it may come back as another incarnation.
@@ -215,11 +266,12 @@ class Fleet:
             return
         worker.conversation.state = "gone"
         if worker.spec is not None:
+            worker.heard_s = time.monotonic()
             self._starter(worker.spec).send(Kill(worker.name))
         else:
             worker.away_until_s = time.monotonic() + AWAY_LIMIT_S
             self._refuse(worker.zone, worker.epoch, why, again=True)
-            self._lost.append((worker, why))
+        self._lost.append((worker, why))
 
     def _look_for_lost(self) -> None:
         """A connection has ended, and nobody says whose: who can't be reached is an event."""
@@ -237,7 +289,7 @@ class Fleet:
     def _restart(self, worker: Worker) -> None:
         if self._closing or self._driver.lost.is_set():
             return
-        worker.ready_s = math.inf
+        worker.ready_s, worker.answered, worker.died_of_suspect = math.inf, 0, False
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.failure = None
         self._start(worker)
@@ -272,17 +324,20 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
+        listening_s = looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(SILENCE_LOOK_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > HEARTBEAT_S:
+                listening_s = now_s  # this process was stopped, or busy: it was not they
+            looked_s = now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, time.monotonic() - worker.heard_s):
+                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     is_cut = worker.zone == REMOTE_WORKERS and why.startswith("silent")
                     (self._lose if is_cut else self._condemn)(worker, why)
             self._forget_away()
-            if self._lost:
-                self._forget_lost()
-                self._settle()
+            self._give_back_lost()
 
     # -- messages
 
@@ -308,9 +363,7 @@ class Fleet:
                 self._driver.event("worker_protocol_error", worker.producer, why=str(error))
                 self._condemn(worker, str(error))
         self._dispatch.commit(finished)
-        if self._lost:
-            self._forget_lost()
-            self._settle()
+        self._give_back_lost()
         self._dispatch.deal()
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
@@ -327,21 +380,24 @@ class Fleet:
             self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
             return None
         epoch = inbound.peer.decode("utf-8", "replace")
+        pid = inbound.pid or hello.pid
         worker = self._workers.get(hello.worker)
         if worker is None and len(self._workers) < WORKERS_LIMIT and not self._closing:
             worker = self._workers[hello.worker] = _worker(hello.worker, None)
+            if inbound.pid:
+                self._watch_process(worker, inbound.pid)
         if worker is not None and worker.is_followed_by(hello):
             self._end(worker)
             worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
             worker.away_until_s, worker.heard_s = 0.0, time.monotonic()
         if worker is None:
             self._refuse(inbound.zone, epoch, "this engine takes no more workers")
-        elif worker.conversation.state != "new" or (
-            worker.spec is not None
-            and (inbound.zone == REMOTE_WORKERS) != (worker.spec.starter is not None)
-        ):
+        elif worker.conversation.state != "new" or not worker.may_be(inbound.zone, pid):
             why = f"a worker named {hello.worker} is here already: use another name"
             self._refuse(inbound.zone, epoch, why)
+            return None
+        elif worker.spec is not None and not worker.pid:
+            worker.early = inbound
             return None
         else:
             self._peers[inbound.zone, inbound.peer] = worker
@@ -392,9 +448,8 @@ class Fleet:
                 self._leaves(worker, "it was told to leave")
 
     def _leaves(self, worker: Worker, why: str) -> None:
-        """Its last word; of one that is ours the launcher will tell when it is dead."""
-        if worker.spec is None:
-            self._lost.append((worker, why))
+        """Its last word."""
+        self._lost.append((worker, why))
 
     def _on_hello(self, worker: Worker, hello: wire.WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -435,9 +490,3 @@ class Fleet:
 
 def _worker(name: str, spec: WorkerSpec | None) -> Worker:
     return Worker(name, spec, Conversation(wire.TRANSITIONS, peer=name))
-
-
-def _is_lost_elsewhere(worker: Worker, message: Exited | NotStarted) -> bool:
-    """Whether it ended on another machine without a word: the machine may be gone."""
-    is_elsewhere = worker.spec is not None and worker.spec.starter is not None
-    return is_elsewhere and worker.failure is None and isinstance(message, Exited)

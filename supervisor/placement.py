@@ -7,6 +7,7 @@ that is asked for, and again if it died.
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class Placement:
 
     def _start(self) -> None:
         self._is_running, self._why = True, ""
+        self._ended.clear()
         self._conversation = Conversation(wire.TRANSITIONS, peer=NAME)
         self._driver.on_child(NAME, self._on_child)
         cluster, needs = self._cluster, []
@@ -114,16 +116,15 @@ class Placement:
         """The placer itself has ended, and so has its job with all its worker servers."""
         if not isinstance(message, Exited | NotStarted):
             return
+        was_ready = self._conversation.state == "ready" and not self._why
         self._is_running = False
         self._conversation.state = "gone"
         self._queue.clear()
         self._ended.set()
-        self.places.clear()
-        why = (
-            self._why or f"the placer of the Ray cluster ended. {last_words(self._output)}".strip()
-        )
+        why = self._why or f"the placer ended. {last_words(self._output)}".strip()
         for child in sorted(self._asked):
-            self._over(NotStarted(child, why))
+            # One that had served dies with its worker servers; one that never did is in vain.
+            self._over(Exited(child, -signal.SIGKILL) if was_ready else NotStarted(child, why))
 
     def _over(self, message: FromLauncher) -> None:
         self._asked.discard(message.child)

@@ -28,9 +28,10 @@ import click
 import pytest
 
 from distill.cli import cli
+from distill.supervisor import keyring
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md")
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
@@ -244,7 +245,26 @@ def python_script(words: list[str], place: Path) -> None:
     run([str(ROOT / words[0]), str(place)], place)
 
 
+def elsewhere(words: list[str], place: Path) -> None:
+    """A worker server that is started on another machine."""
+    assert words[0] == "distill/bin/distill-worker"
+    distill_command(["worker", *words[1:]], place)
+
+
+def key_copy(words: list[str], _: Path) -> None:
+    """The file is the one that the keyring makes."""
+    made = keyring.worker_key_path().relative_to(keyring.folder().parents[1])
+    assert words[:2] == ["-p", f"~/.config/{made}"]
+
+
+def job(words: list[str], _: Path) -> None:
+    assert (ROOT / words[0]).is_file()
+
+
 RULES: dict[str, Check] = {
+    "ssh gpu2": elsewhere,
+    "scp": key_copy,
+    "sbatch": job,
     "bin/distill-up": lambda words, place: distill_command(["up", *words], place),
     "bin/distill-worker": lambda words, place: distill_command(["worker", *words], place),
     ".venv/bin/distill run": lambda words, place: distill_command(["run", *words], place),

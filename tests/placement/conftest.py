@@ -70,9 +70,8 @@ def ray_cluster(nodes: int, variables: dict[str, str], **resources: int) -> Iter
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keys of the test's engines, and not its user's; patience for a machine that is busy."""
+    """The keys of the test's engines, and not its user's."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")
 
 
 @pytest.fixture

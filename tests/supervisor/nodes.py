@@ -57,6 +57,7 @@ def nodes(count: int) -> Iterator[list[Node]]:
             ip("-n", node.name, "addr", "add", f"{node.address}/30", "dev", inside)
             ip("-n", node.name, "link", "set", inside, "up")
             ip("-n", node.name, "link", "set", "lo", "up")
+            ip("-n", node.name, "route", "add", "default", "via", node.gateway)
         yield made
     finally:
         for node in made:
