@@ -31,7 +31,7 @@ from distill.cli import cli
 from distill.supervisor import keyring
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md", "docs/ray.md")
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
@@ -261,7 +261,16 @@ def job(words: list[str], _: Path) -> None:
     assert (ROOT / words[0]).is_file()
 
 
+def ray_start(words: list[str], _: Path) -> None:
+    """Held against Ray's own parser."""
+    from ray.scripts.scripts import start
+
+    with start.make_context("ray start", words):
+        pass
+
+
 RULES: dict[str, Check] = {
+    ".venv/bin/ray start": ray_start,
     "ssh gpu2": elsewhere,
     "scp": key_copy,
     "sbatch": job,
