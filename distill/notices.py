@@ -23,5 +23,5 @@ def notice(event: records.Event) -> str | None:
 class _Known(dict[str, object]):
     """What an event says; what it does not is left open."""
 
-    def __missing__(self, name: str) -> str:
-        return "another machine" if name == "host" else "?"
+    def __missing__(self, _: str) -> str:
+        return "?"

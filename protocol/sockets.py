@@ -214,7 +214,7 @@ class Sockets:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise OSError(error.errno, error.strerror) from error
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from error
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def connect(

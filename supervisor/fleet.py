@@ -240,7 +240,7 @@ class Fleet:
                 continue
             self._release(worker, why)
             if worker.spec is None:
-                self._driver.event("worker_left", worker.producer, why=why)
+                self._driver.event("worker_left", worker.producer, why=why, host=worker.host)
                 self._end(worker)
                 if not worker.away_until_s:
                     del self._workers[worker.name]
@@ -440,7 +440,11 @@ class Fleet:
             case wire.WorkerFailed():
                 worker.failure = message
                 self._driver.event(
-                    "worker_failed", worker.producer, kind=message.kind, why=message.detail
+                    "worker_failed",
+                    worker.producer,
+                    kind=message.kind,
+                    why=message.detail,
+                    host=worker.host,
                 )
                 self._leaves(worker, message.detail)
             case wire.WorkerGoodbye():
@@ -458,6 +462,7 @@ class Fleet:
         if hello.epoch != worker.epoch:
             raise RemoteProtocolError("its identity is not its epoch", peer=hello.worker)
         worker.producer = records.Producer("worker_server", hello.worker, hello.pid)
+        worker.host = hello.host
         self._driver.event("worker_connected", worker.producer, epoch=hello.epoch, host=hello.host)
         self._send(worker, Welcome(PROTOCOL_VERSION, HEARTBEAT_S))
 
@@ -470,6 +475,7 @@ class Fleet:
         self._driver.event(
             "worker_ready",
             worker.producer,
+            host=worker.host,
             model=ready.card.model,
             device=ready.card.device,
             slots=ready.slots,

@@ -50,6 +50,8 @@ class Worker:
     epoch: str = ""
     zone: str = LOCAL_WORKERS
     """Of the driver's, by which it is reached."""
+    host: str = ""
+    """The name of its machine, as it says."""
     away_until_s: float = 0.0
     """It was lost with its connection, and may come back until then."""
     pid: int = 0

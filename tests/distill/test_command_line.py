@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from distill.cli import cli
 from distill.traces import read, validate
 from tests.distill.commands import QUESTION, TEXT, Command, Done, command, engine
 from tests.distill.scripted import Endpoint, Reply, cell, endpoint, prompt_of
@@ -409,6 +411,34 @@ def test_doctor_names_what_is_wrong_with_a_log(short: Path, text: Path, worker: 
     assert "was changed" in done.out
     assert done.out.count("supervisor.jsonl:") == 2
     refused(command(short, "doctor", str(short / "nothing")), 2, "not a log folder")
+
+
+# -- workers that join
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("up --listen eth0:5555", "no address of the form tcp://HOST:PORT"),
+        ("up --listen tcp://*:0 --worker-url http://127.0.0.1:1", "not for --worker-url"),
+        ("up --no-local-workers --gpus 0", "excludes --gpus and --cores"),
+        ("worker --connect tcp://127.0.0.1:5555 --key /nowhere", "there is no key file /nowhere"),
+        ("worker --key /nowhere", "--key is for an engine on another machine"),
+        ("worker --connect tcp://127.0.0.1", "no endpoint of an engine"),
+    ],
+)
+def test_words_about_joining_that_make_no_sense(words: str, said: str) -> None:
+    result = CliRunner().invoke(cli, words.split())
+    assert getattr(result.exception, "code", None) == 2, result.output
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_where_nobody_can_listen(short: Path) -> None:
+    words = ("up", "--no-local-workers", "--listen", "tcp://192.0.2.7:0")
+    refused(command(short, *words), 2, "can't listen at tcp://192.0.2.7:0: Cannot assign requested address\n")
+    (short / "distill" / "keys").chmod(0o755)
+    refused(command(short, *words), 2, f"chmod 700 {short / 'distill' / 'keys'}")
 
 
 # -- an engine that stays up

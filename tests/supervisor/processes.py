@@ -85,7 +85,7 @@ def environment(folder: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if "KEY" not in name and not name.startswith("OPENAI_") and "PROXY" not in name.upper()
     }
-    names = ("TMPDIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")
+    names = ("TMPDIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**kept, **dict.fromkeys(names, str(folder)), "PYTHONPATH": path}
