@@ -33,6 +33,7 @@ from tests.engine_stand_in.spec import calls_in
 from tests.supervisor.processes import kill, left
 
 READY_S = 30.0
+GONE_S = 15.0
 JOINED = "joined"
 
 
@@ -214,15 +215,17 @@ class Trials:
             kill(pid, signal.SIGCONT)  # who was given up meanwhile is told so, and ends
         self._stopped.clear()
         await self.ready()
-        deadline_s = time.monotonic() + 15
-        while gone := self._seen - self._living():
-            if not left(gone):
-                break
-            assert time.monotonic() < deadline_s, f"left behind: {left(gone)}"
-            await asyncio.sleep(0.05)
+        await self._gone(self._seen - self._living())
         self._seen = self._living()
         for process in self._joined[:-1]:
             process.wait(5)
+
+    async def _gone(self, pids: set[int]) -> None:
+        """Wait until none of them is left."""
+        deadline_s = time.monotonic() + GONE_S
+        while left(pids):
+            assert time.monotonic() < deadline_s, f"left behind: {left(pids)}"
+            await asyncio.sleep(0.05)
 
     def _living(self) -> set[int]:
         """The processes of the workers that are up."""
@@ -235,8 +238,7 @@ class Trials:
         await self._fleet.close()
         for process in self._joined:
             await asyncio.to_thread(process.wait, 10)
-        await asyncio.sleep(0.2)
-        assert left(self._seen) == []
+        await self._gone(self._seen)
 
 
 def _family(pid: int) -> list[int]:
