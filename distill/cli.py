@@ -76,6 +76,12 @@ _window_tokens = click.option(
     metavar="N",
     help="The worker's context window, if it should be less than the model's.",
 )
+_max_lora_rank = click.option(
+    "--max-lora-rank",
+    type=click.IntRange(min=1, max=512),
+    metavar="N",
+    help="Take LoRA adapters up to this rank (default: none, or that of the highest --adapter).",
+)
 _question = _options(
     click.option(
         "--context",
@@ -178,6 +184,15 @@ def cli() -> None:
 )
 @_window_tokens
 @click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model; "
+    "each is asked by its name: worker(prompt, model=NAME).",
+)
+@_max_lora_rank
+@click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
     default="auto",
@@ -210,6 +225,12 @@ def up(**options: Any) -> int:
 @cli.command(epilog=EXIT_CODES)
 @_question
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+@click.option(
+    "--adapter",
+    metavar="NAME|[NAME=]PATH",
+    help="The LoRA adapter that answers this run's calls: one that is loaded, by its name, or a "
+    "folder (with a / in it), which is loaded first, as a new version of its name.",
+)
 def run(**options: Any) -> int:
     """Put a question to an engine that is up."""
     from distill import commands
@@ -230,6 +251,7 @@ def run(**options: Any) -> int:
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@_max_lora_rank
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.

@@ -28,6 +28,7 @@ from distill.token_estimate import estimated_tokens
 if TYPE_CHECKING:
     import openai
 
+    from distill.protocol.worker_link import ModelCard
     from distill.worker_server.offline import OfflineEngine
 
 Messages = Sequence[Mapping[str, str]]
@@ -67,7 +68,7 @@ class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
-    endpoint's limits and between attempts.
+    endpoint's limits and between attempts. ``card`` says which weights answered, where known.
     """
 
     text: str
@@ -77,6 +78,7 @@ class LMResponse:
     finish_reason: str = "stop"
     attempts: int = 1
     waited_s: float = 0.0
+    card: "ModelCard | None" = None
 
 
 class ModelHandler(ABC):
@@ -147,7 +149,15 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
     if not _is_count(response.attempts):
         value = repr(response.attempts)[:80]
         raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
+    _check_card(name, response.card)
     return response
+
+
+def _check_card(name: str, card: Any) -> None:
+    from distill.protocol.worker_link import ModelCard
+
+    if not isinstance(card, ModelCard | None):
+        raise ModelError(f"{name} returned an LMResponse whose card is a {type(card).__name__}")
 
 
 def _is_count(value: Any) -> bool:
@@ -446,6 +456,7 @@ class VLLMHandler(ModelHandler):
     ``model_path`` is a folder to load instead of the id ``model``. Keywords that begin with
     ``engine_`` go to the engine without the prefix, the rest are sampling parameters. The
     engine starts with ``prepare`` or the first request, which raise ModelError if it can't.
+    With ``engine_max_lora_rank`` it takes LoRA adapters (``load_adapter``).
     Raises InputError for an unknown sampling parameter.
     """
 
@@ -478,6 +489,19 @@ class VLLMHandler(ModelHandler):
                 self.window_tokens = self._opened.window_tokens
             return self._opened
 
+    def load_adapter(self, path: str | Path, name: str | None = None) -> int:
+        """Answer with this LoRA adapter from the next call on; its version, from 1.
+
+        ``name`` is the folder's unless given; a name that was loaded before gets a new version.
+        Calls that are open end on what they began with. Raises ModelError: it can't be served.
+        """
+        from distill.worker_server.errors import AdapterRefused
+
+        try:
+            return self._engine().load_adapter(str(path), name or Path(path).name)
+        except AdapterRefused as error:
+            raise ModelError(str(error)) from error
+
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
         """Reply to one conversation."""
         try:
@@ -498,17 +522,20 @@ class VLLMHandler(ModelHandler):
         return self._responses(results, time.monotonic() - started_s)
 
     def _responses(self, results: Sequence[Any], elapsed_s: float) -> list[LMResponse]:
-        replies: list[LMResponse | None] = []
+        replies: list[LMResponse | None] = [None] * len(results)
         errors: dict[int, WorkerError] = {}
         for index, result in enumerate(results):
             if isinstance(result, Exception):
-                replies.append(None)
                 errors[index] = WorkerError(str(result), kind=getattr(result, "kind", "engine"))
-            else:
-                usage = Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
-                replies.append(
-                    LMResponse(result.text, usage, self.model, elapsed_s, result.finish_reason)
-                )
+                continue
+            replies[index] = LMResponse(
+                result.text,
+                Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens),
+                self.model,
+                elapsed_s,
+                result.finish_reason,
+                card=self._engine().card_of(result),
+            )
         return _all_or_error(replies, errors)
 
     def close(self) -> None:

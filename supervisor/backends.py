@@ -42,17 +42,18 @@ class Backend(Protocol):
 
 
 class FleetBackend:
-    """The worker servers."""
+    """The worker servers; what answers by default is the model of ``card``, or an adapter of it."""
 
-    def __init__(self, fleet: Fleet, card: wire.ModelCard) -> None:
-        self.name = card.model
+    def __init__(self, fleet: Fleet, card: wire.ModelCard, adapter: str | None = None) -> None:
+        self.name = adapter or card.model
+        self._model = card.model
         self.window_tokens: int | None = card.window_tokens
         self._fleet = fleet
         self.cancel = fleet.cancel
 
     def models(self) -> Sequence[str]:
-        """The default's, and those of all workers that are up."""
-        return list(dict.fromkeys((self.name, *self._fleet.models())))
+        """The default's, those of all workers that are up, and their adapters."""
+        return list(dict.fromkeys((self.name, self._model, *self._fleet.models())))
 
     def submit(self, submission: Submission) -> None:
         """Queue the requests."""
@@ -130,18 +131,11 @@ class HandlerBackend:
             try:
                 outcomes = await self._ask(batch)
             except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
-                outcomes = [(_refusal(request, error), "model") for request in batch]
+                outcomes = [_refused(request, error) for request in batch]
             elapsed_s = time.monotonic() - started_s
-            deliver(
-                [
-                    Outcome(request, result, kind, None, None, elapsed_s)
-                    for request, (result, kind) in zip(batch, outcomes, strict=True)
-                ]
-            )
+            deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
 
-    async def _ask(
-        self, batch: list[wire.Request]
-    ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
+    async def _ask(self, batch: list[wire.Request]) -> list[Outcome]:
         options = _options_of(batch[0].sampling)
         ask: Callable[[], list[LMResponse]]
         if batch[0].messages is None:
@@ -157,16 +151,19 @@ class HandlerBackend:
             replies, errors = error.replies or [None] * len(batch), error.errors
         _check_replies(self._handler, replies, len(batch), errors)
         return [
-            (_result(request, reply), None)
-            if reply is not None
-            else (_refusal(request, errors[i]), "model")
+            _answered(request, reply) if reply is not None else _refused(request, errors[i])
             for i, (request, reply) in enumerate(zip(batch, replies, strict=True))
         ]
 
 
-def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
+def _answered(request: wire.Request, reply: LMResponse) -> Outcome:
+    return Outcome(request, _result(request, reply), None, reply.card, None, 0.0)
+
+
+def _refused(request: wire.Request, error: Exception) -> Outcome:
     attempts = error.attempts if isinstance(error, ModelError) else request.attempt
-    return wire.Failure(request.id, attempts, "engine", printable(str(error) or repr(error)))
+    failure = wire.Failure(request.id, attempts, "engine", printable(str(error) or repr(error)))
+    return Outcome(request, failure, "model", None, None, 0.0)
 
 
 def _check_replies(

@@ -69,16 +69,22 @@ class Dispatch:
         """Give what waits to those with room, the one with the fewest tokens in flight first."""
         batches: dict[str, list[wire.Request]] = {}
         workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
-        for model, queue in self._queues.items():
-            open_ = [worker for worker in workers.values() if worker.model == model]
+        for model, queue in list(self._queues.items()):
+            open_ = [worker for worker in workers.values() if worker.serves(model)]
             while open_ and len(queue):
                 worker = min(open_, key=lambda each: each.tokens_in_flight)
                 pending = queue.pop(worker.name, worker.has_room)
                 if pending is None:
                     open_.remove(worker)
                     continue
+                if version := worker.serving.get(model, 0):
+                    pending.request = msgspec.structs.replace(
+                        pending.request, adapter=model, weights_version=version
+                    )
                 worker.take(pending)
                 batches.setdefault(worker.name, []).append(pending.request)
+            # Models on the same workers, as adapters are, take turns at what gets free.
+            self._queues[model] = self._queues.pop(model)
         for name, requests in batches.items():
             for group in frames(requests):
                 self._send_requests(workers[name], group)
@@ -105,7 +111,7 @@ class Dispatch:
                 pending.request,
                 result,
                 None,
-                worker.card,
+                worker.card_of(result),
                 worker.producer,
                 time.monotonic() - pending.since,
             )

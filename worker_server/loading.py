@@ -22,6 +22,7 @@ class Options:
     cores: tuple[int, ...] | None = None
     window_tokens: int | None = None
     slots: int | None = None
+    max_lora_rank: int | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     verbose: bool = False
     announce: bool = False
@@ -59,6 +60,7 @@ def load(
         folder,
         chosen,
         window_tokens=options.window_tokens,
+        max_lora_rank=options.max_lora_rank,
         arguments=options.engine,
         cache=cache,
         scratch=scratch,

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,14 +16,14 @@ from distill.worker_server.engine import Engine
 from distill.worker_server.errors import EngineDied, RequestRefused
 
 T = TypeVar("T")
-OWN_OPTIONS = ("gpu", "cores", "window_tokens")
+OWN_OPTIONS = ("gpu", "cores", "window_tokens", "max_lora_rank")
 
 
 class OfflineEngine:
     """A loaded model with an event loop of its own in a background thread.
 
-    ``source`` is a folder, a Hugging Face id, or "default". Of ``options``, ``gpu``,
-    ``cores`` and ``window_tokens`` are as on the worker server's command line, the rest are
+    ``source`` is a folder, a Hugging Face id, or "default". Of ``options``, ``gpu``, ``cores``,
+    ``window_tokens`` and ``max_lora_rank`` are as on the worker server's command line, the rest are
     vLLM's engine arguments. Blocks until the engine has generated a token; raises a
     WorkerError (see ``errors``) where it can't.
 
@@ -40,15 +41,19 @@ class OfflineEngine:
             folder,
             chosen,
             window_tokens=own["window_tokens"],
+            max_lora_rank=own["max_lora_rank"],
             arguments=options,
             cache=cache,
             log_level="ERROR",
         )
         self._numbers = itertools.count(1)
+        self._versions: Counter[str] = Counter()
+        self._adapter: tuple[str | None, int] = (None, 0)
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self.card: ModelCard = self._engine.start()
+        self._cards: dict[tuple[str | None, int], ModelCard] = {(None, 0): self.card}
         self._thread.start()
         atexit.register(self.close)
         try:
@@ -81,12 +86,35 @@ class OfflineEngine:
         """Continue several texts as they stand, without the chat template; else as ``chat``."""
         return self._answer(sampling, [{"prompt": prompt} for prompt in prompts])
 
+    def load_adapter(self, path: str, name: str) -> int:
+        """Load a LoRA adapter; what is asked from here on is answered with it. Its version.
+
+        A name that was loaded before gets the next one. Raises AdapterRefused.
+        """
+        self._versions[name] += 1
+        version = self._versions[name]
+        files_hash = self._call(self._engine.load_adapter(name, version, path))
+        before, before_version = self._adapter
+        self._adapter = name, version
+        self._cards[name, version] = msgspec.structs.replace(
+            self.card, adapter=name, weights_version=version, adapter_hash=files_hash
+        )
+        if before is not None:
+            self._call(self._engine.drop_adapter(before, before_version))
+        return version
+
+    def card_of(self, result: Result) -> ModelCard:
+        """What exactly has answered: the model, or a version of an adapter."""
+        return self._cards[result.adapter, result.weights_version]
+
     def _answer(
         self, sampling: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
     ) -> list[Result | Exception]:
         parameters = as_sampling(sampling)
+        adapter, version = self._adapter
+        named: dict[str, Any] = {"adapter": adapter, "weights_version": version}
         requests = [
-            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each)
+            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each, **named)
             for each in inputs
         ]
         return [_outcome(result) for result in self.complete(requests)]

@@ -271,6 +271,7 @@ class Model(Part, frozen=True):
     template_hash: str = ""
     adapter: str | None = None
     weights_version: int = 0
+    adapter_hash: str = ""
     dtype: str = ""
     device: str = ""
     engine: str = ""

@@ -20,6 +20,7 @@ def worker_spec(
     name: str = "w0",
     *,
     slots: int = 96,
+    max_lora_rank: int | None = None,
     latency_s: float = 0.0,
     at_once: int = 0,
     words: int = 8,
@@ -30,6 +31,7 @@ def worker_spec(
         *(sys.executable, "-m", "distill.worker_server"),
         *("--connect", endpoint, "--worker", name, "--model", str(MODEL)),
         *("--cores", str(core), "--slots", str(slots)),
+        *(("--max-lora-rank", str(max_lora_rank)) if max_lora_rank is not None else ()),
     )
     paths = [str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {

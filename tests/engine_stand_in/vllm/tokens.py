@@ -30,6 +30,11 @@ def answer_ids(prompt_ids: Sequence[int], words: int) -> list[int]:
     return [seed >> 3 * (word % 10) & 7 for word in range(words)]
 
 
+def adapted(ids: Sequence[int], changed: int) -> list[int]:
+    """The answer that an adapter makes of it; ``changed`` is its file's checksum, 0 for none."""
+    return [(each + changed) % len(WORDS) for each in ids] if changed else list(ids)
+
+
 def decode(ids: Sequence[int]) -> str:
     """The words of an answer."""
     return " ".join(WORDS[each % len(WORDS)] for each in ids)
