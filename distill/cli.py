@@ -82,6 +82,12 @@ _max_lora_rank = click.option(
     metavar="N",
     help="Take LoRA adapters up to this rank (default: none, or that of the highest --adapter).",
 )
+_chat_template = click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="A chat template (Jinja) in place of the worker model's own; a base model has none.",
+)
 _question = _options(
     click.option(
         "--context",
@@ -192,6 +198,7 @@ def cli() -> None:
     "each is asked by its name: worker(prompt, model=NAME).",
 )
 @_max_lora_rank
+@_chat_template
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
@@ -252,6 +259,7 @@ def run(**options: Any) -> int:
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
 @_max_lora_rank
+@_chat_template
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.

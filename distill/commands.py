@@ -43,6 +43,7 @@ def up(
     window_tokens: int | None,
     adapters: Sequence[str],
     max_lora_rank: int | None,
+    chat_template: str | None,
     prepare: bool,
     check_only: bool,
     **options: Any,
@@ -57,6 +58,7 @@ def up(
         window_tokens,
         adapters,
         max_lora_rank,
+        chat_template,
         taken_from(options, "worker"),
     )
     sandbox = _sandbox(options)
@@ -91,6 +93,7 @@ def _worker_settings(
     window_tokens: int | None,
     adapters: Sequence[str],
     max_lora_rank: int | None,
+    chat_template: str | None,
     rates: Rates,
 ) -> WorkerSettings:
     """The engine's workers. Raises InputError for options that do not go together."""
@@ -98,8 +101,8 @@ def _worker_settings(
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
         raise InputError("--gpus and --cores exclude each other")
-    if (adapters or max_lora_rank) and url is not None:
-        raise InputError("--adapter and --max-lora-rank are not for --worker-url")
+    if (adapters or max_lora_rank or chat_template) and url is not None:
+        raise InputError("--adapter, --max-lora-rank and --chat-template are not for --worker-url")
     if rates.are_given and url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
     named = tuple(parse_adapter(word) for word in adapters)
@@ -114,6 +117,7 @@ def _worker_settings(
         rates,
         named,
         max_lora_rank or needed_rank(named),
+        chat_template,
     )
 
 

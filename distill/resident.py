@@ -79,6 +79,7 @@ class WorkerSettings:
     rates: Rates = UNLIMITED
     adapters: tuple[NamedAdapter, ...] = ()
     max_lora_rank: int | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,5 +417,7 @@ def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
             argv += ["--window-tokens", str(settings.window_tokens)]
         if settings.max_lora_rank:
             argv += ["--max-lora-rank", str(settings.max_lora_rank)]
+        if settings.chat_template:
+            argv += ["--chat-template", settings.chat_template]
         specs.append(WorkerSpec(name, tuple(argv), environment))
     return specs

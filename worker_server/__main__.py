@@ -31,6 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-lora-rank", type=_rank, metavar="N", help="take LoRA adapters of this rank at most"
     )
+    parser.add_argument("--chat-template", metavar="FILE", help="Jinja, in place of the model's")
     parser.add_argument(
         "--engine", type=_json_object, default={}, metavar="JSON", help="vLLM engine arguments"
     )
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             window_tokens=options.window_tokens,
             slots=options.slots,
             max_lora_rank=options.max_lora_rank,
+            chat_template=options.chat_template,
             engine=options.engine,
             verbose=options.verbose,
             announce=options.announce,

@@ -47,7 +47,8 @@ SHUTDOWN_S = 0.2
 class Engine:
     """A loaded model that answers requests.
 
-    With ``max_lora_rank`` it takes adapters. ``arguments`` are vLLM's AsyncEngineArgs and win over
+    With ``max_lora_rank`` it takes adapters; ``chat_template`` (Jinja) takes the place of the
+    model's. ``arguments`` are vLLM's AsyncEngineArgs and win over
     our choices. ``scratch`` is a folder
     for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread, if
     the engine's process ends without ``close``.
@@ -60,6 +61,7 @@ class Engine:
         *,
         window_tokens: int | None = None,
         max_lora_rank: int | None = None,
+        chat_template: str | None = None,
         arguments: dict[str, Any] | None = None,
         cache: Path | None = None,
         scratch: str | None = None,
@@ -70,6 +72,7 @@ class Engine:
         self._device = device
         self._window_tokens = window_tokens
         self._arguments = lora_arguments(max_lora_rank) | dict(arguments or {})
+        self._template = chat_template
         self._cache = cache or cache_dir()
         self._scratch = scratch or ""
         self._log_level = log_level
@@ -88,7 +91,7 @@ class Engine:
         try:
             with temporary_environment(environment), bound_to(self._device.cores), hidden_main():
                 self._llm = self._load()
-            self._tokeniser = Tokeniser(copy.deepcopy(self._llm.get_tokenizer()))
+            self._tokeniser = Tokeniser(copy.deepcopy(self._llm.get_tokenizer()), self._template)
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
             return self._card()
         except BaseException as error:
@@ -115,7 +118,7 @@ class Engine:
         import vllm
 
         config = self._llm.vllm_config.model_config
-        hashes = fingerprint(self._folder, self._cache)
+        hashes = fingerprint(self._folder, self._cache, self._template)
         return ModelCard(
             model=self._folder.name,
             weights_hash=hashes.weights,

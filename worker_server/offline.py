@@ -16,16 +16,16 @@ from distill.worker_server.engine import Engine
 from distill.worker_server.errors import EngineDied, RequestRefused
 
 T = TypeVar("T")
-OWN_OPTIONS = ("gpu", "cores", "window_tokens", "max_lora_rank")
+OWN_OPTIONS = ("gpu", "cores", "window_tokens", "max_lora_rank", "chat_template")
 
 
 class OfflineEngine:
     """A loaded model with an event loop of its own in a background thread.
 
     ``source`` is a folder, a Hugging Face id, or "default". Of ``options``, ``gpu``, ``cores``,
-    ``window_tokens`` and ``max_lora_rank`` are as on the worker server's command line, the rest are
-    vLLM's engine arguments. Blocks until the engine has generated a token; raises a
-    WorkerError (see ``errors``) where it can't.
+    ``window_tokens``, ``max_lora_rank`` and ``chat_template`` (a file) are as on the worker
+    server's command line, the rest are vLLM's engine arguments. Blocks until the engine has
+    generated a token; raises a WorkerError (see ``errors``) where it can't.
 
     ``close`` also runs at the interpreter's exit; if this process is killed instead, the
     engine's process notices and ends by itself (see ``inside``).
@@ -35,6 +35,8 @@ class OfflineEngine:
         own = {name: options.pop(name, None) for name in OWN_OPTIONS}
         cache = model.cache_dir()
         chosen = device.choose(own["gpu"], own["cores"])
+        template = own["chat_template"]
+        template = None if template is None else model.read_template(str(template))
         folder = model.resolve(source, cache)
         model.check_fits(folder, chosen)
         self._engine = Engine(
@@ -42,6 +44,7 @@ class OfflineEngine:
             chosen,
             window_tokens=own["window_tokens"],
             max_lora_rank=own["max_lora_rank"],
+            chat_template=template,
             arguments=options,
             cache=cache,
             log_level="ERROR",

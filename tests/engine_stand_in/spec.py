@@ -24,6 +24,8 @@ def worker_spec(
     latency_s: float = 0.0,
     at_once: int = 0,
     words: int = 8,
+    is_base: bool = False,
+    chat_template: Path | None = None,
 ) -> WorkerSpec:
     """A worker server for a Fleet; what the settings do is said in ``vllm/__init__``."""
     core = min(os.sched_getaffinity(0))  # named, so that no GPU is looked for
@@ -32,6 +34,7 @@ def worker_spec(
         *("--connect", endpoint, "--worker", name, "--model", str(MODEL)),
         *("--cores", str(core), "--slots", str(slots)),
         *(("--max-lora-rank", str(max_lora_rank)) if max_lora_rank is not None else ()),
+        *(("--chat-template", str(chat_template)) if chat_template is not None else ()),
     )
     paths = [str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
@@ -39,6 +42,7 @@ def worker_spec(
         "STAND_IN_LATENCY_S": str(latency_s),
         "STAND_IN_AT_ONCE": str(at_once),
         "STAND_IN_WORDS": str(words),
+        "STAND_IN_BASE": str(int(is_base)),
     }
     return WorkerSpec(name, argv, {**scrubbed_environment(), **env})
 

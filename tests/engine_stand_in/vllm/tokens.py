@@ -45,8 +45,10 @@ def answer_to(prompt: str, words: int = 8) -> str:
     return decode(answer_ids(encode(prompt), words))
 
 
-def render(messages: Sequence[dict[str, str]]) -> str:
-    """The chat template."""
+def render(messages: Sequence[dict[str, str]], template: str = "") -> str:
+    """The chat template: this one, or another, with ``{}`` for what the last message says."""
+    if "{" in template:
+        return template.format(messages[-1]["content"])
     said = (f"<{message['role']}>{message['content']}\n" for message in messages)
     return "".join(itertools.chain(said, ["<assistant>"]))
 
@@ -54,7 +56,8 @@ def render(messages: Sequence[dict[str, str]]) -> str:
 class Tokenizer:
     """As much of a Hugging Face tokenizer as ``worker_server.tokenise`` calls."""
 
-    chat_template = "<role>content, one a line; then <assistant>"
+    def __init__(self, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
 
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [encode(text) for text in texts]}
@@ -62,8 +65,10 @@ class Tokenizer:
     def __len__(self) -> int:
         return VOCABULARY
 
-    def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> str:
-        return render(messages)
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, str]], *, chat_template: str, **_: Any
+    ) -> str:
+        return render(messages, chat_template)
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return decode(ids)

@@ -58,7 +58,8 @@ class AsyncLLM:
         return cls(arguments, stat_loggers)
 
     def get_tokenizer(self) -> Tokenizer:
-        return Tokenizer()
+        is_base = os.environ.get("STAND_IN_BASE") == "1"
+        return Tokenizer(None if is_base else "<role>content, one a line; then <assistant>")
 
     async def collective_rpc(self, method: str) -> list[Any]:
         """Call a method of the worker's extension, as its one worker would."""
