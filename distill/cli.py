@@ -131,6 +131,14 @@ _question = _options(
         help="What the log keeps of each completion beside its text.",
     ),
     click.option(
+        "--answer-cache",
+        type=click.Choice(["off", "run", "shared"]),
+        default="off",
+        show_default=True,
+        help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
+        "got before: never, in this run, or in any run of yours.",
+    ),
+    click.option(
         "--log-dir",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",

@@ -68,7 +68,8 @@ class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
-    endpoint's limits and between attempts. ``card`` says which weights answered, where known.
+    endpoint's limits and between attempts. ``card`` says which weights answered, ``token_ids`` what
+    was sampled, ``logprobs`` (nats) one value for each, where these are known.
     """
 
     text: str
@@ -79,6 +80,8 @@ class LMResponse:
     attempts: int = 1
     waited_s: float = 0.0
     card: "ModelCard | None" = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class ModelHandler(ABC):
@@ -92,7 +95,10 @@ class ModelHandler(ABC):
 
     @abstractmethod
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
-        """Reply to one conversation; ``kw`` are sampling parameters. Raises ModelError."""
+        """Reply to one conversation; ``kw`` are sampling parameters. Raises ModelError.
+
+        ``logprobs=True`` is among them only where the caller wants log-probabilities.
+        """
 
     @abstractmethod
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
@@ -104,6 +110,10 @@ class ModelHandler(ABC):
     def complete_batch(self, prompts: Sequence[str], **kw: Any) -> list[LMResponse]:
         """Continue several texts as they stand, where the model can; else as user messages."""
         return self.chat_batch([[{"role": "user", "content": text}] for text in prompts], **kw)
+
+    def card(self) -> "ModelCard | None":
+        """Which weights would answer now, where that is known."""
+        return None
 
     def prepare(self) -> None:  # noqa: B027  (most handlers are ready when they are made)
         """Make ready: called before a run, in a thread, so that the first call does not wait.
@@ -149,15 +159,22 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
     if not _is_count(response.attempts):
         value = repr(response.attempts)[:80]
         raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
-    _check_card(name, response.card)
+    _check_what_is_known(name, response)
     return response
 
 
-def _check_card(name: str, card: Any) -> None:
+def _check_what_is_known(name: str, response: LMResponse) -> None:
     from distill.protocol.worker_link import ModelCard
 
-    if not isinstance(card, ModelCard | None):
-        raise ModelError(f"{name} returned an LMResponse whose card is a {type(card).__name__}")
+    if not isinstance(response.card, ModelCard | None):
+        raise ModelError(f"{name} returned an LMResponse whose card is no ModelCard")
+    for field, kind in (("token_ids", int), ("logprobs", float)):
+        values = getattr(response, field)
+        fits = values is None or isinstance(values, list | tuple)
+        if not fits or not all(isinstance(v, kind) and math.isfinite(v) for v in values or ()):
+            raise ModelError(
+                f"{name} returned an LMResponse whose {field} are not {kind.__name__}s"
+            )
 
 
 def _is_count(value: Any) -> bool:
@@ -310,6 +327,7 @@ class OpenAIHandler(ModelHandler):
             model if isinstance(model, str) and model else self.model,
             elapsed_s,
             finish if isinstance(finish, str) and finish else "stop",
+            logprobs=_logprobs(choices[0]),
         )
 
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
@@ -427,6 +445,15 @@ def _count(usage: Any, name: str) -> int:
     return value if _is_count(value) else 0
 
 
+def _logprobs(choice: Any) -> tuple[float, ...] | None:
+    """One value for each token of a reply; None if the endpoint gave none, or nonsense."""
+    try:
+        values = tuple(float(token.logprob) for token in choice.logprobs.content)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Our sampling names as the API's: ``schema`` becomes a response format."""
     request = {key: value for key, value in sampling.items() if value is not None}
@@ -502,6 +529,10 @@ class VLLMHandler(ModelHandler):
         except AdapterRefused as error:
             raise ModelError(str(error)) from error
 
+    def card(self) -> "ModelCard | None":
+        """The model that is loaded, and the adapter."""
+        return self._engine().card_now
+
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
         """Reply to one conversation."""
         try:
@@ -535,6 +566,8 @@ class VLLMHandler(ModelHandler):
                 elapsed_s,
                 result.finish_reason,
                 card=self._engine().card_of(result),
+                token_ids=result.token_ids,
+                logprobs=result.logprobs,
             )
         return _all_or_error(replies, errors)
 
@@ -550,7 +583,7 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
     """Refuse a misspelt parameter before minutes go into starting an engine."""
     from distill.protocol.worker_link import Sampling
 
-    known = Sampling.__struct_fields__
+    known = (*Sampling.__struct_fields__, "logprobs")
     if unknown := sorted(set(sampling) - set(known)):
         raise InputError(
             f"unknown sampling parameter {', '.join(unknown)}; there are: {', '.join(known)} "

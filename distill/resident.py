@@ -35,6 +35,7 @@ from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
@@ -61,6 +62,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
+    answer_cache: AnswerCaching = "off"
 
 
 @dataclass(frozen=True, slots=True)

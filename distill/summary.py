@@ -70,7 +70,8 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
 
     failed = f", {result.worker_failures} failed" if result.worker_failures else ""
     turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
-    calls = f"{result.worker_calls:,} calls{failed}"
+    cached = f", {result.worker_cached:,} more from the cache" if result.worker_cached else ""
+    calls = f"{result.worker_calls:,} calls{failed}{cached}"
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",

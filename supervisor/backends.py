@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
@@ -16,6 +16,7 @@ from distill.supervisor.requests import Deliver, Outcome, Submission
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
+T = TypeVar("T")
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
 HANDLER_BATCHES_AT_ONCE = 2
@@ -30,6 +31,9 @@ class Backend(Protocol):
 
     def models(self) -> Sequence[str]:
         """The models that a call may name, ``name`` first."""
+
+    def card(self, model: str | None) -> wire.ModelCard | None:
+        """What exactly would answer for ``model`` (None: ``name``) now; None if nobody knows."""
 
     def submit(self, submission: Submission) -> None:
         """Start the requests; their outcomes come on the driver's loop."""
@@ -55,6 +59,10 @@ class FleetBackend:
         """The default's, those of all workers that are up, and their adapters."""
         return list(dict.fromkeys((self.name, self._model, *self._fleet.models())))
 
+    def card(self, model: str | None) -> wire.ModelCard | None:
+        """That of a worker which serves it."""
+        return self._fleet.card(model or self.name)
+
     def submit(self, submission: Submission) -> None:
         """Queue the requests."""
         self._fleet.submit(dataclasses.replace(submission, model=submission.model or self.name))
@@ -75,6 +83,10 @@ class RecordedBackend:
     def models(self) -> Sequence[str]:
         """The recorded one."""
         return (self.name,)
+
+    def card(self, model: str | None) -> wire.ModelCard | None:  # noqa: ARG002
+        """Nobody answers."""
+        return None
 
     def submit(self, submission: Submission) -> None:  # noqa: ARG002
         """Refuse: every host call of a replay is answered before it comes to this."""
@@ -103,15 +115,23 @@ class HandlerBackend:
         """The handler's own."""
         return (self.name,)
 
+    def card(self, model: str | None) -> wire.ModelCard | None:  # noqa: ARG002
+        """The handler's, where it knows what it is."""
+        return self._handler.card()
+
     def submit(self, submission: Submission) -> None:
-        """Start them, in batches."""
+        """Start them, in batches of one kind each: the handler is given one set of parameters."""
         requests, deliver = submission.requests, submission.deliver
-        plain = [request for request in requests if request.messages is None]
-        chats = [request for request in requests if request.messages is not None]
-        for kind in (plain, chats):
+        kinds: dict[tuple[bool, int | None], list[wire.Request]] = {}
+        for request in requests:
+            key = (request.messages is None, request.sampling.seed)
+            kinds.setdefault(key, []).append(request)
+        for kind in kinds.values():
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
-                task = self._driver.loop.create_task(self._run(batch, deliver))
+                task = self._driver.loop.create_task(
+                    self._run(batch, deliver, logprobs=submission.logprobs)
+                )
                 self._tasks[task] = frozenset(request.id for request in batch)
                 task.add_done_callback(self._tasks.pop)
 
@@ -125,18 +145,20 @@ class HandlerBackend:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(self, batch: list[wire.Request], deliver: Deliver) -> None:
+    async def _run(self, batch: list[wire.Request], deliver: Deliver, *, logprobs: bool) -> None:
         async with self._gate:
             started_s = time.monotonic()
             try:
-                outcomes = await self._ask(batch)
+                outcomes = await self._ask(batch, logprobs=logprobs)
             except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
                 outcomes = [_refused(request, error) for request in batch]
             elapsed_s = time.monotonic() - started_s
             deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
 
-    async def _ask(self, batch: list[wire.Request]) -> list[Outcome]:
+    async def _ask(self, batch: list[wire.Request], *, logprobs: bool) -> list[Outcome]:
         options = _options_of(batch[0].sampling)
+        if logprobs:
+            options["logprobs"] = True
         ask: Callable[[], list[LMResponse]]
         if batch[0].messages is None:
             prompts = [request.prompt or "" for request in batch]
@@ -204,6 +226,12 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.usage.input_tokens,
         reply.usage.output_tokens,
         reply.usage.cached_input_tokens,
+        token_ids=_as_tuple(reply.token_ids),
+        logprobs=_as_tuple(reply.logprobs),
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )
+
+
+def _as_tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(values)

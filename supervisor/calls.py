@@ -17,6 +17,8 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
+from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.backends import Backend, messages_of
 from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
 from distill.supervisor.driver import Driver
@@ -42,22 +44,26 @@ class Tally:
     done: int = 0
     failed: int = 0
     reused: int = 0
+    cached: int = 0
     usage: Usage = field(default_factory=Usage)
 
     @property
     def sent(self) -> int:
         """Calls that a worker was asked: not those that got an answer from before."""
-        return self.done - self.reused
+        return self.done - self.reused - self.cached
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A call that waits for its answer: where it was made, its ``request_key``, the model named."""
+    """A call that waits for its answer: where it was made, its ``request_key``, the model named,
+    and how the cell wants it.
+    """
 
-    future: asyncio.Future[str]
+    future: asyncio.Future[Any]
     place: dict[str, Any]
     key: str
     model: str | None
+    form: AnswerForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,10 @@ def without_ids(call: records.Call) -> records.Call:
 
 
 class WorkerCalls:
-    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters."""
+    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters.
+
+    ``cache`` has answers from before, if it is there.
+    """
 
     def __init__(
         self,
@@ -98,8 +107,10 @@ class WorkerCalls:
         context_sha256: str = "",
         record: Record = "ids",
         defaults: Mapping[str, Any] | None = None,
+        cache: AnswerCache | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._cache = cache
         self._driver = driver
         self._backend = backend
         self._log = log
@@ -123,7 +134,8 @@ class WorkerCalls:
 
         Options: max_tokens, temperature, top_p, top_k, min_p, presence_penalty,
         frequency_penalty, repetition_penalty, stop, seed, schema, choices, regex, system, chat,
-        model (the name of another worker model that is up).
+        model (the name of another worker model that is up), n (answers to each prompt, as a list)
+        and logprobs (True: each answer as a dict of text, token_ids and logprobs).
         """
         try:
             return self._wait("worker", [prompt], options)[0]
@@ -146,13 +158,18 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
+        form = AnswerForm()
         refusal: WorkerError | WorkerBatchError | None = None
         try:
-            parsed = await self._ask(function, prompts, {**self._defaults, **options}, caller)
+            options = {**self._defaults, **options}
+            form = AnswerForm.of(options)
+            parsed = await self._ask(function, prompts, options, caller, form)
             errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
             if errors:
                 good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
-                refusal = WorkerBatchError(good, errors, len(parsed))
+                refusal = WorkerBatchError(
+                    form.gathered(good), form.by_prompt(errors), len(form.gathered(parsed))
+                )
         except WorkerError as error:
             refusal = error
         if self._ended:
@@ -164,40 +181,57 @@ class WorkerCalls:
             function=function,
             items=len(parsed),
             failed=len(errors),
+            n=form.n,
             elapsed_s=time.monotonic() - started_s,
             key=caller.key if caller.function == function else "",
             error=refusal and printable(str(refusal)),
         )
         if refusal is not None:
             raise refusal
-        return parsed
+        return form.gathered(parsed)
 
     async def _ask(
-        self, function: str, prompts: Any, options: dict[str, Any], caller: HostCallRecord
+        self,
+        function: str,
+        prompts: Any,
+        options: dict[str, Any],
+        caller: HostCallRecord,
+        form: AnswerForm,
     ) -> list[Any]:
-        """An answer or a WorkerError for each prompt. Raises WorkerError: none can be asked."""
+        """Each answer, or a WorkerError in its place. Raises WorkerError: none can be asked."""
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
-        futures: list[asyncio.Future[str]] = []
+        prefix = f"{self._log.run}-{next(self._numbers)}"
+        requests = self._requests(form.spread(prompts), options, prefix, form)
+        futures: list[asyncio.Future[Any]] = []
         self.tally.asked += len(requests)
         asked = []
         for item, request in enumerate(requests):
-            future: asyncio.Future[str] = self._driver.loop.create_future()
+            future: asyncio.Future[Any] = self._driver.loop.create_future()
             futures.append(future)
             place = {"cell": caller.cell, "call": caller.call, "item": item, "function": function}
             key = request_key(request, model)
-            self._open[request.id] = Open(future, place, key, model)
-            if (spare := self.spares.take(key)) is None:
+            self._open[request.id] = Open(future, place, key, model, form)
+            if form.logprobs:  # neither kind of answer from before has them
                 asked.append(request)
-            else:
+            elif (spare := self.spares.take(key)) is not None:
                 self._reuse(request, spare)
+            elif (known := self._known(request, model)) is not None:
+                self._answer_again(request, known)
+            else:
+                asked.append(request)
         self._on_progress()
-        interactive = function == "worker"
         self._backend.submit(
-            Submission(asked, self._deliver, self._log.run, model, interactive=interactive)
+            Submission(
+                asked,
+                self._deliver,
+                self._log.run,
+                model,
+                interactive=function == "worker",
+                logprobs=form.logprobs,
+            )
         )
         answers = await asyncio.gather(*futures, return_exceptions=True)
         return [parse_answer(answer, options) for answer in answers]
@@ -218,7 +252,7 @@ class WorkerCalls:
         return None if named[0] == self._backend.name else named[0]
 
     def _requests(
-        self, prompts: Any, options: Mapping[str, Any], prefix: str
+        self, prompts: Any, options: Mapping[str, Any], prefix: str, form: AnswerForm
     ) -> list[wire.Request]:
         if not isinstance(prompts, list | tuple):
             raise WorkerError(
@@ -230,19 +264,62 @@ class WorkerCalls:
                 f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
             )
-        sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
+        asked = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
+        record = form.record(self._record)
         chat, system = options.get("chat", True), options.get("system")
         requests = []
         for item, prompt in enumerate(prompts):
-            name = f"{prefix}.{item}"
+            name, sampling = f"{prefix}.{item}", form.sampling(asked, item)
             if isinstance(prompt, str) and not chat:
-                requests.append(wire.Request(name, 1, sampling, prompt=prompt, record=self._record))
+                requests.append(wire.Request(name, 1, sampling, prompt=prompt, record=record))
             else:
                 messages = conversation_of(prompt, system, item)
-                requests.append(
-                    wire.Request(name, 1, sampling, messages=messages, record=self._record)
-                )
+                requests.append(wire.Request(name, 1, sampling, messages=messages, record=record))
         return requests
+
+    def _known(self, request: wire.Request, model: str | None) -> Known | None:
+        """The answer that what serves this now gave to the same before."""
+        if self._cache is None:
+            return None
+        card = self._backend.card(model)
+        return self._cache.find(answer_key(request, card, model or self._backend.name))
+
+    def _answer_again(self, request: wire.Request, known: Known) -> None:
+        """Answer with what was given before; a line in the log says so."""
+        opened = self._open.pop(request.id)
+        spans = self._index.spans(known.prompt)
+        call = records.Call(
+            **self._log.stamp(),
+            **opened.place,
+            id=request.id,
+            turn=self._log.turn,
+            attempt=request.attempt,
+            prompt=known.prompt,
+            response=known.response,
+            finish_reason=known.finish_reason,
+            usage=records.TokenUsage(0, 0),
+            sampling=self._sampling(request, opened),
+            model=known.model,
+            source="cached",
+            messages=None if request.messages is None else tuple(messages_of(request)),
+            spans=spans,
+            context_sha256=self._context_sha256 if spans else "",
+        )
+        try:
+            self._log.calls([call])
+        except OSError as error:
+            opened.future.set_exception(WorkerError(f"the log can't be written: {error}"))
+            return
+        self._count(call)
+        opened.future.set_result(known.response)
+
+    @staticmethod
+    def _sampling(request: wire.Request, opened: Open) -> dict[str, Any]:
+        """The parameters of a request, as the log tells them."""
+        sampling = {**msgspec.to_builtins(request.sampling), "record": request.record}
+        if opened.model is not None:
+            sampling["model"] = opened.model
+        return {**sampling, **opened.form.logged}
 
     def _reuse(self, request: wire.Request, spare: records.Call) -> None:
         """Answer with what an equal call had got; a line in the log says so."""
@@ -285,33 +362,44 @@ class WorkerCalls:
                 if not future.done():
                     future.set_exception(WorkerError(f"the log can't be written: {error}"))
             return
+        self._keep(wanted, calls)
         for outcome, call in zip(wanted, calls, strict=True):
             opened = self._open.pop(outcome.request.id)
             future = opened.future
             self._count(call)
-            if call.response is not None:
+            if call.response is not None and not opened.form.logprobs:
                 self.spares.enter(call.cell, opened.key, without_ids(call))
             if future.done():
                 continue
             if isinstance(outcome.result, wire.Failure):
                 kind = outcome.lost or outcome.result.kind
                 future.set_exception(WorkerError(outcome.result.detail, kind=kind))
-            else:
-                future.set_result(outcome.result.text)
+                continue
+            try:
+                future.set_result(opened.form.answer(outcome.result))
+            except WorkerError as error:
+                future.set_exception(error)
         self._on_progress()
+
+    def _keep(self, outcomes: list[Outcome], calls: list[records.Call]) -> None:
+        """Remember the answers for equal requests."""
+        if self._cache is None:
+            return
+        keys = []
+        for outcome in outcomes:
+            name = self._open[outcome.request.id].model or self._backend.name
+            keys.append(answer_key(outcome.request, outcome.card, name))
+        self._cache.keep(zip(keys, calls, strict=True))
 
     def _call(self, outcome: Outcome, opened: Open) -> records.Call:
         request, result = outcome.request, outcome.result
-        sampling = {**msgspec.to_builtins(request.sampling), "record": request.record}
-        if opened.model is not None:
-            sampling["model"] = opened.model
         fields: dict[str, Any] = {
             **self._log.stamp(outcome.producer),
             **opened.place,
             "id": request.id,
             "turn": self._log.turn,
             "attempt": result.attempt,
-            "sampling": sampling,
+            "sampling": self._sampling(request, opened),
             "model": _model(outcome.card, self._backend.name),
             "messages": None if request.messages is None else tuple(messages_of(request)),
             "total_s": outcome.total_s,
@@ -347,6 +435,7 @@ class WorkerCalls:
 
     def _count(self, call: records.Call) -> None:
         self.tally.done += 1
+        self.tally.cached += call.source == "cached"
         if call.response is None:
             self.tally.failed += 1
             return

@@ -83,6 +83,14 @@ class Fleet:
         adapters = [served.name for served in self.adapters.served() if served.model in named]
         return list(dict.fromkeys(model for model in (*named, *adapters) if model is not None))
 
+    def card(self, model: str) -> wire.ModelCard | None:
+        """What answers for this model, or the adapter of this name, now."""
+        for worker in self._workers.values():
+            if worker.serves(model) and worker.card is not None:
+                version = worker.serving.get(model, 0)
+                return worker.adapter_cards.get((model, version), worker.card)
+        return None
+
     def _event(self, event: str, **detail: object) -> None:
         self._driver.event(event, self._driver.producer, **detail)
 

@@ -30,7 +30,8 @@ class Submission:
     """Requests that were asked at once. ``deliver`` gets every outcome once, as they come.
 
     ``model`` None is the one that serves by default. ``interactive``: somebody waits for just
-    these, so they go before batches. Runs are served in turns, by their ``run``.
+    these, so they go before batches. Runs are served in turns, by their ``run``. ``logprobs``: the
+    caller wants them, whatever is logged.
     """
 
     requests: Sequence[wire.Request]
@@ -38,6 +39,7 @@ class Submission:
     run: str = ""
     model: str | None = None
     interactive: bool = False
+    logprobs: bool = False
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from distill.protocol.message import Record
 from distill.protocol.worker_link import ChatMessage, Failure, ModelCard, Request, Result, Sampling
 from distill.worker_server import device, model
 from distill.worker_server.engine import Engine
@@ -75,7 +76,8 @@ class OfflineEngine:
     ) -> list[Result | Exception]:
         """Reply to several conversations in one continuous batch, in their order.
 
-        An item that can't be served is a RequestRefused in its place. Raises ValueError for
+        ``sampling`` may have ``logprobs``: True. An item that can't be served is a RequestRefused
+        in its place. Raises ValueError for
         unknown sampling parameters, EngineDied when the engine is gone.
         """
         conversations = [
@@ -106,6 +108,11 @@ class OfflineEngine:
             self._call(self._engine.drop_adapter(before, before_version))
         return version
 
+    @property
+    def card_now(self) -> ModelCard:
+        """What answers from here on."""
+        return self._cards[self._adapter]
+
     def card_of(self, result: Result) -> ModelCard:
         """What exactly has answered: the model, or a version of an adapter."""
         return self._cards[result.adapter, result.weights_version]
@@ -113,9 +120,15 @@ class OfflineEngine:
     def _answer(
         self, sampling: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
     ) -> list[Result | Exception]:
-        parameters = as_sampling(sampling)
+        given = dict(sampling)
+        record: Record = "ids+logprobs" if given.pop("logprobs", False) else "ids"
+        parameters = as_sampling(given)
         adapter, version = self._adapter
-        named: dict[str, Any] = {"adapter": adapter, "weights_version": version}
+        named: dict[str, Any] = {
+            "record": record,
+            "adapter": adapter,
+            "weights_version": version,
+        }
         requests = [
             Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each, **named)
             for each in inputs

@@ -1,5 +1,7 @@
 """LoRA adapters by the command line and by ``Engine``, on real worker servers that do no work."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from distill.traces import read
 from tests.adapter_folder import write_adapter
 from tests.distill.commands import QUESTION, TEXT, Command, command
 from tests.engine_stand_in.spec import MODEL, worker_spec
+from tests.supervisor.processes import environment
 
 SETTINGS = worker_spec("").env
 STAND_IN: dict[str, Any] = {
@@ -83,3 +86,64 @@ def test_what_can_not_be_is_said_at_once(short: Path, words: list[str], why: str
     done = command(short, "up", "--check-only", *words)
     assert done.code == 2
     assert why in done.err
+
+
+SCRIPT = """
+import sys
+from distill import LMResponse, ModelHandler, Usage, VLLMHandler, run
+from distill.errors import ModelError
+from distill.traces import read
+
+class Code(ModelHandler):
+    model = "code"
+    def chat(self, messages, **kw):
+        code = "FINAL([worker('p'), worker('p', n=2, temperature=1.0, seed=3, logprobs=True)])"
+        return LMResponse(f"```repl\\n{code}\\n```", Usage(1, 1), "code", 0.1)
+    def chat_batch(self, batches, **kw):
+        return [self.chat(messages) for messages in batches]
+
+model, one, two, broken, log = sys.argv[1:]
+worker = VLLMHandler(model, engine_cores=(0,), engine_max_lora_rank=8)
+answers = []
+for number, adapter in enumerate((None, one, two, None)):
+    if adapter is not None:
+        print(worker.load_adapter(adapter, "tuned"))
+    folder = f"{log}/{number}"
+    result = run("q", "text", Code(), worker, log_dir=folder, answer_cache="shared")
+    answers.append(result.answer)
+    (told,) = read(folder).runs.values()
+    card = told.calls[0].model
+    print(card.adapter, card.weights_version, len(card.adapter_hash), result.worker_cached)
+    seeds = [(call.cell, call.call, call.item, call.sampling.get("seed")) for call in told.calls]
+    print([seed for *_, seed in sorted(seeds, key=str)])
+    assert told.calls[0].token_ids or told.calls[0].source == "cached"
+    assert set(result.answer[1][0]) == {"text", "token_ids", "logprobs"}
+assert answers[0][0] != answers[1][0] != answers[2][0] == answers[3][0]
+try:
+    worker.load_adapter(broken)
+except ModelError as error:
+    print(error)
+worker.close()
+"""
+
+
+def test_a_handler_in_ones_own_process_takes_adapters(short: Path) -> None:
+    one, two = (write_adapter(short / name, float(len(name))) for name in ("a", "bb"))
+    script = short / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script), str(MODEL), *map(str, (one, two, short / "no", short))],
+        env=environment(short) | STAND_IN | {"XDG_CACHE_HOME": str(short / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:10] == [
+        *("None 0 0 0", "[None, 3, 4]"),
+        *("1", "tuned 1 64 0", "[None, 3, 4]"),
+        *("2", "tuned 2 64 0", "[None, 3, 4]"),
+        *("tuned 2 64 1", "[None, 3, 4]"),
+    ]
+    assert "is no LoRA adapter" in done.stdout

@@ -233,6 +233,16 @@ def test_a_shared_prefix_is_counted(served: Any) -> None:
     assert 128 <= warm.cached_tokens < warm.prompt_tokens
 
 
+def test_a_prompt_is_read_once_for_all_answers_to_it(served: Any) -> None:
+    """What n answers are made of: requests with one prompt, sent together."""
+    prompt = "It was the age of wisdom, it was the age of foolishness. " * 30
+    fields = {"temperature": 1.2, "record": "ids+logprobs"}
+    asked = [request(f"n-{n}", prompt, seed=n, **fields) for n in range(4)]
+    answers = [answer for answer in served.driver.ask(*asked) if isinstance(answer, Result)]
+    assert len({answer.token_ids for answer in answers}) > 1
+    assert sorted(answer.cached_tokens > 128 for answer in answers) == [False, True, True, True]
+
+
 def load(worker: Any, version: int, path: Path) -> AdapterLoaded:
     worker.driver.send(LoadAdapter("tuned", version, str(path)))
     loaded = worker.driver.receive(AdapterLoaded)
