@@ -71,6 +71,10 @@ class AnswerForm:
             return sampling
         return msgspec.structs.replace(sampling, seed=(sampling.seed + number) & wire.MOST_SEED)
 
+    def logged_sampling(self, call: dict[str, Any], answer: wire.Sampling) -> dict[str, Any]:
+        """What the line of one answer says: as the call's, but for its seed."""
+        return call if self.n is None or answer.seed is None else {**call, "seed": answer.seed}
+
     def gathered(self, answers: Sequence[Any]) -> list[Any]:
         """The answers by prompt."""
         if self.n is None:

@@ -38,8 +38,8 @@ class Backend(Protocol):
     def submit(self, submission: Submission) -> None:
         """Start the requests; their outcomes come on the driver's loop."""
 
-    def cancel(self, ids: set[str]) -> None:
-        """Forget these."""
+    def cancel(self, run: str) -> None:
+        """Forget the requests of a run."""
 
     def producers(self) -> Sequence[records.Producer]:
         """The processes that answer."""
@@ -92,7 +92,7 @@ class RecordedBackend:
         """Refuse: every host call of a replay is answered before it comes to this."""
         raise WorkerError("a replay asks no worker", kind="bad_request")
 
-    def cancel(self, ids: set[str]) -> None:
+    def cancel(self, run: str) -> None:
         """Nothing was ever begun."""
 
     def producers(self) -> Sequence[records.Producer]:
@@ -109,7 +109,7 @@ class HandlerBackend:
         self._driver = driver
         self._handler = handler
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
-        self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}
+        self._tasks: dict[asyncio.Task[None], str] = {}
 
     def models(self) -> Sequence[str]:
         """The handler's own."""
@@ -132,13 +132,13 @@ class HandlerBackend:
                 task = self._driver.loop.create_task(
                     self._run(batch, deliver, logprobs=submission.logprobs)
                 )
-                self._tasks[task] = frozenset(request.id for request in batch)
+                self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
 
-    def cancel(self, ids: set[str]) -> None:
+    def cancel(self, run: str) -> None:
         """Batches not yet begun don't begin; those under way are not waited for."""
-        for task, batch in list(self._tasks.items()):
-            if batch <= ids:
+        for task, its_run in list(self._tasks.items()):
+            if its_run == run:
                 task.cancel()  # its thread may go on for a while; its place is free at once
 
     def producers(self) -> Sequence[records.Producer]:
