@@ -168,13 +168,20 @@ def _check_what_is_known(name: str, response: LMResponse) -> None:
 
     if not isinstance(response.card, ModelCard | None):
         raise ModelError(f"{name} returned an LMResponse whose card is no ModelCard")
-    for field, kind in (("token_ids", int), ("logprobs", float)):
+    kinds = (("token_ids", "ids", _is_id), ("logprobs", "logarithms", _is_logarithm))
+    for field, what, fits in kinds:
         values = getattr(response, field)
-        fits = values is None or isinstance(values, list | tuple)
-        if not fits or not all(isinstance(v, kind) and math.isfinite(v) for v in values or ()):
-            raise ModelError(
-                f"{name} returned an LMResponse whose {field} are not {kind.__name__}s"
-            )
+        is_sequence = values is None or isinstance(values, list | tuple)
+        if not is_sequence or not all(map(fits, values or ())):
+            raise ModelError(f"{name} returned an LMResponse whose {field} are no {what}")
+
+
+def _is_id(value: Any) -> bool:
+    return _is_count(value) and value < 1 << 32
+
+
+def _is_logarithm(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
@@ -553,6 +560,8 @@ class VLLMHandler(ModelHandler):
         return self._responses(results, time.monotonic() - started_s)
 
     def _responses(self, results: Sequence[Any], elapsed_s: float) -> list[LMResponse]:
+        from distill.protocol.worker_link import unpack_ids
+
         replies: list[LMResponse | None] = [None] * len(results)
         errors: dict[int, WorkerError] = {}
         for index, result in enumerate(results):
@@ -566,7 +575,7 @@ class VLLMHandler(ModelHandler):
                 elapsed_s,
                 result.finish_reason,
                 card=self._engine().card_of(result),
-                token_ids=result.token_ids,
+                token_ids=None if result.token_ids is None else unpack_ids(result.token_ids),
                 logprobs=result.logprobs,
             )
         return _all_or_error(replies, errors)

@@ -97,13 +97,11 @@ class AnswerCache:
             self._asked_for.append((time.time(), key))
         return known
 
-    def keep(self, answers: Iterable[tuple[str | None, records.Call]]) -> None:
-        """Keep the responses of these lines of the log."""
+    def keep(self, answers: Iterable[tuple[str | None, Known]]) -> None:
+        """Keep these answers, but for those that have no key."""
         now = time.time()
         rows = [
-            (key, now, msgspec.msgpack.encode(_known(line, line.response)))
-            for key, line in answers
-            if key is not None and line.response is not None
+            (key, now, msgspec.msgpack.encode(known)) for key, known in answers if key is not None
         ]
         if rows:
             self._write(rows)
@@ -144,10 +142,6 @@ class AnswerCache:
         if self._asked_for:
             self._write([])
         self._file.close()
-
-
-def _known(line: records.Call, response: str) -> Known:
-    return Known(line.prompt, response, line.finish_reason, line.model)
 
 
 def _make_private(path: Path) -> None:

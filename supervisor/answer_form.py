@@ -89,15 +89,25 @@ class AnswerForm:
             found.setdefault(item // (self.n or 1), errors[item])
         return found
 
-    def answer(self, told: wire.Result | records.Call) -> Any:
+    def answer(self, result: wire.Result) -> Any:
         """What the cell gets: a str, or a dict. Raises WorkerError where the worker tells less."""
-        text = told.text if isinstance(told, wire.Result) else told.response or ""
         if not self.logprobs:
-            return text
-        if told.logprobs is None:
-            raise WorkerError("this worker gives no log-probabilities", kind="bad_request")
-        return {
-            "text": text,
-            "token_ids": None if told.token_ids is None else list(told.token_ids),
-            "logprobs": list(told.logprobs),
-        }
+            return result.text
+        packed = result.token_ids
+        ids = None if packed is None else wire.unpack_ids(packed)
+        return _with_logprobs(result.text, ids, result.logprobs)
+
+    def answer_again(self, line: records.Call) -> Any:
+        """The same, from the line of the log."""
+        if not self.logprobs:
+            return line.response
+        return _with_logprobs(line.response or "", line.token_ids, line.logprobs)
+
+
+def _with_logprobs(
+    text: str, ids: Sequence[int] | None, logprobs: Sequence[float] | None
+) -> dict[str, Any]:
+    if logprobs is None:
+        raise WorkerError("this worker gives no log-probabilities", kind="bad_request")
+    told = None if ids is None else list(ids)
+    return {"text": text, "token_ids": told, "logprobs": list(logprobs)}

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
@@ -16,7 +16,6 @@ from distill.supervisor.requests import Deliver, Outcome, Submission
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
-T = TypeVar("T")
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
 HANDLER_BATCHES_AT_ONCE = 2
@@ -222,16 +221,12 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.attempts,
         printable(reply.text),
         reply.finish_reason,
-        "\n".join(message["content"] for message in messages_of(request)),
         reply.usage.input_tokens,
         reply.usage.output_tokens,
-        reply.usage.cached_input_tokens,
-        token_ids=_as_tuple(reply.token_ids),
-        logprobs=_as_tuple(reply.logprobs),
+        "\n".join(message["content"] for message in messages_of(request)),
+        cached_tokens=reply.usage.cached_input_tokens,
+        token_ids=None if reply.token_ids is None else wire.pack_ids(reply.token_ids),
+        logprobs=None if reply.logprobs is None else tuple(reply.logprobs),
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )
-
-
-def _as_tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
-    return None if values is None else tuple(values)

@@ -12,6 +12,7 @@ from distill.supervisor.journal import now
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.requests import Outcome
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.volume import ids_json, text_json
 from distill.traces import records
 
 
@@ -25,11 +26,12 @@ class CallLines:
         self._model = model
 
     def line(self, asked: Asked, item: int, outcome: Outcome) -> records.Call:
-        """What came of a request."""
+        """What came of a request; its long fields are JSON already (``volume``)."""
         if isinstance(outcome.result, wire.Failure):
             return self._failed(asked, item, outcome, outcome.result)
         request, result, log = outcome.request, outcome.result, self._log
-        spans = self._index.spans(result.prompt)
+        prompt = wire.seen_text(request, result)
+        spans = self._index.spans(prompt)
         # One call with all fields: with a map of them made first it took three times as long.
         return records.Call(
             t=now(),
@@ -42,7 +44,7 @@ class CallLines:
             item=item,
             function=asked.function,
             attempt=result.attempt,
-            prompt=result.prompt,
+            prompt=text_json(prompt),
             response=result.text,
             finish_reason=result.finish_reason,
             usage=records.TokenUsage(
@@ -50,9 +52,9 @@ class CallLines:
             ),
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
-            messages=None if request.messages is None else tuple(messages_of(request)),
-            prompt_token_ids=result.prompt_token_ids,
-            token_ids=result.token_ids,
+            messages=None if request.messages is None else text_json(messages_of(request)),
+            prompt_token_ids=ids_json(result.prompt_token_ids),
+            token_ids=ids_json(result.token_ids),
             logprobs=result.logprobs,
             spans=spans,
             context_sha256=self._context_sha256 if spans else "",

@@ -7,7 +7,7 @@ its answer is released to the cell.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
-from distill.supervisor.answer_cache import AnswerCache, answer_key
+from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
 from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
@@ -330,16 +330,23 @@ class WorkerCalls:
                 asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
         if self._cache is not None:
-            self._cache.keep(
-                (answer_key(outcome.request, outcome.card, asked.model or self._backend.name), call)
-                for (asked, _, outcome), call in zip(wanted, calls, strict=True)
-            )
+            self._cache.keep(self._new_answers(wanted, calls))
         for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
             if call.response is not None and not asked.form.logprobs:
                 self.spares.enter(call.cell, place)
             asked.settle(item, _answer(outcome, asked.form))
         self._on_progress()
+
+    def _new_answers(
+        self, wanted: Iterable[tuple[Asked, int, Outcome]], calls: Iterable[records.Call]
+    ) -> Iterator[tuple[str | None, Known]]:
+        for (asked, _, outcome), call in zip(wanted, calls, strict=True):
+            request, result = outcome.request, outcome.result
+            if isinstance(result, wire.Result):
+                key = answer_key(request, outcome.card, asked.model or self._backend.name)
+                prompt = wire.seen_text(request, result)
+                yield key, Known(prompt, result.text, result.finish_reason, call.model)
 
     def _count(self, call: records.Call) -> None:
         tally = self.tally

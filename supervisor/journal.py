@@ -94,7 +94,8 @@ class Journal:
         try:
             return self._encoder.encode(line)
         except UnicodeEncodeError:
-            return self._encoder.encode(printable_json(msgspec.to_builtins(line)))
+            plain = msgspec.to_builtins(line, enc_hook=msgspec.json.decode)  # Raw: is JSON
+            return self._encoder.encode(printable_json(plain))
 
     def _append(self, log: str, data: bytes) -> int:
         with self._lock:

@@ -147,7 +147,7 @@ def _item_answer(line: records.Call) -> Any:
         failure = line.error
         return WorkerError(failure.detail if failure is not None else "it failed")
     try:
-        return parse_answer(AnswerForm.of_line(line).answer(line), line.sampling)
+        return parse_answer(AnswerForm.of_line(line).answer_again(line), line.sampling)
     except WorkerError as error:
         return error
 

@@ -12,7 +12,7 @@ import pytest
 from distill.errors import InputError, WorkerBatchError, WorkerError
 from distill.protocol.jail_link import CallError
 from distill.supervisor import background, driver
-from distill.supervisor.answer_cache import AnswerCache
+from distill.supervisor.answer_cache import AnswerCache, Known
 from distill.supervisor.backends import FleetBackend
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.fleet import Fleet
@@ -205,19 +205,14 @@ def test_runs_share_answers_but_not_those_of_other_weights(tmp_path: Path) -> No
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def _call(response: str) -> records.Call:
-    producer = records.Producer("driver", "driver", 1)
-    return records.Call(
-        t=0.0, run="run", producer=producer, id="x", turn=1, cell=1, call=1, item=0,
-        function="worker", attempt=1, prompt="p", response=response, finish_reason="stop",
-        usage=records.TokenUsage(1, 1), sampling={}, model=records.Model("m"),
-    )  # fmt: skip
+def known(response: str) -> Known:
+    return Known("p", response, "stop", records.Model("m"))
 
 
 def test_a_full_cache_forgets_what_was_not_asked_for_longest() -> None:
     cache = AnswerCache(None, 1 << 20)
     for number in range(200):
-        cache.keep([(f"key {number}", _call("x" * 10_000))])
+        cache.keep([(f"key {number}", known("x" * 10_000))])
         assert cache.find("key 0") is not None
         assert cache.size_bytes <= 1.1 * (1 << 20)
     assert cache.find("key 1") is None
@@ -232,12 +227,10 @@ def test_a_cache_that_can_not_be_used_is_said_or_has_no_answer(tmp_path: Path) -
     path = tmp_path / "answers.sqlite"
     one, two = AnswerCache(path, 1 << 20), sqlite3.connect(path, isolation_level=None)
     two.execute("BEGIN IMMEDIATE")  # another process writes, and does not come to an end
-    one.keep([("key", _call("lost"))])
+    one.keep([("key", known("lost"))])
     assert one.find("key") is None
     two.execute("COMMIT")
-    one.keep([("key", _call("kept"))])
-    known = one.find("key")
-    assert known is not None
-    assert known.response == "kept"
+    one.keep([("key", known("kept"))])
+    assert one.find("key") == known("kept")
     one.close()
     two.close()
