@@ -58,7 +58,8 @@ class RunResult:
     """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
 
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
-    in seconds. The trace is in ``log_dir`` under ``run_id``.
+    in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
+    ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
     """
 
     answer: Any
@@ -72,6 +73,7 @@ class RunResult:
     worker_calls: int
     worker_failures: int
     evidence: Evidence
+    worker_calls_before: int | None = None
     worker_cached: int = 0
 
 
@@ -108,6 +110,7 @@ class Rollout:
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
+        self._calls_before: int | None = None
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
@@ -135,6 +138,7 @@ class Rollout:
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
+            self._calls_before = self._calls.tally.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
@@ -238,7 +242,7 @@ class Rollout:
             detail={
                 "turn": standing.turn,
                 "cells": len(recorded.cells),
-                "worker_calls": sum(call.source != "reused" for call in recorded.calls),
+                "worker_calls": self._calls_before,
                 "supervisor": model_name(self._supervisor),
                 "worker": self._backend.name,
             },
@@ -295,6 +299,7 @@ class Rollout:
             worker_calls=calls.tally.sent,
             worker_failures=calls.tally.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
+            worker_calls_before=self._calls_before,
             worker_cached=calls.tally.cached,
         )
 
