@@ -45,10 +45,11 @@ def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up
     text = short / "text.txt"
     text.write_text(TEXT)
 
-    def ask(log: str, *words: str) -> set[tuple[str, int]]:
+    def ask(log: str, *words: str, says: str = "") -> set[tuple[str, int]]:
         question = ("-c", str(text), "-q", QUESTION, "--log-dir", str(short / log))
         done = Command(short, "run", *question, *words).done()
         assert done.code in (0, 5), done.err
+        assert says in done.err
         return answered(short / log)
 
     assert ask("a") == {("tuned", 1)}
@@ -65,7 +66,8 @@ def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up
         assert (third.version, third.model, len(third.files_hash)) == (3, str(MODEL), 64)
         with pytest.raises(ModelError, match="no adapter_model"):
             engine.load_adapter(short / "log-of-nothing")
-    assert ask("f") == {("tuned", 3)}
+    assert ask("f", "--answer-cache", "shared") == {("tuned", 3)}
+    assert ask("g", "--answer-cache", "shared", says="more from the cache") == {("tuned", 3)}
 
 
 def _endpoint(up: Command) -> str:
