@@ -65,6 +65,15 @@ class _Load:
             self.served = replace(served, files_hash=known_hash, workers=loaded)
         else:
             self.served = replace(served, refused={**served.refused, worker: refused})
+        self._heard_of(worker)
+
+    def forget(self, worker: str) -> None:
+        """It has ended, whatever it had loaded; started again, it is one that comes later."""
+        left = tuple(name for name in self.served.workers if name != worker)
+        self.served = replace(self.served, workers=left)
+        self._heard_of(worker)
+
+    def _heard_of(self, worker: str) -> None:
         self.waits_for.discard(worker)
         if not self.waits_for:
             self.is_done.set()
@@ -135,7 +144,8 @@ class Adapters:
         for late in sorted(load.waits_for):
             load.settle(late, "", f"it did not load it within {LOAD_LIMIT_S:g} s")
         if not load.served.workers:
-            told = "; ".join(f"{worker}: {why}" for worker, why in load.served.refused.items())
+            reasons = [f"{worker}: {why}" for worker, why in load.served.refused.items()]
+            told = "; ".join(reasons) or "every worker has ended meanwhile"
             raise ModelError(f"the adapter {load.served.name!r} can't be served. {told}")
         self._switch(load.served)
         return load.served
@@ -198,4 +208,4 @@ class Adapters:
         worker.expected.update(worker.serving)
         worker.serving.clear()
         if self._load is not None:
-            self._load.settle(worker.name, "", "it has ended")
+            self._load.forget(worker.name)

@@ -143,6 +143,29 @@ def test_a_restarted_worker_loads_the_current_version_before_it_serves_it(tmp_pa
     assert len({call.producer.pid for call in calls}) == 2
 
 
+@pytest.mark.slow  # for its time; what it is about is rare
+def test_workers_that_end_while_a_version_is_loaded_come_later(tmp_path: Path) -> None:
+    """One has loaded it and is killed, the other is stopped and has not: neither is forgotten."""
+
+    async def body(ask: Ask, fleet: Fleet) -> None:
+        one, two = fleet.workers()
+        os.kill(two.producer.pid, signal.SIGSTOP)
+        loading = asyncio.ensure_future(load(fleet, write_adapter(tmp_path / "adapter", 1.0)))
+        await until(lambda: bool(one.adapter_cards))
+        first_pid = one.producer.pid
+        os.kill(first_pid, signal.SIGKILL)
+        await until(lambda: one.is_ready and one.producer.pid != first_pid)
+        os.kill(two.producer.pid, signal.SIGCONT)
+        assert (await loading).workers == ("w1",)
+        await until(lambda: one.serves("tuned"))
+        os.kill(two.producer.pid, signal.SIGKILL)
+        await ask(model="tuned")
+
+    calls = with_fleet(tmp_path, body, ranks=(8, 8))
+    assert stamps(calls) == [("tuned", 1)]
+    assert "w0" in {call.producer.name for call in calls}
+
+
 def test_files_that_changed_since_are_not_served_under_the_old_number(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
 
