@@ -67,6 +67,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings)
+    _check_gpus(settings.gpus)
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -271,6 +272,18 @@ def _devices(option: str, server: str) -> list[str]:
         else:
             found.append(part.strip())
     return found
+
+
+def _check_gpus(servers: Sequence[str]) -> None:
+    """Raises MachineError where they are not there, or two of them are one."""
+    from distill.worker_server import gpus
+    from distill.worker_server.errors import WorkerError
+
+    try:
+        if servers:
+            gpus.check_apart(servers, gpus.list_gpus())
+    except WorkerError as error:
+        raise MachineError(str(error)) from error
 
 
 def _stay(resident: Resident, display: Display) -> int:

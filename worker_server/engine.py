@@ -3,7 +3,7 @@
 ::
 
     generate() ─► Tokeniser ─► AsyncLLM ─ zmq ─► EngineCore (a process of its own: the model)
-                                  ▲ answers         │ its sentinel wakes on_death
+                                  ▲ answers         │ its end wakes on_death
                                   └─────────────────┘
 
 ``start`` and ``close`` block and may be called from any thread; ``generate`` belongs to one
@@ -12,6 +12,7 @@ event loop. ``offline`` is the same for a synchronous program.
 
 import contextlib
 import copy
+import gc
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,13 +22,16 @@ from typing import Any
 
 from distill.protocol.worker_link import Failure, ModelCard, Request, Result, Sampling
 from distill.worker_server import translate
+from distill.worker_server.detokenise import Detokeniser, detokeniser_of
 from distill.worker_server.device import Device
 from distill.worker_server.errors import EngineDied, EngineFailed
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, cache_dir
 from distill.worker_server.process import (
     bound_to,
+    children,
     hidden_main,
+    is_stopped,
     kill_children,
     make_scratch,
     temporary_environment,
@@ -39,6 +43,10 @@ from distill.worker_server.tokenise import Tokeniser
 LOGPROBS_MODE = "raw_logprobs"
 PROBE_PROMPT = "Hello"
 REASON_LIMIT_CHARS = 2000
+ENDED = "the engine's process ended; its last words are in this log"
+STOPPED_LOOK_S = 0.5
+STOPPED_LIMIT_S = 4.0
+"""An engine's process that a signal has stopped for so long is given up."""
 SHUTDOWN_S = 0.2
 """Before SIGKILL: the engine has nothing to save, and takes more than 2 s to end by itself."""
 
@@ -47,8 +55,8 @@ class Engine:
     """A loaded model that answers requests.
 
     ``arguments`` are vLLM's AsyncEngineArgs and win over our choices. ``scratch`` is a folder
-    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread, if
-    the engine's process ends without ``close``.
+    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread and
+    with what has happened, if the engine's process ends without ``close``, or is stopped.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class Engine:
         cache: Path | None = None,
         scratch: str | None = None,
         log_level: str = "WARNING",
-        on_death: Callable[[], None] | None = None,
+        on_death: Callable[[str], None] | None = None,
     ) -> None:
         self._folder = folder
         self._device = device
@@ -73,6 +81,7 @@ class Engine:
         self._on_death = on_death
         self._llm: Any = None
         self._tokeniser: Tokeniser | None = None
+        self._detokeniser: Detokeniser | None = None
         self._died = False
         self._closed = False
         self.clock = StepClock()
@@ -84,7 +93,9 @@ class Engine:
         try:
             with temporary_environment(environment), bound_to(self._device.cores), hidden_main():
                 self._llm = self._load()
-            self._tokeniser = Tokeniser(copy.deepcopy(self._llm.get_tokenizer()))
+            tokenizer = self._llm.get_tokenizer()
+            self._tokeniser = Tokeniser(copy.deepcopy(tokenizer))
+            self._detokeniser = detokeniser_of(tokenizer)
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
             return self._card()
         except BaseException as error:
@@ -154,6 +165,13 @@ class Engine:
         if isinstance(outcome, Failure):
             raise EngineFailed(f"the engine loaded but can't generate a token: {outcome.detail}")
 
+    def own_process(self) -> None:
+        """For a process that does nothing else: make what is loaded cheap to have around."""
+        from vllm import envs
+
+        envs.enable_envs_cache()  # vLLM looks into os.environ for each token
+        gc.freeze()  # a million objects of torch and vLLM, which each full collection visits
+
     async def generate(self, request: Request) -> Result | Failure:
         """Answer one request; many may run at once and share the engine's batches.
 
@@ -187,14 +205,24 @@ class Engine:
                 async for output in self._llm.generate(tokens_input(ids), parameters, name):
                     final = output
         except EngineDeadError as error:
-            raise EngineDied("the engine's process ended") from error
+            raise EngineDied(ENDED) from error
         except (VLLMClientError, ValueError, TypeError) as error:
             return translate.failure(request, "bad_request", _reason(error))
         except Exception as error:  # noqa: BLE001  (one request's failure is not the engine's)
             return translate.failure(request, "engine", _reason(error))
         if final is None:
             return translate.failure(request, "engine", "the engine gave no output")
+        if not parameters.detokenize:
+            self._spell(ids, final)
         return translate.answer(request, prompt, final)
+
+    def _spell(self, prompt_ids: list[int], output: Any) -> None:
+        """Fill in the texts that vLLM was told to leave out."""
+        assert self._detokeniser is not None
+        for completion in output.outputs:
+            ended = completion.finish_reason == "stop"  # by a token that is no text
+            ids = completion.token_ids[:-1] if ended else completion.token_ids
+            completion.text = self._detokeniser.text(prompt_ids, ids)
 
     def _sampling_params(self, request: Request, prompt_tokens: int) -> Any:
         from vllm.sampling_params import (
@@ -207,18 +235,31 @@ class Engine:
         constraint = translate.constraint_arguments(request.sampling)
         if constraint is not None:
             arguments["structured_outputs"] = StructuredOutputsParams(**constraint)
-        return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **arguments)
+        # A stop string must be found while it is written; other texts can wait for their end.
+        arguments["detokenize"] = self._detokeniser is None or bool(request.sampling.stop)
+        # skip_clone: made for this request alone, so vLLM need not copy it.
+        return SamplingParams(
+            output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True, **arguments
+        )
 
     def _watch(self) -> None:
-        """In a thread: wait for the end of any of the engine's processes."""
+        """In a thread: wait until any of the engine's processes has ended, or stands still."""
         manager = self._llm.engine_core.resources.engine_manager
         sentinels = manager.sentinels()
-        while not connection.wait(sentinels, timeout=None):
-            pass
+        processes = children(started_with=self._scratch)
+        stopped_s = 0.0
+        while not (ended := connection.wait(sentinels, timeout=STOPPED_LOOK_S)):
+            stopped_s = stopped_s + STOPPED_LOOK_S if any(map(is_stopped, processes)) else 0.0
+            if stopped_s > STOPPED_LIMIT_S:
+                break
         if not self._closed:
             self._died = True
             if self._on_death is not None:
-                self._on_death()
+                self._on_death(
+                    ENDED
+                    if ended
+                    else f"the engine's process was stopped (SIGSTOP) for {stopped_s:.0f} s"
+                )
 
     def close(self) -> None:
         """End the engine and every process it started; safe to call twice."""
