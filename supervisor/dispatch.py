@@ -23,7 +23,6 @@ from distill.supervisor.requests import (
     Outcome,
     Pending,
     Submission,
-    estimate_tokens,
     frames,
 )
 from distill.supervisor.suspects import Suspects
@@ -57,29 +56,26 @@ class Dispatch:
 
     def add(self, submission: Submission) -> None:
         """Queue requests for the model that the submission names."""
-        now_s = time.monotonic()
-        self._queue(submission).add(
-            submission,
-            (Pending(r, submission, estimate_tokens(r), now_s) for r in submission.requests),
-        )
+        self._queue(submission).add(submission, time.monotonic())
 
     def _queue(self, submission: Submission) -> Queue:
         return self._queues[_model(submission)]
 
-    def remove(self, ids: set[str]) -> None:
-        """Forget these requests where they wait."""
+    def remove(self, run: str) -> None:
+        """Forget the requests of a run where they wait."""
         for queue in self._queues.values():
-            queue.remove(ids)
+            queue.remove(run)
         for suspects in self._suspects.values():
-            suspects.remove(ids)
+            suspects.remove(run)
 
     def deal(self) -> None:
         """Give what waits to those with room, the one with the fewest tokens in flight first."""
         batches: dict[str, list[wire.Request]] = {}
         workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
-        for model, queue in self._queues.items():
-            open_ = [worker for worker in workers.values() if worker.model == model]
+        for model, queue in list(self._queues.items()):
+            open_ = [worker for worker in workers.values() if worker.serves(model)]
             for worker, suspect in self._retries(model, open_):
+                suspect.request = worker.stamped(suspect.request, model)
                 worker.take(suspect)
                 batches.setdefault(worker.name, []).append(suspect.request)
             while open_ and len(queue):
@@ -88,8 +84,11 @@ class Dispatch:
                 if pending is None:
                     open_.remove(worker)
                     continue
+                pending.request = worker.stamped(pending.request, model)
                 worker.take(pending)
                 batches.setdefault(worker.name, []).append(pending.request)
+            # Models on the same workers, as adapters are, take turns at what gets free.
+            self._queues[model] = self._queues.pop(model)
         for name, requests in batches.items():
             for group in frames(requests):
                 self._send_requests(workers[name], group)
@@ -125,7 +124,7 @@ class Dispatch:
                 pending.request,
                 result,
                 None,
-                worker.card,
+                worker.card_of(result),
                 worker.producer,
                 time.monotonic() - pending.since,
             )
