@@ -217,7 +217,8 @@ class WorkerCalls:
                     self._deliver,
                     self._log.run,
                     model,
-                    interactive=function == "worker",
+                    # Several answers to one prompt are a batch: it is read by one worker.
+                    interactive=function == "worker" and asked.form.count == 1,
                     logprobs=form.logprobs,
                 )
             )
@@ -254,7 +255,7 @@ class WorkerCalls:
                 f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
                 kind="bad_request",
             )
-        if (count := len(prompts) * (form.n or 1)) > BATCH_LIMIT:
+        if (count := len(prompts) * form.count) > BATCH_LIMIT:
             raise WorkerError(
                 f"{count} answers in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
