@@ -109,6 +109,9 @@ class AnswerForm:
         return _with_logprobs(line.response or "", line.token_ids, line.logprobs)
 
 
+ONE_TEXT = AnswerForm()
+
+
 def _with_logprobs(
     text: str, ids: Sequence[int] | None, logprobs: Sequence[float] | None
 ) -> dict[str, Any]:

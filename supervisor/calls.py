@@ -18,7 +18,7 @@ from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
 from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
-from distill.supervisor.answer_form import AnswerForm
+from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
 from distill.supervisor.call_lines import CallLines
@@ -150,7 +150,7 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
-        form = AnswerForm()
+        form = ONE_TEXT
         refusal: WorkerError | WorkerBatchError | None = None
         try:
             options = {**self._defaults, **options}
