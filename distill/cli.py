@@ -76,6 +76,18 @@ _window_tokens = click.option(
     metavar="N",
     help="The worker's context window, if it should be less than the model's.",
 )
+_max_lora_rank = click.option(
+    "--max-lora-rank",
+    type=click.IntRange(min=1, max=512),
+    metavar="N",
+    help="Take LoRA adapters up to this rank (default: none, or that of the highest --adapter).",
+)
+_chat_template = click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="A chat template (Jinja) in place of the worker model's own; a base model has none.",
+)
 _question = _options(
     click.option(
         "--context",
@@ -117,6 +129,14 @@ _question = _options(
         default="ids",
         show_default=True,
         help="What the log keeps of each completion beside its text.",
+    ),
+    click.option(
+        "--answer-cache",
+        type=click.Choice(["off", "run", "shared"]),
+        default="off",
+        show_default=True,
+        help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
+        "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
         "--log-dir",
@@ -168,7 +188,8 @@ def cli() -> None:
 @click.option(
     "--gpus",
     metavar="0,1",
-    help="One worker server on each of these GPUs; 0+1,2+3 for one on each pair.",
+    help="One worker server on each of these GPUs; 0+1,2+3 for one on each pair. Indices, or UUIDs "
+    "of GPUs and MIG slices as `nvidia-smi -L` lists them.",
 )
 @click.option(
     "--cores",
@@ -177,6 +198,16 @@ def cli() -> None:
     "all).",
 )
 @_window_tokens
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model; "
+    "each is asked by its name: worker(prompt, model=NAME).",
+)
+@_max_lora_rank
+@_chat_template
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
@@ -210,6 +241,12 @@ def up(**options: Any) -> int:
 @cli.command(epilog=EXIT_CODES)
 @_question
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+@click.option(
+    "--adapter",
+    metavar="NAME|[NAME=]PATH",
+    help="The LoRA adapter that answers this run's calls: one that is loaded, by its name, or a "
+    "folder (with a / in it), which is loaded first, as a new version of its name.",
+)
 def run(**options: Any) -> int:
     """Put a question to an engine that is up."""
     from distill import commands
@@ -226,10 +263,14 @@ def run(**options: Any) -> int:
     help="A Hugging Face id or folder (default: SmolLM2-135M-Instruct). Another model than the "
     "engine's is asked by its name: worker(prompt, model=NAME).",
 )
-@click.option("--gpu", metavar="ID", help="An index or UUID; 0+1 for both as one.")
+@click.option(
+    "--gpu", metavar="ID", help="An index, or a UUID of a GPU or MIG slice; 0+1 for both as one."
+)
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@_max_lora_rank
+@_chat_template
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.

@@ -7,8 +7,8 @@ its answer is released to the cell.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,15 +17,19 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
-from distill.supervisor.backends import Backend, messages_of
+from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
+from distill.supervisor.answer_form import AnswerForm
+from distill.supervisor.asked import Asked, logged_sampling
+from distill.supervisor.backends import Backend
+from distill.supervisor.call_lines import CallLines
 from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
-from distill.supervisor.driver import Driver
+from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.recorded import fill_spares, last_batch
-from distill.supervisor.requests import Outcome, Submission, request_key
+from distill.supervisor.requests import Outcome, Questions, Submission, request_key
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.spares import Spares
+from distill.supervisor.spare_calls import SpareCalls
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -42,26 +46,23 @@ class Tally:
     done: int = 0
     failed: int = 0
     reused: int = 0
-    usage: Usage = field(default_factory=Usage)
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the workers."""
+        return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens)
 
     @property
     def sent(self) -> int:
         """Calls that a worker was asked: not those that got an answer from before."""
-        return self.done - self.reused
+        return self.done - self.reused - self.cached
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A call that waits for its answer: where it was made, its ``request_key``, the model named."""
-
-    future: asyncio.Future[str]
-    place: dict[str, Any]
-    key: str
-    model: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What a worker said about the passage in its prompt."""
 
     response: str
@@ -72,6 +73,8 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
     """The passage that a prompt's spans make up, where a few characters between them were
     rewritten (line breaks, labels); the longest span where they lie apart.
     """
+    if len(spans) == 1:
+        return spans[0]
     longest = max(spans, key=lambda span: span.end - span.start)
     near = [span for span in spans if span.part == longest.part]
     start, end = min(span.start for span in near), max(span.end for span in near)
@@ -80,13 +83,11 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
     return longest
 
 
-def without_ids(call: records.Call) -> records.Call:
-    """A call as it is kept for reuse: its ids take five times the room of its texts."""
-    return msgspec.structs.replace(call, prompt_token_ids=None, token_ids=None, logprobs=None)
-
-
 class WorkerCalls:
-    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters."""
+    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters.
+
+    ``cache`` has answers from before, if it is there.
+    """
 
     def __init__(
         self,
@@ -98,21 +99,23 @@ class WorkerCalls:
         context_sha256: str = "",
         record: Record = "ids",
         defaults: Mapping[str, Any] | None = None,
+        cache: AnswerCache | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._cache = cache
         self._driver = driver
         self._backend = backend
         self._log = log
-        self._index = index
-        self._context_sha256 = context_sha256
+        self._lines = CallLines(log, index, context_sha256, backend.name)
         self._record = record
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
-        self._open: dict[str, Open] = {}
+        self._asked: dict[str, Asked] = {}
+        """By the beginning that the names of their requests have in common."""
         self._ended = False
         self._numbers = itertools.count(1)
         self.tally = Tally()
-        self.spares: Spares[records.Call] = Spares()
+        self.spares = SpareCalls(log.call_line)
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
 
@@ -123,7 +126,8 @@ class WorkerCalls:
 
         Options: max_tokens, temperature, top_p, top_k, min_p, presence_penalty,
         frequency_penalty, repetition_penalty, stop, seed, schema, choices, regex, system, chat,
-        model (the name of another worker model that is up).
+        model (the name of another worker model that is up), n (answers to each prompt, as a list)
+        and logprobs (True: each answer as a dict of text, token_ids and logprobs).
         """
         try:
             return self._wait("worker", [prompt], options)[0]
@@ -146,13 +150,18 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
+        form = AnswerForm()
         refusal: WorkerError | WorkerBatchError | None = None
         try:
-            parsed = await self._ask(function, prompts, {**self._defaults, **options}, caller)
+            options = {**self._defaults, **options}
+            form = AnswerForm.of(options)
+            parsed = await self._ask(function, prompts, options, caller, form)
             errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
             if errors:
                 good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
-                refusal = WorkerBatchError(good, errors, len(parsed))
+                refusal = WorkerBatchError(
+                    form.gathered(good), form.by_prompt(errors), len(form.gathered(parsed))
+                )
         except WorkerError as error:
             refusal = error
         if self._ended:
@@ -164,43 +173,58 @@ class WorkerCalls:
             function=function,
             items=len(parsed),
             failed=len(errors),
+            n=form.n,
             elapsed_s=time.monotonic() - started_s,
             key=caller.key if caller.function == function else "",
             error=refusal and printable(str(refusal)),
         )
         if refusal is not None:
             raise refusal
-        return parsed
+        return form.gathered(parsed)
 
     async def _ask(
-        self, function: str, prompts: Any, options: dict[str, Any], caller: HostCallRecord
+        self,
+        function: str,
+        prompts: Any,
+        options: dict[str, Any],
+        caller: HostCallRecord,
+        form: AnswerForm,
     ) -> list[Any]:
-        """An answer or a WorkerError for each prompt. Raises WorkerError: none can be asked."""
+        """Each answer, or a WorkerError in its place. Raises WorkerError: none can be asked."""
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
-        futures: list[asyncio.Future[str]] = []
-        self.tally.asked += len(requests)
-        asked = []
-        for item, request in enumerate(requests):
-            future: asyncio.Future[str] = self._driver.loop.create_future()
-            futures.append(future)
-            place = {"cell": caller.cell, "call": caller.call, "item": item, "function": function}
-            key = request_key(request, model)
-            self._open[request.id] = Open(future, place, key, model)
-            if (spare := self.spares.take(key)) is None:
-                asked.append(request)
-            else:
-                self._reuse(request, spare)
-        self._on_progress()
-        interactive = function == "worker"
-        self._backend.submit(
-            Submission(asked, self._deliver, self._log.run, model, interactive=interactive)
+        name = f"{self._log.run}-{next(self._numbers)}"
+        sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
+        questions = self._questions(name, prompts, sampling, options, form)
+        asked = self._asked[name] = Asked(
+            caller,
+            function,
+            len(questions),
+            sampling=logged_sampling(sampling, form.record(self._record), model) | form.logged,
+            model=model,
+            form=form,
+            loop=self._driver.loop,
         )
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        return [parse_answer(answer, options) for answer in answers]
+        self.tally.asked += len(questions)
+        try:
+            unanswered = await self._unanswered(questions, asked)
+            self._on_progress()
+            self._backend.submit(
+                Submission(
+                    unanswered,
+                    self._deliver,
+                    self._log.run,
+                    model,
+                    interactive=function == "worker",
+                    logprobs=form.logprobs,
+                )
+            )
+            await asked.all_answered
+        finally:
+            self._asked.pop(name, None)
+        return [parse_answer(answer, options) for answer in asked.answers]
 
     def _model_of(self, options: Mapping[str, Any]) -> str | None:
         """The model that a call names, by all of its name or by what comes after the last slash;
@@ -217,149 +241,131 @@ class WorkerCalls:
             raise WorkerError(f"{what} {name!r}; there are: {there}", kind="bad_request")
         return None if named[0] == self._backend.name else named[0]
 
-    def _requests(
-        self, prompts: Any, options: Mapping[str, Any], prefix: str
-    ) -> list[wire.Request]:
+    def _questions(
+        self,
+        name: str,
+        prompts: Any,
+        sampling: wire.Sampling,
+        options: Mapping[str, Any],
+        form: AnswerForm,
+    ) -> Questions:
         if not isinstance(prompts, list | tuple):
             raise WorkerError(
                 f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
                 kind="bad_request",
             )
-        if len(prompts) > BATCH_LIMIT:
+        if (count := len(prompts) * (form.n or 1)) > BATCH_LIMIT:
             raise WorkerError(
-                f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
+                f"{count} answers in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
             )
-        sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
-        chat, system = options.get("chat", True), options.get("system")
+        system = str(options.get("system") or "")
+        conversations = [
+            prompt if isinstance(prompt, str) else conversation_of(prompt, system, item)
+            for item, prompt in enumerate(prompts)
+        ]
+        chat = bool(options.get("chat", True))
+        record = form.record(self._record)
+        return Questions(name, conversations, sampling, record, form, system=system, chat=chat)
+
+    async def _unanswered(self, questions: Questions, asked: Asked) -> Sequence[wire.Request]:
+        """Give the items their answers from before; the requests of the others."""
+        if not self.spares.is_read:
+            await in_thread(self._driver, self.spares.read)
+        # Neither kind of answer from before has log-probabilities.
+        if asked.form.logprobs or not (self.spares or self._cache is not None):
+            return questions
+        card = self._backend.card(asked.model)
         requests = []
-        for item, prompt in enumerate(prompts):
-            name = f"{prefix}.{item}"
-            if isinstance(prompt, str) and not chat:
-                requests.append(wire.Request(name, 1, sampling, prompt=prompt, record=self._record))
+        for item, request in enumerate(questions):
+            line = self._line_from_before(asked, item, request, card)
+            if line is None:
+                requests.append(request)
             else:
-                messages = conversation_of(prompt, system, item)
-                requests.append(
-                    wire.Request(name, 1, sampling, messages=messages, record=self._record)
-                )
+                self._answer_again(asked, item, line)
         return requests
 
-    def _reuse(self, request: wire.Request, spare: records.Call) -> None:
-        """Answer with what an equal call had got; a line in the log says so."""
-        opened = self._open.pop(request.id)
-        line = msgspec.structs.replace(
-            spare,
-            **self._log.stamp(spare.producer),
-            **opened.place,
-            id=request.id,
-            turn=self._log.turn,
-            source="reused",
-            prompt_token_ids=None,
-            token_ids=None,
-            logprobs=None,
-            queue_s=0.0,
-            compute_s=0.0,
-            total_s=0.0,
-        )
+    def _line_from_before(
+        self, asked: Asked, item: int, request: wire.Request, card: wire.ModelCard | None
+    ) -> records.Call | None:
+        """What an equal call of a failed cell had got, or what the cache knows, if anything."""
+        if (spare := self.spares.take(request_key(request, asked.model))) is not None:
+            return self._lines.reused(asked, item, request, spare)
+        if self._cache is None:
+            return None
+        key = answer_key(request, card, asked.model or self._backend.name)
+        known = self._cache.find(key)
+        return None if known is None else self._lines.cached(asked, item, request, known)
+
+    def _answer_again(self, asked: Asked, item: int, line: records.Call) -> None:
+        """Answer with what was given before; the line in the log says so."""
         try:
-            self._log.calls([line])
+            (place,) = self._log.calls([line])
         except OSError as error:
-            opened.future.set_exception(WorkerError(f"the log can't be written: {error}"))
+            asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
-        self.spares.enter(opened.place["cell"], opened.key, spare)
-        self.tally.reused += 1
-        self.tally.done += 1
-        opened.future.set_result(spare.response or "")
+        if line.source == "reused":
+            self.spares.enter(asked.cell, place)
+            self.tally.reused += 1
+            self.tally.done += 1
+        else:
+            self._count(line)
+        asked.settle(item, line.response or "")
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
-        wanted = [o for o in outcomes if o.request.id in self._open]
+        wanted = []
+        for outcome in outcomes:
+            name, _, number = outcome.request.id.rpartition(".")
+            asked, item = self._asked.get(name), int(number)
+            if asked is not None and asked.waits_for(item):
+                wanted.append((asked, item, outcome))
         if not wanted:
             return
         try:
-            calls = [self._call(o, self._open[o.request.id]) for o in wanted]
-            self._log.calls(calls)
+            calls = [self._lines.line(*each) for each in wanted]
+            places = self._log.calls(calls)
         except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
-            for outcome in wanted:
-                future = self._open.pop(outcome.request.id).future
-                if not future.done():
-                    future.set_exception(WorkerError(f"the log can't be written: {error}"))
+            for asked, item, _ in wanted:
+                asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
-        for outcome, call in zip(wanted, calls, strict=True):
-            opened = self._open.pop(outcome.request.id)
-            future = opened.future
+        if self._cache is not None:
+            self._cache.keep(self._new_answers(wanted, calls))
+        for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
-            if call.response is not None:
-                self.spares.enter(call.cell, opened.key, without_ids(call))
-            if future.done():
-                continue
-            if isinstance(outcome.result, wire.Failure):
-                kind = outcome.lost or outcome.result.kind
-                future.set_exception(WorkerError(outcome.result.detail, kind=kind))
-            else:
-                future.set_result(outcome.result.text)
+            if call.response is not None and not asked.form.logprobs:
+                self.spares.enter(call.cell, place)
+            asked.settle(item, _answer(outcome, asked.form))
         self._on_progress()
 
-    def _call(self, outcome: Outcome, opened: Open) -> records.Call:
-        request, result = outcome.request, outcome.result
-        sampling = {**msgspec.to_builtins(request.sampling), "record": request.record}
-        if opened.model is not None:
-            sampling["model"] = opened.model
-        fields: dict[str, Any] = {
-            **self._log.stamp(outcome.producer),
-            **opened.place,
-            "id": request.id,
-            "turn": self._log.turn,
-            "attempt": result.attempt,
-            "sampling": sampling,
-            "model": _model(outcome.card, self._backend.name),
-            "messages": None if request.messages is None else tuple(messages_of(request)),
-            "total_s": outcome.total_s,
-        }
-        if isinstance(result, wire.Failure):
-            prompt = "\n".join(message["content"] for message in messages_of(request))
-            kind = outcome.lost or result.kind
-            fields |= {
-                "prompt": prompt,
-                "response": None,
-                "finish_reason": None,
-                "usage": records.TokenUsage(result.prompt_tokens or 0, 0),
-                "error": records.CallFailure(kind, result.detail),
-            }
-            return records.Call(**fields)
-        spans = self._index.spans(result.prompt)
-        return records.Call(
-            **fields,
-            prompt=result.prompt,
-            response=result.text,
-            finish_reason=result.finish_reason,
-            usage=records.TokenUsage(
-                result.prompt_tokens, result.completion_tokens, result.cached_tokens
-            ),
-            prompt_token_ids=result.prompt_token_ids,
-            token_ids=result.token_ids,
-            logprobs=result.logprobs,
-            spans=spans,
-            context_sha256=self._context_sha256 if spans else "",
-            queue_s=result.queue_s,
-            compute_s=result.compute_s,
-        )
+    def _new_answers(
+        self, wanted: Iterable[tuple[Asked, int, Outcome]], calls: Iterable[records.Call]
+    ) -> Iterator[tuple[str | None, Known]]:
+        for (asked, _, outcome), call in zip(wanted, calls, strict=True):
+            request, result = outcome.request, outcome.result
+            if isinstance(result, wire.Result):
+                key = answer_key(request, outcome.card, asked.model or self._backend.name)
+                prompt = wire.seen_text(request, result)
+                yield key, Known(prompt, result.text, result.finish_reason, call.model)
 
     def _count(self, call: records.Call) -> None:
-        self.tally.done += 1
+        tally = self.tally
+        tally.done += 1
+        tally.cached += call.source == "cached"
         if call.response is None:
-            self.tally.failed += 1
+            tally.failed += 1
             return
-        used = call.usage
-        self.tally.usage += Usage(used.input_tokens, used.output_tokens, used.cached_input_tokens)
-        self.spans.extend(call.spans)
+        tally.input_tokens += call.usage.input_tokens
+        tally.output_tokens += call.usage.output_tokens
+        tally.cached_input_tokens += call.usage.cached_input_tokens
         if call.spans:
+            self.spans.extend(call.spans)
             self.readings.append(Reading(call.response, passage_of(call.spans)))
 
     def take_up(self, run: Run) -> None:
         """Go on with the calls of a run that was cut off."""
         self._numbers = itertools.count(last_batch(run) + 1)
-        fill_spares(self.spares, run)
+        fill_spares(self.spares.recorded, run)
         for line in run.calls:
             self.tally.asked += 1
             if line.source == "reused":
@@ -371,14 +377,17 @@ class WorkerCalls:
     def cancel(self) -> None:
         """Forget every open call, and refuse more: the run has ended."""
         self._ended = True
-        open_calls, self._open = self._open, {}
-        self._backend.cancel(set(open_calls))
-        for opened in open_calls.values():
-            if not opened.future.done():
-                opened.future.set_exception(WorkerError("the run ended", kind="cancelled"))
+        self._backend.cancel(self._log.run)
+        for asked in list(self._asked.values()):
+            asked.settle_all(WorkerError("the run ended", kind="cancelled"))
 
 
-def _model(card: wire.ModelCard | None, name: str) -> records.Model:
-    if card is None:
-        return records.Model(name)
-    return records.Model(**msgspec.structs.asdict(card))
+def _answer(outcome: Outcome, form: AnswerForm) -> Any:
+    """What a cell gets for it."""
+    result = outcome.result
+    if isinstance(result, wire.Failure):
+        return WorkerError(result.detail, kind=outcome.lost or result.kind)
+    try:
+        return form.answer(result)
+    except WorkerError as error:
+        return error

@@ -6,6 +6,7 @@ business of ``distill.supervisor.dispatch``.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -17,19 +18,23 @@ from distill.protocol import worker_link as wire
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
-from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
+from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.adapters import Adapters
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
+from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
 from distill.supervisor.workers import Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
+SILENCE_LOOK_S = 0.25
+LAST_WORDS_S = 0.005
 RESTARTS_LIMIT = 3
 HEALTHY_S = 600.0
-"""A worker that has served this long may be restarted anew."""
+"""A worker that has served this long, or has answered anything, may be restarted anew."""
 BACKOFF_S = (0.5, 2.0, 8.0)
 WORKERS_LIMIT = 4096
 """Of those that join: a mistake in a loop must not fill the memory."""
@@ -44,8 +49,9 @@ class Fleet:
         self._peers: dict[bytes, Worker] = {}
         self._changed = asyncio.Event()
         self._lost: list[tuple[Worker, str]] = []
-        """Joined workers that are gone; what they have said is committed first."""
+        """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
+        self.adapters = Adapters(self._workers.values, self._send, self._event, self._settle)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
         driver.on_lost(self._on_driver_lost)
@@ -76,20 +82,33 @@ class Fleet:
         return self._workers.values()
 
     def models(self) -> list[str]:
-        """The models of the workers that are up."""
-        named = (worker.model for worker in self._workers.values() if worker.is_ready)
-        return list(dict.fromkeys(model for model in named if model is not None))
+        """The models of the workers that are up, and their adapters."""
+        named = [worker.model for worker in self._workers.values() if worker.is_ready]
+        adapters = [served.name for served in self.adapters.served() if served.model in named]
+        return list(dict.fromkeys(model for model in (*named, *adapters) if model is not None))
+
+    def card(self, model: str) -> wire.ModelCard | None:
+        """What answers for this model, or the adapter of this name, now."""
+        for worker in self._workers.values():
+            if worker.serves(model) and worker.card is not None:
+                version = worker.serving.get(model, 0)
+                return worker.adapter_cards.get((model, version), worker.card)
+        return None
+
+    def _event(self, event: str, **detail: object) -> None:
+        self._driver.event(event, self._driver.producer, **detail)
 
     def submit(self, submission: Submission) -> None:
         """Queue requests for the model that is named, which some worker serves, or has served."""
         self._dispatch.add(submission)
         self._settle()
 
-    def cancel(self, ids: set[str]) -> None:
-        """Forget these requests; their answers, if any come, are dropped."""
-        self._dispatch.remove(ids)
+    def cancel(self, run: str) -> None:
+        """Forget the requests of a run; their answers, if any come, are dropped."""
+        self._dispatch.remove(run)
         for worker in self._workers.values():
-            gone = tuple(key for key in worker.in_flight if key in ids)
+            in_flight = worker.in_flight.items()
+            gone = tuple(key for key, each in in_flight if each.submission.run == run)
             for key in gone:
                 worker.give_back(key)
             if gone and worker.conversation.allows(wire.Cancel):
@@ -121,18 +140,25 @@ class Fleet:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
+        for worker in self._workers.values():
+            if worker.watch is not None:
+                worker.watch.close()
 
     # -- processes
 
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
-        worker.heard_s = time.monotonic()
+        worker.heard_s, worker.pid, worker.has_exited = time.monotonic(), 0, False
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
         self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
 
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
+        if isinstance(message, Started):
+            self._watch_process(worker, message.pid)
+            early, worker.early = worker.early, None
+            self._on_batch([early] if early is not None else [])
         if not isinstance(message, Exited | NotStarted):
             return
         has_served = worker.card is not None
@@ -144,13 +170,13 @@ class Fleet:
         self._end(worker)
         if self._closing:
             return
-        if time.monotonic() - worker.ready_s > HEALTHY_S:
+        if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
         elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
-            worker.restarts += 1
+            worker.restarts += not worker.died_of_suspect
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -159,38 +185,72 @@ class Fleet:
             worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
         self._settle()
 
+    def _watch_process(self, worker: Worker, pid: int) -> None:
+        """Notice its end at once; one that can't be watched is noticed by its silence."""
+
+        def on_exit() -> None:
+            # What it has said last is on its way, and heard first.
+            self._driver.loop.call_later(LAST_WORDS_S, self._on_exit, worker, pid)
+
+        worker.pid = pid
+        with contextlib.suppress(OSError):
+            worker.watch = Watch(self._driver.loop, pid, on_exit)
+
+    def _on_exit(self, worker: Worker, pid: int) -> None:
+        if worker.pid == pid and worker.conversation.state != "ended":
+            worker.has_exited = True
+            self._lost.append((worker, "its process has ended"))
+            self._give_back_lost()
+
     def _end(self, worker: Worker) -> None:
         """This incarnation is over; what it had in flight goes back."""
+        if worker.watch is not None:
+            worker.watch.close()
+        worker.watch = worker.early = None
         self._peers.pop(worker.epoch.encode(), None)
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
-        self._dispatch.release(worker, has_died=not worker.is_leaving)
+        self._release(worker, "it has ended")
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
-    def _forget_lost(self) -> None:
-        """Those that had joined have left, in order or not."""
+    def _release(self, worker: Worker, why: str) -> None:
+        """What it had goes to others now, not when all of its processes are gone."""
+        if count := len(worker.in_flight):
+            self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self.adapters.lost(worker)
+        self._dispatch.release(worker, has_died=not worker.is_leaving)
+
+    def _give_back_lost(self) -> None:
+        """Those that are gone have nothing in flight any more; who had joined is forgotten."""
+        if not self._lost:
+            return
         while self._lost:
             worker, why = self._lost.pop()
-            if self._workers.get(worker.name) is worker:
+            if self._workers.get(worker.name) is not worker:
+                continue
+            self._release(worker, why)
+            if worker.spec is None:
                 self._driver.event("worker_left", worker.producer, why=why)
                 self._end(worker)
                 del self._workers[worker.name]
+        self._settle()
 
     def _condemn(self, worker: Worker, why: str) -> None:
         """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
         worker.conversation.state = "gone"
         if worker.spec is not None:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
+            worker.heard_s = time.monotonic()  # it has ENDING_LIMIT_S to end
             self._driver.children.send(Kill(worker.name))
         else:
             self._refuse(worker.epoch, why)
-            self._lost.append((worker, why))
+        self._lost.append((worker, why))
 
     def _restart(self, worker: Worker) -> None:
         if self._closing or self._driver.lost.is_set():
             return
-        worker.ready_s = math.inf
+        worker.ready_s, worker.answered, worker.died_of_suspect = math.inf, 0, False
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.failure = None
         self._start(worker)
@@ -223,15 +283,18 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
+        listening_s = looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(SILENCE_LOOK_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > HEARTBEAT_S:
+                listening_s = now_s  # this process was stopped, or busy: it was not they
+            looked_s = now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, time.monotonic() - worker.heard_s):
+                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     self._condemn(worker, why)
-            if self._lost:
-                self._forget_lost()
-                self._settle()
+            self._give_back_lost()
 
     # -- messages
 
@@ -252,9 +315,7 @@ class Fleet:
                 self._driver.event("worker_protocol_error", worker.producer, why=str(error))
                 self._condemn(worker, str(error))
         self._dispatch.commit(finished)
-        if self._lost:
-            self._forget_lost()
-            self._settle()
+        self._give_back_lost()
         self._dispatch.deal()
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
@@ -271,12 +332,18 @@ class Fleet:
             self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
             return None
         epoch = inbound.peer.decode("utf-8", "replace")
+        pid = inbound.pid or hello.pid
         worker = self._workers.get(hello.worker)
         if worker is None and len(self._workers) < WORKERS_LIMIT and not self._closing:
             worker = self._workers[hello.worker] = _worker(hello.worker, None)
+            if inbound.pid:
+                self._watch_process(worker, inbound.pid)
         if worker is None:
             self._refuse(epoch, "this engine takes no more workers")
-        elif worker.conversation.state != "new":
+        elif worker.conversation.state == "new" and worker.spec is not None and not worker.pid:
+            worker.early = inbound
+            return None
+        elif worker.conversation.state != "new" or (worker.spec is not None and pid != worker.pid):
             self._refuse(epoch, f"a worker named {hello.worker} is here already: use another name")
             return None
         else:
@@ -312,6 +379,8 @@ class Fleet:
                 self._on_ready(worker, message)
             case wire.Heartbeat():
                 worker.note_beat(message)
+            case wire.AdapterLoaded():
+                self.adapters.on_loaded(worker, message)
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
             case wire.WorkerFailed():
@@ -325,9 +394,8 @@ class Fleet:
                 self._leaves(worker, "it was told to leave")
 
     def _leaves(self, worker: Worker, why: str) -> None:
-        """Its last word; of one that is ours the launcher will tell when it is dead."""
-        if worker.spec is None:
-            self._lost.append((worker, why))
+        """Its last word."""
+        self._lost.append((worker, why))
 
     def _on_hello(self, worker: Worker, hello: wire.WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -353,6 +421,7 @@ class Fleet:
             slots=ready.slots,
             load_s=ready.load_s,
         )
+        self.adapters.greet(worker)
         self._settle()
 
     def _differs(self, card: wire.ModelCard) -> str | None:

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
-from distill.supervisor.requests import Pending
+from distill.protocol.sockets import Inbound
+from distill.supervisor.exits import Watch
+from distill.supervisor.requests import ALONE_FROM_DEATHS, Pending
 from distill.traces import records
 
-SILENCE_LIMIT_S = 6.0
-"""A ready worker that is silent this long is frozen (design §3)."""
+SILENCE_LIMIT_S = 5.5
+"""A ready worker that is silent this long is frozen; so it is noticed within 6 s (design §3)."""
 LOADING_SILENCE_LIMIT_S = 60.0
 ENDING_LIMIT_S = 15.0
 """What has said its last word, or was killed, must be gone by then."""
@@ -34,6 +38,13 @@ class Worker:
     spec: WorkerSpec | None
     conversation: Conversation
     epoch: str = ""
+    pid: int = 0
+    """Of its process, where the kernel or the launcher has told; it is watched."""
+    watch: Watch | None = None
+    early: Inbound | None = None
+    """A Hello that came before the launcher had told the pid."""
+    has_exited: bool = False
+    """Its process has ended; what it had said before may still be read."""
     producer: records.Producer = field(
         default_factory=lambda: records.Producer("worker_server", "", 0)
     )
@@ -45,26 +56,61 @@ class Worker:
     heard_s: float = 0.0
     failure: wire.WorkerFailed | None = None
     restarts: int = 0
+    """In a row, of lives in which it answered nothing."""
+    answered: int = 0
+    """Requests, since its start."""
+    died_of_suspect: bool = False
+    """A request that was under suspicion was alone here when it died."""
     ready_s: float = 0.0
     is_leaving: bool = False
     """It finishes what it has, and takes nothing new."""
     step_age_s: float = 0.0
     slowest_step_s: float = 0.0
+    serving: dict[str, int] = field(default_factory=dict)
+    """The adapters that it answers with, each in this version."""
+    expected: set[str] = field(default_factory=set)
+    """The adapters that it loads, or will load when it has been started again."""
+    adapter_cards: dict[tuple[str, int], wire.ModelCard] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self.conversation.state == "ready" and not self.is_leaving
+        return self.conversation.state == "ready" and not self.is_leaving and not self.has_exited
 
     @property
     def model(self) -> str | None:
         """The model that it serves, once it has said."""
         return self.card.model if self.card is not None else None
 
+    def serves(self, model: str) -> bool:
+        """Whether it answers for this model, or for the adapter of this name."""
+        return model == self.model or model in self.serving
+
+    def stamped(self, request: wire.Request, model: str) -> wire.Request:
+        """The request as it is sent here: for an adapter it names the version that answers now."""
+        version = self.serving.get(model, 0)
+        if not version:
+            return request
+        return msgspec.structs.replace(request, adapter=model, weights_version=version)
+
+    def learn(self, adapter: str, version: int, files_hash: str) -> None:
+        """It has loaded a version: answers that name it are stamped with its own card."""
+        assert self.card is not None
+        self.adapter_cards[adapter, version] = msgspec.structs.replace(
+            self.card, adapter=adapter, weights_version=version, adapter_hash=files_hash
+        )
+
+    def card_of(self, result: wire.Result | wire.Failure) -> wire.ModelCard | None:
+        """What exactly has answered."""
+        if isinstance(result, wire.Failure) or result.adapter is None:
+            return self.card
+        return self.adapter_cards.get((result.adapter, result.weights_version), self.card)
+
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""
         has_failed = self.conversation.state == "ended" and self.failure is not None
-        return not has_failed and not self.is_leaving and self.model in (None, model)
+        may = self.model is None or self.serves(model) or model in self.expected
+        return may and not has_failed and not self.is_leaving
 
     def note_beat(self, beat: wire.Heartbeat) -> None:
         """Learn from a heartbeat whether it leaves, and how long the engine's steps take."""
@@ -73,12 +119,21 @@ class Worker:
             self.slowest_step_s = max(self.slowest_step_s, self.step_age_s)
         self.step_age_s = beat.last_step_age_s if self.in_flight else 0.0
 
+    @property
+    def is_kept_alone(self) -> bool:
+        """Whether what it has in flight must stay alone there."""
+        return (
+            len(self.in_flight) == 1
+            and next(iter(self.in_flight.values())).deaths >= ALONE_FROM_DEATHS
+        )
+
     def has_room(self, pending: Pending) -> bool:
         """Whether its credit covers one more; an idle worker takes any single request."""
         if not self.in_flight:
             return True
         return (
-            len(self.in_flight) < self.slots
+            not self.is_kept_alone
+            and len(self.in_flight) < self.slots
             and self.tokens_in_flight + pending.tokens <= self.token_budget
         )
 
@@ -104,6 +159,8 @@ class Worker:
 
 def hang(worker: Worker, silent_s: float) -> str:
     """Why a worker is taken for frozen; "" if it is not."""
+    if worker.has_exited:
+        return ""  # the launcher is at the rest of it
     state = worker.conversation.state
     if worker.spec is not None and state == "new" and silent_s > LOADING_SILENCE_LIMIT_S:
         return f"said nothing for {silent_s:.0f} s after its start"

@@ -20,7 +20,7 @@ class Work:
     def __init__(
         self,
         done: Callable[[Result | Failure], None],
-        on_engine_died: Callable[[], None],
+        on_engine_died: Callable[[str], None],
         on_idle: Callable[[], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -55,8 +55,8 @@ class Work:
         assert self.engine is not None
         try:
             self._done(await self.engine.generate(request))
-        except EngineDied:
-            self._on_engine_died()
+        except EngineDied as error:
+            self._on_engine_died(str(error))
         except Exception as error:  # noqa: BLE001  (a bug of ours costs one answer, not the server)
             detail = f"{type(error).__name__}: {error}"
             self._done(failure(request, "engine", detail))

@@ -7,21 +7,27 @@ import json
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.protocol.worker_link import (
+    AdapterLoaded,
     Cancel,
     ChatMessage,
     Drain,
+    DropAdapter,
     Failure,
+    LoadAdapter,
     Request,
     Requests,
     Result,
     Sampling,
     WorkerGoodbye,
+    unpack_ids,
 )
+from tests.adapter_folder import write_adapter
 
 pytestmark = pytest.mark.vllm
 
@@ -77,9 +83,10 @@ def test_answers_a_conversation(served: Any) -> None:
     answer = ask_one(served, request("chat", messages=(question,)))
     assert "Paris" in answer.text
     assert answer.finish_reason == "stop"
-    assert question.content in answer.prompt
-    assert answer.prompt != question.content  # the template is in it
-    assert answer.prompt_tokens == len(answer.prompt_token_ids or ())
+    assert answer.prompt is None  # what was sent is not sent back
+    assert answer.before
+    assert answer.after  # the template is around it
+    assert answer.prompt_tokens == len(unpack_ids(answer.prompt_token_ids or b""))
     assert answer.compute_s > 0
 
 
@@ -94,7 +101,8 @@ def test_serves_200_within_its_credit_and_in_batches(served: Any) -> None:
 
 def test_takes_token_ids_and_says_the_text(served: Any) -> None:
     first = ask_one(served, request("text", "The sky is"))
-    again = ask_one(served, request("ids", prompt_token_ids=first.prompt_token_ids))
+    ids = unpack_ids(first.prompt_token_ids or b"")
+    again = ask_one(served, request("ids", prompt_token_ids=ids))
     assert again.token_ids == first.token_ids
     assert again.prompt == "The sky is"
 
@@ -205,7 +213,7 @@ def test_what_is_recorded_does_not_change_what_is_sampled(served: Any) -> None:
     assert ids.token_ids == both.token_ids
     assert ids.logprobs is None
     assert both.logprobs is not None
-    assert len(both.logprobs) == len(both.token_ids or ()) == both.completion_tokens
+    assert len(both.logprobs) == len(unpack_ids(both.token_ids or b"")) == both.completion_tokens
     assert all(math.isfinite(value) and value <= 0 for value in both.logprobs)
 
 
@@ -226,6 +234,89 @@ def test_a_shared_prefix_is_counted(served: Any) -> None:
     warm = ask_one(served, request("warm-prefix", chunk + "Second?"))
     assert cold.cached_tokens == 0
     assert 128 <= warm.cached_tokens < warm.prompt_tokens
+
+
+def test_a_prompt_is_read_once_for_all_answers_to_it(served: Any) -> None:
+    """What n answers are made of: requests with one prompt, sent together."""
+    prompt = "It was the age of wisdom, it was the age of foolishness. " * 30
+    fields = {"temperature": 1.2, "record": "ids+logprobs"}
+    asked = [request(f"n-{n}", prompt, seed=n, **fields) for n in range(4)]
+    answers = [answer for answer in served.driver.ask(*asked) if isinstance(answer, Result)]
+    assert len({answer.token_ids for answer in answers}) > 1
+    assert sorted(answer.cached_tokens > 128 for answer in answers) == [False, True, True, True]
+
+
+def load(worker: Any, version: int, path: Path) -> AdapterLoaded:
+    worker.driver.send(LoadAdapter("tuned", version, str(path)))
+    loaded = worker.driver.receive(AdapterLoaded)
+    assert isinstance(loaded, AdapterLoaded)
+    assert (loaded.adapter, loaded.version) == ("tuned", version)
+    return loaded
+
+
+def test_adapters_are_switched_while_it_runs(served: Any, tmp_path: Path) -> None:
+    layers = {f"model.layers.{n}.self_attn.o_proj": (576, 576) for n in range(8)}
+    folder = tmp_path / "adapter"
+    prompt = "The capital of France is the city of"
+
+    def ask(name: str, version: int) -> Result:
+        adapter = "tuned" if version else None
+        answer = ask_one(served, request(name, prompt, adapter=adapter, weights_version=version))
+        assert (answer.adapter, answer.weights_version) == (adapter, version)
+        return answer
+
+    bare = ask("bare", 0)
+    first = load(served, 1, write_adapter(folder, 0.5, layers=layers))
+    assert (len(first.files_hash), first.refused) == (64, None)
+    one = ask("one", 1)
+    assert one.token_ids != bare.token_ids
+    assert one.cached_tokens == 0, "another adapter's prefix is another prefix"
+    many = [
+        request(f"old-{n}", f"{n}: {prompt}", max_tokens=48, adapter="tuned", weights_version=1)
+        for n in range(8)
+    ]
+    served.driver.send(Requests(requests=tuple(many)))
+    # The same folder, another adapter; what is in flight ends on what it began with.
+    second_hash = _load_beside(served, 2, write_adapter(folder, 1.0, layers=layers, rank=2), many)
+    assert second_hash not in ("", first.files_hash)
+    two = ask("two", 2)
+    assert two.token_ids not in (one.token_ids, bare.token_ids)
+    assert ask("bare again", 0).token_ids == bare.token_ids
+    gone = request("gone", prompt, adapter="tuned", weights_version=1)
+    assert "version 1" in refused(served, gone).detail
+
+
+def _load_beside(worker: Any, version: int, path: Path, open_: list[Request]) -> str:
+    """Load a version and drop the one before while these are open; the hash of its files."""
+    worker.driver.send(LoadAdapter("tuned", version, str(path)))
+    files_hash, answers = "", 0
+    while not files_hash or answers < len(open_):
+        message = worker.driver.inbox.get(timeout=60)
+        if isinstance(message, AdapterLoaded):
+            assert message.refused is None
+            files_hash = message.files_hash
+            worker.driver.send(DropAdapter("tuned", version - 1))
+            continue
+        for answer in message.results:
+            assert isinstance(answer, Result), answer
+            assert answer.weights_version == version - 1
+            answers += 1
+    return files_hash
+
+
+def test_an_adapter_that_can_not_be_served_says_why(served: Any, tmp_path: Path) -> None:
+    layer = "model.layers.0.self_attn.o_proj"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"layers": {layer: (2048, 2048)}}, "576 × 576, not 2048 × 2048"),
+        ({"layers": {layer: (576, 576)}, "rank": 16}, "higher --max-lora-rank"),
+        ({"layers": {"model.norm": (576, 576)}}, "model.norm"),
+    ]
+    for version, (fields, why) in enumerate(cases, start=10):
+        loaded = load(served, version, write_adapter(tmp_path / str(version), 0.1, **fields))
+        assert loaded.refused is not None
+        assert why in loaded.refused
+        assert loaded.files_hash == ""
+    assert ask_one(served, request("alive", "Still there?")).completion_tokens > 0
 
 
 def test_a_cancelled_request_ends_soon_and_says_so(served: Any) -> None:
