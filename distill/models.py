@@ -67,7 +67,8 @@ class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
-    endpoint's limits and between attempts.
+    endpoint's limits and between attempts. Token ids, and a log-probability for each of
+    ``token_ids``, are as sampled, where an engine says them.
     """
 
     text: str
@@ -77,6 +78,9 @@ class LMResponse:
     finish_reason: str = "stop"
     attempts: int = 1
     waited_s: float = 0.0
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class ModelHandler(ABC):
@@ -144,10 +148,20 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
         if not _is_duration(getattr(response, field)):
             value = repr(getattr(response, field))[:80]
             raise ModelError(f"{name} returned an LMResponse whose {field} is no duration: {value}")
+    _check_tokens(name, response)
     if not _is_count(response.attempts):
         value = repr(response.attempts)[:80]
         raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
     return response
+
+
+def _check_tokens(name: str, response: LMResponse) -> None:
+    for field, holds in (("prompt_token_ids", int), ("token_ids", int), ("logprobs", float)):
+        values: Any = getattr(response, field)
+        if values is None:
+            continue
+        if not isinstance(values, tuple) or any(type(value) is not holds for value in values):
+            raise ModelError(f"{name} returned {field} that are no tuple of {holds.__name__}s")
 
 
 def _is_count(value: Any) -> bool:

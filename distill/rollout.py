@@ -251,6 +251,7 @@ class Rollout:
         )
         status: Any = "failed"
         error: str | None = None
+        self._host.activity.begin()
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
@@ -265,6 +266,7 @@ class Rollout:
             status, error = "cancelled" if cancelled else "failed", repr(failure)
             raise
         finally:
+            self._host.activity.end()
             self._calls.cancel()
             try:
                 self._log_end(status, error)
@@ -301,6 +303,9 @@ class Rollout:
         self._log.processes(named)
 
     def _log_primitive(self, call: HostCallRecord) -> None:
+        # A name that the host does not have is the jail's own word.
+        known = call.function in self._repl.functions
+        self._host.activity.host_calls[call.function if known else "unknown"] += 1
         if call.function in ("worker", "worker_batch"):
             return
         self._log.write(

@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import Tokens
 from vllm.sampling_params import SamplingParams
-from vllm.tokens import Tokenizer, answer_ids, decode
+from vllm.tokens import Tokenizer, answer_ids, decode, encode
 from vllm.v1.engine import core
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -41,6 +42,9 @@ class AsyncLLM:
         self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
         self._latency_s = float(os.environ.get("STAND_IN_LATENCY_S", "0"))
         self._words = int(os.environ.get("STAND_IN_WORDS", "8"))
+        said = Path(arguments.model) / "answer.txt"
+        self._text = said.read_text() if said.is_file() else ""
+        self._cached_share = float(os.environ.get("STAND_IN_CACHED_SHARE", "0"))
         at_once = int(os.environ.get("STAND_IN_AT_ONCE", "0"))
         self._room: AbstractAsyncContextManager[Any] = (
             asyncio.Semaphore(at_once) if at_once else contextlib.nullcontext()
@@ -74,17 +78,19 @@ class AsyncLLM:
         output.metrics = SimpleNamespace(
             queued_ts=queued_s, scheduled_ts=scheduled_s, last_token_ts=time.monotonic()
         )
+        prompts = SimpleNamespace(
+            total=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
+        )
         counts = SimpleNamespace(
-            num_prompt_tokens=len(output.prompt_token_ids),
-            num_generation_tokens=len(output.outputs[0].token_ids),
+            prompt_token_stats=prompts, num_generation_tokens=len(output.outputs[0].token_ids)
         )
         for logger in self._loggers:
             logger.record(None, counts)
         yield output
 
     def _answer(self, prompt_ids: list[int], parameters: SamplingParams) -> SimpleNamespace:
-        ids = answer_ids(prompt_ids, self._words)
-        text, reason = decode(ids[: parameters.max_tokens]), "stop"
+        ids = encode(self._text) if self._text else answer_ids(prompt_ids, self._words)
+        text, reason = self._text or decode(ids[: parameters.max_tokens]), "stop"
         if parameters.structured_outputs is not None:
             choices = parameters.structured_outputs.choice or [""]
             text = choices[sum(ids) % len(choices)]
@@ -98,7 +104,10 @@ class AsyncLLM:
             logprobs=None if parameters.logprobs is None else logprobs,
         )
         return SimpleNamespace(
-            outputs=[completion], prompt_token_ids=prompt_ids, num_cached_tokens=0, metrics=None
+            outputs=[completion],
+            prompt_token_ids=prompt_ids,
+            num_cached_tokens=int(self._cached_share * len(prompt_ids)),
+            metrics=None,
         )
 
     def shutdown(self, timeout: float) -> None:
