@@ -143,12 +143,22 @@ class Resident:
             self._fleet = Fleet(self._host, specs)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
-        else:
-            assert self._fleet is not None
+        # At once: where one of them can't be, nobody waits for the other to load.
+        roles = (self._bring_up_workers(), self._bring_up_supervisor())
+        tasks = [self._host.loop.create_task(each) for each in roles]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _bring_up_workers(self) -> None:
+        if self._settings.url is None and self._fleet is not None:
             self._backend = FleetBackend(self._fleet, await self._fleet.ready())
             self._model_names[self._settings.model or DEFAULT_MODEL] = self._backend.name
-        if self._supervisor is not None:
-            assert self._fleet is not None
+
+    async def _bring_up_supervisor(self) -> None:
+        if self._supervisor is not None and self._fleet is not None:
             card = await self._fleet.ready("supervisor")
             self._model_names[self._supervisor.model or DEFAULT_MODEL] = card.model
 

@@ -22,6 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings
 from distill.errors import InputError, MachineError, ModelError
+from distill.local_supervisor import queue_of
+from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
 from distill.resident import WorkerSettings
@@ -32,7 +34,8 @@ from tests.engine_stand_in.spec import HERE, MODEL, ROOT
 from tests.supervisor.processes import environment, kill, tree, wait_until
 
 CELL = cell("answers = worker_batch(context.split(','))\nFINAL(len(answers))")
-PROMPTS = 450
+MANY = 4000
+"""Prompts that take longer than any look at them: 20 s."""
 CORES = [str(core) for core in sorted(os.sched_getaffinity(0))]
 STAND_IN: dict[str, str | None] = {
     "PYTHONPATH": f"{HERE}:{ROOT}",
@@ -50,9 +53,6 @@ class Up:
         self.boss = folder / "boss"
         shutil.copytree(MODEL, self.boss)
         (self.boss / "answer.txt").write_text(CELL)
-        text = folder / "text.txt"
-        text.write_text(",".join(f"passage {number}" for number in range(PROMPTS)))
-        self.ask = ("run", "-c", str(text), "-q", "How many?", "--supervisor", "local:boss")
         words = ("--worker", str(MODEL), "--cores", CORES[0], "--metrics-port", "0")
         own = ("--supervisor", f"local:{self.boss}", "--supervisor-cores", CORES[-1])
         self.engine = Command(folder, "up", *words, *own, stdin=None, **STAND_IN)
@@ -72,8 +72,12 @@ class Up:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def begin(self, *words: str) -> Command:
-        return Command(self.folder, *self.ask, *words)
+    def ask(self, passages: int, *words: str) -> tuple[str, ...]:
+        """The words of a question about a text of so many passages, each of which is asked."""
+        text = self.folder / f"{passages}.txt"
+        text.write_text(",".join(f"passage {number}" for number in range(passages)))
+        words = words if "--supervisor" in words else ("--supervisor", "local:boss", *words)
+        return ("run", "-c", str(text), "-q", "How many?", *words)
 
     def pid_of(self, worker: str) -> int:
         """The worker server of this name."""
@@ -114,13 +118,13 @@ def run_in(folder: Path) -> Run:
 
 
 def test_a_run_as_it_is_seen_while_it_goes_on(up: Up) -> None:
-    asked = up.begin("--log-dir", str(up.folder / "log"))
+    asked = Command(up.folder, *up.ask(MANY, "--log-dir", str(up.folder / "log")))
     try:
-        wait_until(lambda: up.scrape()["distill_runs_active"] == {(): 1.0}, 20)
-        tokens = "distill_worker_tokens_total"
-        labels = (str(MODEL), "worker", "worker-0")
-        wait_until(lambda: up.scrape()[tokens]["cached", *labels] > 0, 20)
+        tokens, labels = "distill_worker_tokens_total", (str(MODEL), "worker", "worker-0")
+        wait_until(lambda: up.scrape()["distill_queue_waiting"][()] > 0, 20)
+        wait_until(lambda: up.scrape()[tokens]["completion", *labels] > 100, 20)  # a heartbeat
         seen = up.scrape()
+        assert seen["distill_runs_active"] == {(): 1.0}
         assert 0 < seen["distill_worker_in_flight"][labels] <= 32
         assert seen["distill_queue_waiting"][()] > 0
         prompt, cached = (seen[tokens][kind, *labels] for kind in ("prompt", "cached"))
@@ -135,21 +139,20 @@ def test_a_run_as_it_is_seen_while_it_goes_on(up: Up) -> None:
         assert 0 < worker["cached_share"] < 0.3
         assert (boss["role"], boss["model"], boss["device"]) == ("supervisor", str(up.boss), "cpu")
         assert (told["engine"]["runs"], told["engine"]["model"]) == (1, str(MODEL))
-        assert asked.done().code == 0, asked.err
+        asked.interrupt()
+        assert asked.done().code == 130
     finally:
         asked.end()
-    seen = up.scrape()
-    assert seen["distill_runs_active"] == {(): 0.0}
-    assert seen["distill_host_calls_total"]["worker_batch",] >= 1
-    assert seen["distill_worker_state"][str(MODEL), "worker", "ready", "worker-0"] == 1
+    wait_until(lambda: up.scrape()["distill_runs_active"] == {(): 0.0}, 10)
+    states = up.scrape()["distill_worker_state"]
+    assert states[str(MODEL), "worker", "ready", "worker-0"] == 1
+    assert states[str(MODEL), "worker", "frozen", "worker-0"] == 0
 
 
 def test_the_engines_own_model_writes_the_code(up: Up) -> None:
-    short = up.folder / "short.txt"
-    short.write_text("one,two,three")
-    ask = ("run", "-c", str(short), *up.ask[3:])
-    done = up.distill(*ask, "--log-dir", str(up.folder / "own"))
+    done = up.distill(*up.ask(3, "--log-dir", str(up.folder / "own")))
     assert (done.code, done.out) == (0, "3\n"), done.err
+    assert up.scrape()["distill_host_calls_total"] == {("worker_batch",): 1.0}
     run = run_in(up.folder / "own")
     (turn,) = run.turns
     assert turn.model == f"local:{up.boss}"
@@ -158,7 +161,7 @@ def test_the_engines_own_model_writes_the_code(up: Up) -> None:
     assert turn.logprobs is None
     # It answers for the supervisor alone.
     assert {call.producer.name for call in run.calls} == {"worker-0"}
-    quiet = up.distill(*ask, "--log-dir", str(up.folder / "quiet"), "--record", "off")
+    quiet = up.distill(*up.ask(3, "--log-dir", str(up.folder / "quiet"), "--record", "off"))
     assert quiet.code == 0, quiet.err
     (turn,) = run_in(up.folder / "quiet").turns
     assert (turn.prompt_token_ids, turn.token_ids) == (None, None)
@@ -170,7 +173,7 @@ def test_what_a_local_supervisor_can_not_do(up: Up) -> None:
         (("--base-url", "http://127.0.0.1:1"), "calls none"),
         (("--supervisor-tokens-per-minute", "9"), "calls none"),
     ):
-        done = up.distill(*up.ask, *words)
+        done = up.distill(*up.ask(3, *words))
         assert (done.code, done.out) == (2, ""), words
         assert said in done.err, done.err
     with Engine(up.endpoint) as engine, pytest.raises(ModelError) as raised:
@@ -200,7 +203,9 @@ def test_a_client_of_another_version_hears_so(up: Up, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(CLIENT_TO_DRIVER, "encode", older)
     monkeypatch.setattr("distill.engine.PROTOCOL_VERSION", 99)
-    with pytest.raises(MachineError, match=r"speaks version 1 of the protocol, this distill 99"):
+    with pytest.raises(
+        MachineError, match=f"version {PROTOCOL_VERSION} of the protocol, this distill 99"
+    ):
         Engine(up.endpoint)
     monkeypatch.undo()
     with Engine(up.endpoint) as engine:
@@ -221,6 +226,24 @@ def test_a_worker_that_dies_is_seen(up: Up) -> None:
     done = up.distill("doctor", "--engine")
     assert done.code == 0, done.out
     assert "worker-0      ready" in done.out
+
+
+@pytest.mark.slow
+def test_a_run_of_a_local_supervisor_goes_on(up: Up) -> None:
+    """Its log names the supervisor, and the engine that goes on with it has that."""
+    log = str(up.folder / "cut")
+    asked = Command(up.folder, *up.ask(400, "--log-dir", log))
+    try:
+        lines = Path(log) / "worker.jsonl"
+        wait_until(lambda: lines.exists() and lines.read_bytes().count(b'"type":"call"') > 20, 20)
+        asked.interrupt()
+        assert asked.done().code == 130
+    finally:
+        asked.end()
+    done = up.distill("run", "--resume", log)
+    assert (done.code, done.out) == (0, "400\n"), done.err
+    (run,) = read(log).runs.values()
+    assert len(run.turns) == 1
 
 
 @pytest.mark.slow
@@ -268,6 +291,16 @@ def test_where_a_local_supervisor_runs() -> None:
     cores = WorkerSettings(cores=("0-3",))
     with pytest.raises(InputError, match="both name 3"):
         supervisor_settings("local:default", None, "3-4", cores)
+
+
+def test_which_queue_a_local_supervisor_has() -> None:
+    served = ["org/small", "org/big", "local:org/big"]
+    assert queue_of("org/big", served) == queue_of("big", served) == "local:org/big"
+    assert queue_of("small", served) == "org/small"
+    with pytest.raises(InputError, match="there is local:org/small, local:org/big, local:org/big"):
+        queue_of("bigger", served)
+    with pytest.raises(InputError, match="no local model"):
+        queue_of("small", [])
 
 
 @pytest.mark.parametrize(
