@@ -56,7 +56,8 @@ class Progress:
 class RunResult:
     """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
 
-    ``elapsed`` is in seconds. The trace is in ``log_dir`` under ``run_id``.
+    ``elapsed`` is in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
+    ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
     """
 
     answer: Any
@@ -70,6 +71,7 @@ class RunResult:
     worker_calls: int
     worker_failures: int
     evidence: Evidence
+    worker_calls_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Rollout:
         self._options = options
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
+        self._calls_before: int | None = None
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
@@ -128,6 +131,7 @@ class Rollout:
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
+            self._calls_before = self._calls.tally.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
@@ -230,7 +234,7 @@ class Rollout:
             detail={
                 "turn": standing.turn,
                 "cells": len(recorded.cells),
-                "worker_calls": sum(call.source != "reused" for call in recorded.calls),
+                "worker_calls": self._calls_before,
                 "supervisor": model_name(self._supervisor),
                 "worker": self._backend.name,
             },
@@ -287,6 +291,7 @@ class Rollout:
             worker_calls=calls.tally.sent,
             worker_failures=calls.tally.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
+            worker_calls_before=self._calls_before,
         )
 
     def _log_processes(self) -> None:

@@ -39,6 +39,14 @@ class JailContext(Message, frozen=True):
     jail: Name
 
 
+class BoundJail(Message, frozen=True):
+    """What this jail may use in all, where it has a cgroup; nothing changes where it has none."""
+
+    jail: Name
+    memory_bytes: Count
+    tasks: Count
+
+
 class Kill(Message, frozen=True):
     """Kill the process group of a child or of a jail; unknown names are ignored."""
 
@@ -52,10 +60,11 @@ class LastWord(Message, frozen=True):
 
 
 class Started(Message, frozen=True):
-    """A child or jail runs."""
+    """A child or jail runs; ``cgroup`` are the controllers of the cgroup that a jail has."""
 
     child: Name
     pid: int
+    cgroup: tuple[Name, ...] = ()
 
 
 class NotStarted(Message, frozen=True):
@@ -74,5 +83,5 @@ class Exited(Message, frozen=True):
     """Processes of the group that outlived the child and were killed."""
 
 
-ToLauncher = Spawn | SpawnJail | JailContext | Kill | LastWord
+ToLauncher = Spawn | SpawnJail | JailContext | BoundJail | Kill | LastWord
 FromLauncher = Started | NotStarted | Exited

@@ -234,10 +234,14 @@ class JailSocket(Message, frozen=True):
 
 
 class JailExited(Message, frozen=True):
-    """Launcher → keeper: the jail's process was reaped; a negative status is a signal."""
+    """Launcher → keeper: the jail's process was reaped; a negative status is a signal.
+
+    ``out_of_memory``: the kernel has killed in its cgroup, whose memory was used up.
+    """
 
     jail: Name
     status: int
+    out_of_memory: bool = False
 
 
 class JailRefused(Message, frozen=True):

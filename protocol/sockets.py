@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import zmq
@@ -34,6 +35,10 @@ CLOSE_S = 5.0
 """How long a loop that is busy may keep ``close`` waiting."""
 DRAIN_PER_POLL = 256
 """Messages taken from one socket before the others get their turn."""
+MET_LIMIT = 10_000
+"""Peers, of which one may make any number."""
+PEER_CREDENTIALS = re.compile(r"localhost:\d+:\d+:(\d+)")
+"""libzmq's address of an ipc peer: uid, gid and pid as SO_PEERCRED has them."""
 ZERO_COPY_BYTES = 65536
 """From this size on a payload is sent without a copy."""
 
@@ -62,13 +67,15 @@ def _is_loopback(host: str) -> bool:
 class Inbound:
     """What a socket gave: a peer's payload, or that a peer was unreachable or broke framing.
 
-    ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more.
+    ``crashed``: ZeroMQ itself has failed; nothing comes or goes any more. ``pid`` comes with the
+    first message of a peer over ipc: its process, by the kernel's word; 0 where it has none.
     """
 
     zone: str
     peer: bytes
     payload: bytes
     event: Event = "message"
+    pid: int = 0
 
 
 @dataclass(slots=True)
@@ -80,6 +87,18 @@ class _End:
     names_peers: bool
     fd: int
     """ZeroMQ's own: readable when the socket *may* have changed, so one looks and drains."""
+    met: set[bytes] = field(default_factory=set)
+    """Peers whose pid was told."""
+
+
+def _first(end: _End, peer: bytes) -> tuple[bytes, int]:
+    """The first payload of a peer, and the process that has connected."""
+    if len(end.met) >= MET_LIMIT:
+        end.met.clear()  # some are told once more
+    end.met.add(peer)
+    frame = end.socket.recv(zmq.NOBLOCK, copy=False)
+    known = PEER_CREDENTIALS.fullmatch(str(frame.get("Peer-Address")))
+    return frame.bytes, int(known[1]) if known else 0
 
 
 class Sockets:
@@ -192,9 +211,13 @@ class Sockets:
             if not int(end.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return True
             peer = end.socket.recv(zmq.NOBLOCK) if end.names_peers else b""
-            payload = end.socket.recv(zmq.NOBLOCK)
+            pid = 0
+            if peer in end.met or not end.names_peers:
+                payload = end.socket.recv(zmq.NOBLOCK)
+            else:
+                payload, pid = _first(end, peer)
             if not end.socket.getsockopt(zmq.RCVMORE):
-                batch.append(Inbound(end.zone, peer, payload))
+                batch.append(Inbound(end.zone, peer, payload, pid=pid))
                 continue
             while end.socket.getsockopt(zmq.RCVMORE):
                 end.socket.recv(zmq.NOBLOCK)

@@ -177,7 +177,7 @@ class Keeper:
                 assert end is not None
                 session.connect(end, message.pid)
             case JailExited():
-                session.died(message.status)
+                session.died(message.status, out_of_memory=message.out_of_memory)
             case JailRefused():
                 session.refused(message.detail)
 

@@ -66,7 +66,9 @@ def run(plan: JailPlan) -> None:
 
 def _death(status: int) -> str:
     """What its exit status says, if it was not we who ended it."""
-    return "" if status == -signal.SIGKILL else death(status, Limits(), starting=True).detail
+    if status == -signal.SIGKILL:
+        return ""
+    return death(status, Limits(), starting=True, out_of_memory=False).detail
 
 
 def _end(process: "subprocess.Popen[bytes]") -> str:

@@ -104,7 +104,7 @@ class Session:
             )
         )
 
-    def died(self, status: int) -> None:
+    def died(self, status: int, *, out_of_memory: bool) -> None:
         """The process is reaped: take what it still said, then tell the driver, once."""
         while self.verdict is None and self.socket is not None and not self.socket.ended:
             before = self.socket.received_bytes
@@ -112,7 +112,8 @@ class Session:
             if self.socket.received_bytes == before:
                 break
         starting = self._talk.state in ("new", "starting")
-        self._lost(self.verdict or death(status, self.limits, starting), status)
+        how = death(status, self.limits, starting=starting, out_of_memory=out_of_memory)
+        self._lost(self.verdict or how, status)
 
     def refused(self, detail: str) -> None:
         """The launcher could not start it."""

@@ -20,9 +20,13 @@ class Verdict:
     status: int | None = None
 
 
-def death(status: int, limits: Limits, starting: bool) -> Verdict:
+def death(status: int, limits: Limits, *, starting: bool, out_of_memory: bool) -> Verdict:
     """What an exit status says, where the keeper had not killed the jail itself."""
     memory = told("memory_bytes", limits.memory_bytes)
+    if out_of_memory:
+        scratch = told("scratch_bytes", limits.scratch_bytes)
+        detail = f"killed by its cgroup: memory and scratch were used up {memory} {scratch}"
+        return Verdict("memory", detail, status)
     if starting:
         step = next((name for name, code in STEP_STATUS.items() if code == status), None)
         why = f"its step {step!r} failed" if step else f"it ended with status {status}"

@@ -2,14 +2,15 @@
 
 The queue stays in the driver and workers pull by credit: each has at most its slots and its token
 budget in flight, so a dead worker returns only its window. A result is committed once per request
-id; what comes later, or from an earlier attempt, is counted and dropped. A request that was in
-flight at two deaths is poison: it gets an error instead of a third death.
+id; what comes later, or from an earlier attempt, is counted and dropped. What was in flight at a
+worker's death is tried again with care (``distill.supervisor.suspects``), and a request that is
+poison gets an error instead of one more death.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
@@ -17,6 +18,7 @@ from distill.protocol import worker_link as wire
 from distill.protocol.errors import LocalProtocolError
 from distill.supervisor.lanes import Queue
 from distill.supervisor.requests import (
+    ALONE_FROM_DEATHS,
     Deliver,
     Outcome,
     Pending,
@@ -24,10 +26,13 @@ from distill.supervisor.requests import (
     estimate_tokens,
     frames,
 )
+from distill.supervisor.suspects import Suspects
 from distill.supervisor.workers import Worker
 
 LOG = logging.getLogger(__name__)
-DEATHS_LIMIT = 2
+DEATHS_ALONE_LIMIT = 3
+DEATHS_LIMIT = ALONE_FROM_DEATHS + DEATHS_ALONE_LIMIT
+"""No request sees more: then it was alone at the last of them."""
 
 Finished = tuple[Worker, wire.Result | wire.Failure]
 
@@ -43,10 +48,12 @@ class Dispatch:
         self._workers = workers
         self._send = send
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)
+        self._suspects: defaultdict[str, Suspects] = defaultdict(Suspects)
         self.dropped_results = 0
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        suspects = sum(len(suspects) for suspects in self._suspects.values())
+        return suspects + sum(len(queue) for queue in self._queues.values())
 
     def add(self, submission: Submission) -> None:
         """Queue requests for the model that the submission names."""
@@ -57,13 +64,14 @@ class Dispatch:
         )
 
     def _queue(self, submission: Submission) -> Queue:
-        assert submission.model is not None
-        return self._queues[submission.model]
+        return self._queues[_model(submission)]
 
     def remove(self, ids: set[str]) -> None:
         """Forget these requests where they wait."""
         for queue in self._queues.values():
             queue.remove(ids)
+        for suspects in self._suspects.values():
+            suspects.remove(ids)
 
     def deal(self) -> None:
         """Give what waits to those with room, the one with the fewest tokens in flight first."""
@@ -71,6 +79,9 @@ class Dispatch:
         workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
         for model, queue in self._queues.items():
             open_ = [worker for worker in workers.values() if worker.model == model]
+            for worker, suspect in self._retries(model, open_):
+                worker.take(suspect)
+                batches.setdefault(worker.name, []).append(suspect.request)
             while open_ and len(queue):
                 worker = min(open_, key=lambda each: each.tokens_in_flight)
                 pending = queue.pop(worker.name, worker.has_room)
@@ -82,6 +93,14 @@ class Dispatch:
         for name, requests in batches.items():
             for group in frames(requests):
                 self._send_requests(workers[name], group)
+
+    def _retries(self, model: str, open_: list[Worker]) -> Iterator[tuple[Worker, Pending]]:
+        """Who tries which suspect again; takes who is being emptied for one out of ``open_``."""
+        suspects, others_wait = self._suspects[model], bool(self._queues[model])
+        tried = [worker for worker in open_ if worker.answered or not others_wait]
+        yield from suspects.place(tried)
+        if (worker := suspects.emptied(tried)) is not None:
+            open_.remove(worker)
 
     def _send_requests(self, worker: Worker, group: list[wire.Request]) -> None:
         try:
@@ -101,6 +120,7 @@ class Dispatch:
                 self.dropped_results += 1
                 continue
             worker.give_back(result.id)
+            worker.answered += 1
             outcome = Outcome(
                 pending.request,
                 result,
@@ -117,21 +137,38 @@ class Dispatch:
         """The worker is gone: what it had goes to others, but for what is poison."""
         for queue in self._queues.values():
             queue.release(worker.name)
-        for pending in worker.give_back_all():
+        returned = worker.give_back_all()
+        died_alone = has_died and len(returned) == 1
+        if died_alone:
+            worker.died_of_suspect = returned[0].deaths > 0
+        for pending in returned:
             pending.deaths += has_died
-            if pending.deaths >= DEATHS_LIMIT:
-                _settle(pending, "poison", "it was in flight at two worker deaths")
+            pending.deaths_alone += died_alone
+            if pending.deaths_alone >= DEATHS_ALONE_LIMIT:
+                detail = f"it was in flight at the deaths of {pending.deaths} workers"
+                _settle(pending, "poison", f"{detail}, alone at {pending.deaths_alone} of them")
+                continue
+            attempt = pending.request.attempt + 1
+            pending.request = msgspec.structs.replace(pending.request, attempt=attempt)
+            if pending.deaths:
+                self._suspects[_model(pending.submission)].add(pending)
             else:
-                attempt = pending.request.attempt + 1
-                pending.request = msgspec.structs.replace(pending.request, attempt=attempt)
                 self._queue(pending.submission).put_back(pending)
 
     def fail_hopeless(self, why: str) -> None:
         """Settle what no worker will ever serve; ``why`` if there is none at all."""
         for model, queue in self._queues.items():
-            if len(queue) and not any(each.may_serve(model) for each in self._workers()):
-                for pending in queue.clear():
+            suspects = self._suspects[model]
+            if not queue and not suspects:
+                continue
+            if not any(each.may_serve(model) for each in self._workers()):
+                for pending in (*suspects.clear(), *queue.clear()):
                     _settle(pending, "lost", f"no worker is left{why or f' that serves {model}'}")
+
+
+def _model(submission: Submission) -> str:
+    assert submission.model is not None
+    return submission.model
 
 
 def _settle(pending: Pending, kind: str, detail: str) -> None:

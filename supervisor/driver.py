@@ -131,7 +131,8 @@ class Driver:
         name = message.child
         match message:
             case Started():
-                self.event("child_started", self.launcher, child=name, pid=message.pid)
+                more = {"cgroup": list(message.cgroup)} if message.cgroup else {}
+                self.event("child_started", self.launcher, child=name, pid=message.pid, **more)
             case NotStarted():
                 self.event("child_not_started", self.launcher, child=name, why=message.detail)
             case Exited():

@@ -6,6 +6,7 @@ business of ``distill.supervisor.dispatch``.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -18,20 +19,23 @@ from distill.protocol.client_link import WorkerStatus
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
-from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn
+from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
+from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
 from distill.supervisor.worker_status import status_of
 from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
+SILENCE_LOOK_S = 0.25
+LAST_WORDS_S = 0.005
 RESTARTS_LIMIT = 3
 HEALTHY_S = 600.0
-"""A worker that has served this long may be restarted anew."""
+"""A worker that has served this long, or has answered anything, may be restarted anew."""
 BACKOFF_S = (0.5, 2.0, 8.0)
 WORKERS_LIMIT = 4096
 """Of those that join: a mistake in a loop must not fill the memory."""
@@ -46,7 +50,7 @@ class Fleet:
         self._peers: dict[bytes, Worker] = {}
         self._changed = asyncio.Event()
         self._lost: list[tuple[Worker, str]] = []
-        """Joined workers that are gone; what they have said is committed first."""
+        """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
@@ -131,18 +135,25 @@ class Fleet:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
+        for worker in self._workers.values():
+            if worker.watch is not None:
+                worker.watch.close()
 
     # -- processes
 
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
-        worker.heard_s = time.monotonic()
+        worker.heard_s, worker.pid, worker.has_exited = time.monotonic(), 0, False
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
         self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
 
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
+        if isinstance(message, Started):
+            self._watch_process(worker, message.pid)
+            early, worker.early = worker.early, None
+            self._on_batch([early] if early is not None else [])
         if not isinstance(message, Exited | NotStarted):
             return
         has_served = worker.card is not None
@@ -154,13 +165,13 @@ class Fleet:
         self._end(worker)
         if self._closing:
             return
-        if time.monotonic() - worker.ready_s > HEALTHY_S:
+        if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
         elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
-            worker.restarts += 1
+            worker.restarts += not worker.died_of_suspect
             worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
@@ -170,39 +181,72 @@ class Fleet:
             worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
         self._settle()
 
+    def _watch_process(self, worker: Worker, pid: int) -> None:
+        """Notice its end at once; one that can't be watched is noticed by its silence."""
+
+        def on_exit() -> None:
+            # What it has said last is on its way, and heard first.
+            self._driver.loop.call_later(LAST_WORDS_S, self._on_exit, worker, pid)
+
+        worker.pid = pid
+        with contextlib.suppress(OSError):
+            worker.watch = Watch(self._driver.loop, pid, on_exit)
+
+    def _on_exit(self, worker: Worker, pid: int) -> None:
+        if worker.pid == pid and worker.conversation.state != "ended":
+            worker.has_exited = True
+            self._lost.append((worker, "its process has ended"))
+            self._give_back_lost()
+
     def _end(self, worker: Worker) -> None:
         """This incarnation is over; what it had in flight goes back."""
+        if worker.watch is not None:
+            worker.watch.close()
+        worker.watch = worker.early = None
         self._peers.pop(worker.epoch.encode(), None)
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
-        self._dispatch.release(worker, has_died=not worker.is_leaving)
+        self._release(worker, "it has ended")
         worker.meter.ended()
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
-    def _forget_lost(self) -> None:
-        """Those that had joined have left, in order or not."""
+    def _release(self, worker: Worker, why: str) -> None:
+        """What it had goes to others now, not when all of its processes are gone."""
+        if count := len(worker.in_flight):
+            self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self._dispatch.release(worker, has_died=not worker.is_leaving)
+
+    def _give_back_lost(self) -> None:
+        """Those that are gone have nothing in flight any more; who had joined is forgotten."""
+        if not self._lost:
+            return
         while self._lost:
             worker, why = self._lost.pop()
-            if self._workers.get(worker.name) is worker:
+            if self._workers.get(worker.name) is not worker:
+                continue
+            self._release(worker, why)
+            if worker.spec is None:
                 self._driver.event("worker_left", worker.producer, why=why)
                 self._end(worker)
                 del self._workers[worker.name]
+        self._settle()
 
     def _condemn(self, worker: Worker, why: str) -> None:
         """It is frozen, or breaks rules: kill it where it is ours, else hear it no more."""
         worker.conversation.state = "gone"
         if worker.spec is not None:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
+            worker.heard_s = time.monotonic()  # it has ENDING_LIMIT_S to end
             self._driver.children.send(Kill(worker.name))
         else:
             self._refuse(worker.epoch, why)
-            self._lost.append((worker, why))
+        self._lost.append((worker, why))
 
     def _restart(self, worker: Worker) -> None:
         if self._closing or self._driver.lost.is_set():
             return
-        worker.ready_s = math.inf
+        worker.ready_s, worker.answered, worker.died_of_suspect = math.inf, 0, False
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.failure = None
         self._start(worker)
@@ -232,15 +276,18 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
+        listening_s = looked_s = time.monotonic()
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(SILENCE_LOOK_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > HEARTBEAT_S:
+                listening_s = now_s  # this process was stopped, or busy: it was not they
+            looked_s = now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, time.monotonic() - worker.heard_s):
+                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     self._condemn(worker, why)
-            if self._lost:
-                self._forget_lost()
-                self._settle()
+            self._give_back_lost()
 
     # -- messages
 
@@ -261,9 +308,7 @@ class Fleet:
                 self._driver.event("worker_protocol_error", worker.producer, why=str(error))
                 self._condemn(worker, str(error))
         self._dispatch.commit(finished)
-        if self._lost:
-            self._forget_lost()
-            self._settle()
+        self._give_back_lost()
         self._dispatch.deal()
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
@@ -280,12 +325,18 @@ class Fleet:
             self._driver.event("unknown_worker", self._driver.producer, peer=repr(inbound.peer))
             return None
         epoch = inbound.peer.decode("utf-8", "replace")
+        pid = inbound.pid or hello.pid
         worker = self._workers.get(hello.worker)
         if worker is None and len(self._workers) < WORKERS_LIMIT and not self._closing:
             worker = self._workers[hello.worker] = _worker(hello.worker, None)
+            if inbound.pid:
+                self._watch_process(worker, inbound.pid)
         if worker is None:
             self._refuse(epoch, "this engine takes no more workers")
-        elif worker.conversation.state != "new":
+        elif worker.conversation.state == "new" and worker.spec is not None and not worker.pid:
+            worker.early = inbound
+            return None
+        elif worker.conversation.state != "new" or (worker.spec is not None and pid != worker.pid):
             self._refuse(epoch, f"a worker named {hello.worker} is here already: use another name")
             return None
         else:
@@ -334,9 +385,8 @@ class Fleet:
                 self._leaves(worker, "it was told to leave")
 
     def _leaves(self, worker: Worker, why: str) -> None:
-        """Its last word; of one that is ours the launcher will tell when it is dead."""
-        if worker.spec is None:
-            self._lost.append((worker, why))
+        """Its last word."""
+        self._lost.append((worker, why))
 
     def _on_hello(self, worker: Worker, hello: wire.WorkerHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:

@@ -19,6 +19,7 @@ from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import (
+    BoundJail,
     Exited,
     FromLauncher,
     JailContext,
@@ -139,10 +140,14 @@ class KeeperProcess:
         if not self._jail_waits:
             self._start_jail()
         self._jail_waits = False
+        message = opening(self.jail)
+        limits = message.limits
+        memory_bytes = limits.memory_bytes + limits.scratch_bytes
+        self._driver.children.send(BoundJail(self.jail, memory_bytes, limits.threads))
         if context is not None:
             self._driver.children.send(JailContext(self.jail), context.fileno())
         try:
-            self.send(opening(self.jail))
+            self.send(message)
         except LocalProtocolError as error:
             self._driver.children.send(Kill(self.jail))
             raise SandboxError(f"the namespace can't be sent into the jail: {error}") from error

@@ -34,6 +34,7 @@ from distill.protocol.codec import LAUNCHER_TO_DRIVER, LAUNCHER_TO_KEEPER
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.launcher_link import (
     PACKET_LIMIT_BYTES,
+    BoundJail,
     Exited,
     FromLauncher,
     JailContext,
@@ -53,6 +54,7 @@ from distill.protocol.sandbox_link import (
     SignalJail,
 )
 from distill.supervisor import spawn
+from distill.supervisor.cgroup import Cgroup, Division, divide
 from distill.traces import records
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -62,12 +64,13 @@ GROUP_DEATH_S = 10.0
 
 @dataclass(slots=True)
 class Child:
-    """A process that the launcher started; ``keeper`` is set for jails."""
+    """A process that the launcher started; ``keeper`` is set for jails, ``cgroup`` for some."""
 
     name: str
     pid: int
     pidfd: int
     keeper: str | None = None
+    cgroup: Cgroup | None = None
     control: socket.socket | None = None
     status_fd: int = -1
     jail_socket: socket.socket | None = None
@@ -89,6 +92,7 @@ class Launcher:
         self._driver_fd = os.pidfd_open(driver_pid)
         self._selector.register(self._driver_fd, selectors.EVENT_READ, self._on_driver_exit)
         self._spools: tuple[str, ...] = ()
+        self._division = _division()
         self._running = True
 
     def serve(self) -> None:
@@ -163,6 +167,8 @@ class Launcher:
                     self._spawn_jail(message)
                 case JailContext():
                     self._pass_context(message.jail, attached)
+                case BoundJail():
+                    self._bound(message)
                 case Kill():
                     if child := self._children.get(message.child):
                         self._signal(child, signal.SIGKILL)
@@ -218,17 +224,20 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         context_ours, context_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        group = self._division.make(message.jail) if self._division is not None else None
         with theirs, context_theirs:
             try:
-                pid = spawn.jail(message.plan, theirs, context_theirs, status_write)
+                pid = spawn.jail(message.plan, theirs, context_theirs, status_write, group)
             except OSError:
                 ours.close()
                 context_ours.close()
                 os.close(status_read)
+                if group is not None:
+                    group.remove()
                 raise
             finally:
                 os.close(status_write)
-        child = Child(message.jail, pid, os.pidfd_open(pid), keeper=message.keeper)
+        child = Child(message.jail, pid, os.pidfd_open(pid), keeper=message.keeper, cgroup=group)
         child.jail_socket, child.context_socket, child.status_fd = ours, context_ours, status_read
         self._watch(child)
         if message.plan.status_fd < 0:
@@ -248,6 +257,16 @@ class Launcher:
         with child.context_socket as end, contextlib.suppress(OSError):
             socket.send_fds(end, [b"c"], attached)
         child.context_socket = None
+
+    def _bound(self, message: BoundJail) -> None:
+        """A cgroup that can't be bounded is no reason to go on without its bound: kill."""
+        child = self._children.get(message.jail)
+        if child is None or child.cgroup is None:
+            return
+        try:
+            child.cgroup.bound(message.memory_bytes, message.tasks)
+        except OSError:
+            self._signal(child, signal.SIGKILL)
 
     def _watch(self, child: Child) -> Child:
         self._children[child.name] = child
@@ -276,7 +295,8 @@ class Launcher:
         self._tell_keeper(child.keeper, JailSocket(child.name, pid), child.jail_socket.fileno())
         child.jail_socket.close()
         child.jail_socket = None
-        self._tell(Started(child.name, child.pid))
+        controllers = child.cgroup.controllers if child.cgroup is not None else ()
+        self._tell(Started(child.name, child.pid, controllers))
 
     # -- keepers
 
@@ -347,17 +367,29 @@ class Launcher:
 
     def _on_jail_exit(self, jail: Child, status: int) -> None:
         assert jail.keeper is not None
+        out_of_memory = False
+        if jail.cgroup is not None:
+            out_of_memory = jail.cgroup.was_out_of_memory
+            jail.cgroup.remove()
         if jail.jail_socket is not None:
             jail.jail_socket.close()
             detail = f"it ended with status {status} before it ran"
             self._tell_keeper(jail.keeper, JailRefused(jail.name, detail))
         else:
-            self._tell_keeper(jail.keeper, JailExited(jail.name, status))
+            self._tell_keeper(jail.keeper, JailExited(jail.name, status, out_of_memory))
 
     def _end_jails_of(self, keeper: str) -> None:
         for child in list(self._children.values()):
             if child.keeper == keeper:
                 self._signal(child, signal.SIGKILL)
+
+
+def _division() -> Division | None:
+    """Where jails get cgroups, if anything was delegated; another manager there is left alone."""
+    try:
+        return divide()
+    except OSError:
+        return None
 
 
 def main() -> int:

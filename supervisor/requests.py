@@ -9,6 +9,9 @@ from distill.supervisor.ledger import content_hash
 from distill.token_estimate import estimated_tokens
 from distill.traces import records
 
+ALONE_FROM_DEATHS = 2
+"""A request that was in flight at so many deaths is tried again with nothing beside it."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -49,6 +52,9 @@ class Pending:
     tokens: int
     since: float
     deaths: int = 0
+    """Of workers that had it in flight."""
+    deaths_alone: int = 0
+    """Of these, where nothing else was in flight."""
 
 
 def request_key(request: wire.Request, model: str | None = None) -> str:

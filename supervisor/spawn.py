@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from distill.protocol.sandbox_link import JailPlan
+from distill.supervisor.cgroup import Cgroup
 
 PR_SET_PDEATHSIG = 1
 LOW_DESCRIPTORS = range(3, 32)
@@ -51,11 +52,18 @@ def child(
         return _popen(numbered, env, output.fileno(), passed, _die_with_launcher)
 
 
-def jail(plan: JailPlan, end: socket.socket, context_end: socket.socket, status_fd: int) -> int:
+def jail(
+    plan: JailPlan,
+    end: socket.socket,
+    context_end: socket.socket,
+    status_fd: int,
+    cgroup: Cgroup | None,
+) -> int:
     """Start a jail by its plan; returns the pid of the outermost process. Raises OSError.
 
     ``end`` becomes the plan's socket, ``context_end`` the one over which its context comes,
-    ``status_fd`` its status pipe, if it has one; blobs are sealed memory files.
+    ``status_fd`` its status pipe, if it has one; blobs are sealed memory files. All of it lives in
+    ``cgroup``, if there is one.
     """
     wanted = {plan.socket_fd: end.fileno(), plan.context_fd: context_end.fileno()}
     if plan.status_fd >= 0:
@@ -70,7 +78,7 @@ def jail(plan: JailPlan, end: socket.socket, context_end: socket.socket, status_
             plan.env,
             subprocess.DEVNULL,
             list(wanted),
-            lambda: _place(wanted),
+            lambda: _place(wanted, cgroup),
             uid=plan.uid if os.geteuid() == 0 else None,
         )
     finally:
@@ -105,8 +113,10 @@ def _popen(
     return process.pid
 
 
-def _place(wanted: Mapping[int, int]) -> None:
+def _place(wanted: Mapping[int, int], cgroup: Cgroup | None) -> None:
     """In the child: each descriptor under the number that the plan names; tied to the launcher."""
+    if cgroup is not None:
+        cgroup.enter()
     high = {
         target: fcntl.fcntl(source, fcntl.F_DUPFD, LOW_DESCRIPTORS.stop)
         for target, source in wanted.items()

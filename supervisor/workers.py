@@ -5,12 +5,14 @@ from typing import Literal
 
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
+from distill.protocol.sockets import Inbound
+from distill.supervisor.exits import Watch
 from distill.supervisor.meter import Meter
-from distill.supervisor.requests import Pending
+from distill.supervisor.requests import ALONE_FROM_DEATHS, Pending
 from distill.traces import records
 
-SILENCE_LIMIT_S = 6.0
-"""A ready worker that is silent this long is frozen (design §3)."""
+SILENCE_LIMIT_S = 5.5
+"""A ready worker that is silent this long is frozen; so it is noticed within 6 s (design §3)."""
 LOADING_SILENCE_LIMIT_S = 60.0
 ENDING_LIMIT_S = 15.0
 """What has said its last word, or was killed, must be gone by then."""
@@ -42,6 +44,13 @@ class Worker:
     spec: WorkerSpec | None
     conversation: Conversation
     epoch: str = ""
+    pid: int = 0
+    """Of its process, where the kernel or the launcher has told; it is watched."""
+    watch: Watch | None = None
+    early: Inbound | None = None
+    """A Hello that came before the launcher had told the pid."""
+    has_exited: bool = False
+    """Its process has ended; what it had said before may still be read."""
     producer: records.Producer = field(
         default_factory=lambda: records.Producer("worker_server", "", 0)
     )
@@ -53,6 +62,11 @@ class Worker:
     heard_s: float = 0.0
     failure: wire.WorkerFailed | None = None
     restarts: int = 0
+    """In a row, of lives in which it answered nothing."""
+    answered: int = 0
+    """Requests, since its start."""
+    died_of_suspect: bool = False
+    """A request that was under suspicion was alone here when it died."""
     ready_s: float = 0.0
     is_leaving: bool = False
     """It finishes what it has, and takes nothing new."""
@@ -63,7 +77,7 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return self.conversation.state == "ready" and not self.is_leaving
+        return self.conversation.state == "ready" and not self.is_leaving and not self.has_exited
 
     @property
     def role(self) -> Role:
@@ -98,12 +112,21 @@ class Worker:
             self.slowest_step_s = max(self.slowest_step_s, self.step_age_s)
         self.step_age_s = beat.last_step_age_s if self.in_flight else 0.0
 
+    @property
+    def is_kept_alone(self) -> bool:
+        """Whether what it has in flight must stay alone there."""
+        return (
+            len(self.in_flight) == 1
+            and next(iter(self.in_flight.values())).deaths >= ALONE_FROM_DEATHS
+        )
+
     def has_room(self, pending: Pending) -> bool:
         """Whether its credit covers one more; an idle worker takes any single request."""
         if not self.in_flight:
             return True
         return (
-            len(self.in_flight) < self.slots
+            not self.is_kept_alone
+            and len(self.in_flight) < self.slots
             and self.tokens_in_flight + pending.tokens <= self.token_budget
         )
 
@@ -129,6 +152,8 @@ class Worker:
 
 def hang(worker: Worker, silent_s: float) -> str:
     """Why a worker is taken for frozen; "" if it is not."""
+    if worker.has_exited:
+        return ""  # the launcher is at the rest of it
     state = worker.conversation.state
     if worker.spec is not None and state == "new" and silent_s > LOADING_SILENCE_LIMIT_S:
         return f"said nothing for {silent_s:.0f} s after its start"

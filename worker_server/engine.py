@@ -3,7 +3,7 @@
 ::
 
     generate() ─► Tokeniser ─► AsyncLLM ─ zmq ─► EngineCore (a process of its own: the model)
-                                  ▲ answers         │ its sentinel wakes on_death
+                                  ▲ answers         │ its end wakes on_death
                                   └─────────────────┘
 
 ``start`` and ``close`` block and may be called from any thread; ``generate`` belongs to one
@@ -27,7 +27,9 @@ from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, cache_dir
 from distill.worker_server.process import (
     bound_to,
+    children,
     hidden_main,
+    is_stopped,
     kill_children,
     make_scratch,
     temporary_environment,
@@ -39,6 +41,10 @@ from distill.worker_server.tokenise import Tokeniser
 LOGPROBS_MODE = "raw_logprobs"
 PROBE_PROMPT = "Hello"
 REASON_LIMIT_CHARS = 2000
+ENDED = "the engine's process ended; its last words are in this log"
+STOPPED_LOOK_S = 0.5
+STOPPED_LIMIT_S = 4.0
+"""An engine's process that a signal has stopped for so long is given up."""
 SHUTDOWN_S = 0.2
 """Before SIGKILL: the engine has nothing to save, and takes more than 2 s to end by itself."""
 
@@ -47,8 +53,8 @@ class Engine:
     """A loaded model that answers requests.
 
     ``arguments`` are vLLM's AsyncEngineArgs and win over our choices. ``scratch`` is a folder
-    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread, if
-    the engine's process ends without ``close``.
+    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread and
+    with what has happened, if the engine's process ends without ``close``, or is stopped.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class Engine:
         cache: Path | None = None,
         scratch: str | None = None,
         log_level: str = "WARNING",
-        on_death: Callable[[], None] | None = None,
+        on_death: Callable[[str], None] | None = None,
     ) -> None:
         self._folder = folder
         self._device = device
@@ -187,7 +193,7 @@ class Engine:
                 async for output in self._llm.generate(tokens_input(ids), parameters, name):
                     final = output
         except EngineDeadError as error:
-            raise EngineDied("the engine's process ended") from error
+            raise EngineDied(ENDED) from error
         except (VLLMClientError, ValueError, TypeError) as error:
             return translate.failure(request, "bad_request", _reason(error))
         except Exception as error:  # noqa: BLE001  (one request's failure is not the engine's)
@@ -210,15 +216,23 @@ class Engine:
         return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **arguments)
 
     def _watch(self) -> None:
-        """In a thread: wait for the end of any of the engine's processes."""
+        """In a thread: wait until any of the engine's processes has ended, or stands still."""
         manager = self._llm.engine_core.resources.engine_manager
         sentinels = manager.sentinels()
-        while not connection.wait(sentinels, timeout=None):
-            pass
+        processes = children(started_with=self._scratch)
+        stopped_s = 0.0
+        while not (ended := connection.wait(sentinels, timeout=STOPPED_LOOK_S)):
+            stopped_s = stopped_s + STOPPED_LOOK_S if any(map(is_stopped, processes)) else 0.0
+            if stopped_s > STOPPED_LIMIT_S:
+                break
         if not self._closed:
             self._died = True
             if self._on_death is not None:
-                self._on_death()
+                self._on_death(
+                    ENDED
+                    if ended
+                    else f"the engine's process was stopped (SIGSTOP) for {stopped_s:.0f} s"
+                )
 
     def close(self) -> None:
         """End the engine and every process it started; safe to call twice."""

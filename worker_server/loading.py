@@ -41,7 +41,7 @@ def load(
     options: Options,
     scratch: str,
     event: Callable[..., None],
-    on_engine_death: Callable[[], None],
+    on_engine_death: Callable[[str], None],
 ) -> Loaded:
     """Choose the device, find the model, check that it fits, start the engine.
 

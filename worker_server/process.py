@@ -108,15 +108,24 @@ def in_daemon_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 def kill_children(*, started_with: str | None = None) -> None:
     """SIGKILL all processes below this one; with ``started_with``, those of that engine only."""
-    doomed = [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if started_with is None or _belongs(child, started_with)
-    ]
+    doomed = children(started_with=started_with)
     for child in doomed:
         with contextlib.suppress(psutil.Error):
             child.kill()
     psutil.wait_procs(doomed, timeout=5)
+
+
+def children(*, started_with: str | None = None) -> list[psutil.Process]:
+    """All processes below this one; with ``started_with``, those of that engine only."""
+    below = psutil.Process().children(recursive=True)
+    return [each for each in below if started_with is None or _belongs(each, started_with)]
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether it was stopped by a signal; being traced is not meant, nor having ended."""
+    with contextlib.suppress(psutil.Error):
+        return process.status() == psutil.STATUS_STOPPED
+    return False
 
 
 def _belongs(child: psutil.Process, scratch: str) -> bool:

@@ -252,13 +252,13 @@ class Server:
             self._link.send_if_legal(WorkerGoodbye())
             self._ending.set()
 
-    def _engine_ended(self) -> None:
+    def _engine_ended(self, how: str) -> None:
         """From the engine's watching thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
-            self._work.loop.call_soon_threadsafe(self._on_engine_died)
+            self._work.loop.call_soon_threadsafe(self._on_engine_died, how)
 
-    def _on_engine_died(self) -> None:
-        self._end_with(EngineDied("the engine's process ended; its last words are in this log"))
+    def _on_engine_died(self, how: str) -> None:
+        self._end_with(EngineDied(how))
 
     def _end_with(self, error: WorkerError) -> None:
         if self._fault is None and not self._ending.is_set():

@@ -20,7 +20,7 @@ class Work:
     def __init__(
         self,
         done: Callable[[Result | Failure], None],
-        on_engine_died: Callable[[], None],
+        on_engine_died: Callable[[str], None],
         on_idle: Callable[[], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -59,8 +59,8 @@ class Work:
             outcome = await self.engine.generate(request)
             self.failures += isinstance(outcome, Failure)
             self._done(outcome)
-        except EngineDied:
-            self._on_engine_died()
+        except EngineDied as error:
+            self._on_engine_died(str(error))
         except Exception as error:  # noqa: BLE001  (a bug of ours costs one answer, not the server)
             self.failures += 1
             detail = f"{type(error).__name__}: {error}"

@@ -17,10 +17,10 @@ from distill.protocol.sandbox_link import NoJail
 from distill.repl import REPL
 from distill.sandbox import bubblewrap, plan, probe
 from distill.sandbox.jail import landlock
+from distill.supervisor.cgroup import place
 
 BWRAP_S = 10.0
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-OWN_CGROUPS = Path("/proc/self/cgroup")
 CELL = "print(len(context))"
 CURBED_BY = {
     "memory_bytes": resource.RLIMIT_DATA,
@@ -100,32 +100,19 @@ def landlock_version() -> Check:
 
 
 def cgroup() -> Check:
-    """Whether this process could make cgroups of its own for jails."""
-    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.exists() else []
-    own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    if own is None or not (root := _cgroup_mount()):
+    """Whether jails get cgroups of their own."""
+    found = place()
+    if found is None:
         return Check("cgroup", None, "no cgroup v2 here: rlimits bound memory")
-    folder = root / own.lstrip("/")
-    controllers = folder / "cgroup.controllers"
-    given = controllers.read_text().split() if controllers.exists() else []
-    delegated = os.access(folder, os.W_OK) and {"memory", "pids"} <= set(given)
-    seen = f"{folder} ({', '.join(given) or 'no controllers'})"
-    if delegated:
-        return Check("cgroup", True, f"delegated: {seen}")
+    seen = f"{found.folder} ({', '.join(found.controllers) or 'neither memory nor pids'})"
+    if found.is_delegated:
+        return Check("cgroup", True, f"delegated: {seen}; each jail gets one")
     return Check(
         "cgroup",
         None,
         f"not delegated: {seen}; rlimits bound memory",
         "systemd-run --user --scope -p Delegate=yes …, where that is wanted",
     )
-
-
-def _cgroup_mount() -> Path | None:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if "cgroup2" in fields[fields.index("-") :]:
-            return Path(fields[4])
-    return None
 
 
 def limits_in_force(limits: Limits) -> Check:

@@ -23,6 +23,8 @@ def worker_spec(
     latency_s: float = 0.0,
     at_once: int = 0,
     words: int = 8,
+    through_core: bool = False,
+    poison: str = "",
 ) -> WorkerSpec:
     """A worker server for a Fleet; what the settings do is said in ``vllm/__init__``."""
     core = min(os.sched_getaffinity(0))  # named, so that no GPU is looked for
@@ -37,12 +39,23 @@ def worker_spec(
         "STAND_IN_LATENCY_S": str(latency_s),
         "STAND_IN_AT_ONCE": str(at_once),
         "STAND_IN_WORDS": str(words),
+        "STAND_IN_CORE": str(int(through_core)),
+        "STAND_IN_POISON": poison,
     }
     return WorkerSpec(name, argv, {**scrubbed_environment(), **env})
 
 
 def calls_in(folder: Path) -> list[records.Call]:
     """The worker calls in a log folder, in the order in which they were written."""
+    return [record for record in _logged_in(folder) if isinstance(record, records.Call)]
+
+
+def events_in(folder: Path, event: str) -> list[records.Event]:
+    """These events of its worker servers, in the order in which they were written."""
+    found = [record for record in _logged_in(folder) if isinstance(record, records.Event)]
+    return [record for record in found if record.event == event]
+
+
+def _logged_in(folder: Path) -> list[records.WorkerRecord]:
     lines = (folder / records.WORKER_LOG).read_bytes().splitlines()
-    logged = [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]
-    return [record for record in logged if isinstance(record, records.Call)]
+    return [msgspec.json.decode(line, type=records.WorkerRecord) for line in lines]

@@ -179,43 +179,51 @@ GREEDY = {
 }
 
 
-def seconds(host: Host) -> float:
-    """Of some hundred round trips to the host, as the keeper's clock has them."""
-    done = host.done(f"for _ in range({ROUND_TRIPS}): f()")
+CALLING = f"for _ in range({ROUND_TRIPS}): f()"
+COMPUTING = "total = 0\nfor number in range(3_000_000): total += number * number"
+WORK = {"CPU in four threads": COMPUTING}
+"""What the neighbour does, if not calling: where more threads run than there are cores, a chain of
+wakes measures the scheduler, which serves plain processes as unevenly (0.02 to 1.7 of their
+speed); the share of the CPU is what can be promised."""
+
+
+def seconds(host: Host, work: str) -> float:
+    """Of some work, as the keeper's clock has them."""
+    done = host.done(work)
     assert done.error is None, done.error.traceback
     return done.elapsed_s
 
 
-def shares(left: Host, right: Host, greedy: str) -> list[float]:
+def shares(left: Host, right: Host, greedy: str, work: str) -> list[float]:
     """Of its speed alone, what the right has beside a greedy left; several times, in turns."""
     found = []
     for _ in range(PAIRS):
         left.close_jail()
-        alone_s = seconds(right)
+        alone_s = seconds(right, work)
         assert isinstance(left.open(GREEDY_LIMITS, functions={"f": lambda: None}), JailReady)
         left.start(greedy.replace("{fd}", str(left.plan.socket_fd)))
         time.sleep(0.2)
-        found.append(alone_s / seconds(right))
+        found.append(alone_s / seconds(right, work))
     left.close_jail()
     return found
 
 
 @pytest.mark.parametrize(
     "name",
-    # With more threads than cores a share is small, and measures the machine.
     [pytest.param(each, marks=pytest.mark.slow) if "four" in each else each for each in GREEDY],
 )
 def test_a_run_at_its_limits_takes_no_more_than_its_share(
     left: Host, right: Host, name: str
 ) -> None:
+    work = WORK.get(name, CALLING)
     assert isinstance(right.open(LIMITS, functions={"f": lambda: None}), JailReady)
-    seconds(right)
+    seconds(right, work)
     left.close_jail()
     others = psutil.cpu_percent(1.0) / 100
     least = max(LEAST_SHARE * (1 - others), BUSY_SHARE)
     found: list[float] = []
     for _ in range(TRIES):
-        found += shares(left, right, GREEDY[name])
+        found += shares(left, right, GREEDY[name], work)
         if statistics.median(found) >= least:
             return
     pytest.fail(f"it had {statistics.median(found):.2f} of its speed: {found}")

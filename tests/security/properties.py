@@ -227,7 +227,7 @@ class ScriptedJail:
 
     def die(self) -> None:
         """The launcher reaps it."""
-        self._session.died(-9)
+        self._session.died(-9, out_of_memory=False)
         self._end.close()
         assert self._talk.state == "empty", "its end was not told"
         assert self._session.socket is None

@@ -78,6 +78,8 @@ class Server:
                 self.send(W.Results(tuple(results[:3])))
                 time.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "die of p5" if any(request.prompt == "p5" for request in requests):
+                os.kill(os.getpid(), signal.SIGKILL)
             case "engine dies":
                 self.send(W.WorkerFailed("engine", "EngineCore died"))
                 self.sockets.close()

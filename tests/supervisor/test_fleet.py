@@ -114,17 +114,17 @@ def test_a_worker_that_dies_once_loses_nothing(with_fleet: Callable[..., Any], a
     with_fleet(body, [act, "answer"])
 
 
-def test_what_dies_twice_is_poison_and_the_rest_is_answered(
-    with_fleet: Callable[..., Any],
-) -> None:
+def test_poison_is_an_error_and_the_rest_is_answered(with_fleet: Callable[..., Any]) -> None:
     async def body(fleet: Fleet) -> None:
         await fleet.ready()
-        outcomes = await ask(fleet, requests(20))
-        poison = [o for o in outcomes if o.lost == "poison"]
-        assert len(poison) == 8, "its window"
-        assert len(texts(outcomes)) == 12
+        outcomes = await ask(fleet, requests(40))
+        (poison,) = [o for o in outcomes if o.lost is not None]
+        assert (poison.request.id, poison.lost, poison.request.attempt) == ("r5", "poison", 5)
+        assert set(texts(outcomes)) == {f"r{n}" for n in range(40)} - {"r5"}
+        (worker,) = fleet.workers()
+        assert worker.failure is None, "it is started again"
 
-    with_fleet(body, ["die", "die", "answer"])
+    with_fleet(body, ["die of p5"])
 
 
 def test_another_worker_takes_over(with_fleet: Callable[..., Any]) -> None:

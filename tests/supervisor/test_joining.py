@@ -21,7 +21,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.traces.records import Call
-from tests.engine_stand_in.spec import MODEL, calls_in, worker_spec
+from tests.engine_stand_in.spec import MODEL, calls_in, events_in, worker_spec
 from tests.engine_stand_in.vllm.tokens import answer_to
 
 PROMPTS = [f"prompt {number}" for number in range(600)]
@@ -151,6 +151,9 @@ def test_one_that_is_lost_loses_nothing(tmp_path: Path, way: int) -> None:
     calls = with_engine(tmp_path, body)
     assert len(calls) == len(PROMPTS)
     assert {call.attempt for call in calls} == {1, 2}
+    lost = [e for e in events_in(tmp_path, "worker_lost") if e.producer.name == "lost"][-1]
+    noticed = "its process has ended" if way == signal.SIGKILL else "silent for 6 s"
+    assert lost.detail == {"why": noticed, "requests": sum(call.attempt == 2 for call in calls)}
 
 
 def test_one_ends_when_its_engine_has_died_without_a_word(tmp_path: Path) -> None:

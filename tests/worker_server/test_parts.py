@@ -104,8 +104,8 @@ class FakeEngine:
 def outcomes(*asked: Request, cancel: tuple[str, ...] = ()) -> tuple[list[Any], int]:
     async def scenario() -> tuple[list[Any], int]:
         done: list[Any] = []
-        deaths: list[None] = []
-        work = Work(done.append, lambda: deaths.append(None), lambda: None)
+        deaths: list[str] = []
+        work = Work(done.append, deaths.append, lambda: None)
         work.engine = FakeEngine()  # type: ignore[assignment]
         work.begin(asked)
         work.cancel(cancel)

@@ -18,7 +18,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.traces import records
-from tests.engine_stand_in.spec import calls_in, worker_spec
+from tests.engine_stand_in.spec import calls_in, events_in, worker_spec
 from tests.engine_stand_in.vllm.tokens import answer_to, encode, render
 from tests.supervisor.processes import left
 
@@ -110,3 +110,41 @@ def test_a_killed_engine_loses_no_answer(tmp_path: Path) -> None:
     calls = with_stand_in(tmp_path, body, latency_s=0.1, at_once=20)
     assert sorted(call.item for call in calls) == list(range(300))
     assert {call.attempt for call in calls} == {1, 2}
+
+
+@pytest.mark.slow  # the trials stop engines, too
+def test_a_stopped_engine_is_given_up_and_loses_no_answer(tmp_path: Path) -> None:
+    prompts = [str(number) for number in range(300)]
+
+    async def body(ask: Ask, fleet: Fleet) -> None:
+        answers = asyncio.ensure_future(ask(prompts, chat=False))
+        await asyncio.sleep(0.3)
+        _, engine_core = _processes(fleet)
+        os.kill(engine_core.pid, signal.SIGSTOP)
+        assert await answers == [answer_to(prompt) for prompt in prompts]
+
+    calls = with_stand_in(tmp_path, body, latency_s=0.1, at_once=20, through_core=True)
+    assert sorted(call.item for call in calls) == list(range(300))
+    failed = events_in(tmp_path, "worker_failed")[-1]
+    assert "the engine's process was stopped (SIGSTOP) for 4 s" in failed.detail["why"]
+
+
+def test_a_prompt_that_ends_the_engine_is_an_error_and_all_others_are_answered(
+    tmp_path: Path,
+) -> None:
+    prompts = [str(number) for number in range(300)]
+
+    async def body(ask: Ask, fleet: Fleet) -> None:
+        with pytest.raises(WorkerBatchError) as raised:
+            await ask(prompts, chat=False)
+        (number,) = raised.value.errors
+        assert (number, raised.value.errors[number].kind) == (77, "poison")
+        right = [answer_to(prompt) for prompt in prompts]
+        assert raised.value.answers == [*right[:77], None, *right[78:]]
+
+    calls = with_stand_in(
+        tmp_path, body, latency_s=0.01, at_once=20, through_core=True, poison="77"
+    )
+    assert sorted(call.item for call in calls) == list(range(300))
+    (poison,) = [call for call in calls if call.error is not None]
+    assert (poison.attempt, poison.error and poison.error.kind) == (5, "poison")

@@ -45,6 +45,11 @@ class AsyncLLM:
         said = Path(arguments.model) / "answer.txt"
         self._text = said.read_text() if said.is_file() else ""
         self._cached_share = float(os.environ.get("STAND_IN_CACHED_SHARE", "0"))
+        self._through_core = os.environ.get("STAND_IN_CORE") == "1"
+        self._steps: core.Steps | None = None
+        self._poison = encode(os.environ.get("STAND_IN_POISON", ""))[-2:]
+        asked = os.environ.get("STAND_IN_ASKED")
+        self._asked = os.open(asked, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if asked else None
         at_once = int(os.environ.get("STAND_IN_AT_ONCE", "0"))
         self._room: AbstractAsyncContextManager[Any] = (
             asyncio.Semaphore(at_once) if at_once else contextlib.nullcontext()
@@ -70,10 +75,7 @@ class AsyncLLM:
         queued_s = time.monotonic()
         async with self._room:
             scheduled_s = time.monotonic()
-            if self._latency_s:
-                await asyncio.sleep(self._latency_s)
-        if self._core.poll() is not None:
-            raise EngineDeadError
+            await self._compute(prompt["prompt_token_ids"][-2:])
         output = self._answer(prompt["prompt_token_ids"], parameters)
         output.metrics = SimpleNamespace(
             queued_ts=queued_s, scheduled_ts=scheduled_s, last_token_ts=time.monotonic()
@@ -87,6 +89,23 @@ class AsyncLLM:
         for logger in self._loggers:
             logger.record(None, counts)
         yield output
+
+    async def _compute(self, checksum: list[int]) -> None:
+        if self._asked is not None:
+            os.write(self._asked, f"{checksum}\n".encode())
+        if checksum == self._poison:
+            self._core.kill()
+            self._core.wait()
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        try:
+            if self._through_core:
+                self._steps = self._steps or core.Steps(self._core)
+                await self._steps.step()
+        except OSError as error:
+            raise EngineDeadError from error
+        if self._core.poll() is not None:
+            raise EngineDeadError
 
     def _answer(self, prompt_ids: list[int], parameters: SamplingParams) -> SimpleNamespace:
         ids = encode(self._text) if self._text else answer_ids(prompt_ids, self._words)
