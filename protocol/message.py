@@ -35,8 +35,10 @@ class Message(
     """A tagged map on the wire: ``{"type": "ClassName", field: value, …}``."""
 
 
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a message, not sent alone."""
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A part of a message, not sent alone. Plain data, in no cycle: the garbage collector, which
+    runs by the number of objects it has to look at, need not.
+    """
 
 
 Transitions = Mapping[str, Mapping[type[Message], str]]

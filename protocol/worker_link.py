@@ -7,6 +7,8 @@ window. A request is known by ``id`` and ``attempt``; the driver commits the fir
 of an id and drops the rest.
 """
 
+import struct
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -31,6 +33,7 @@ FRAME_LIMIT_BYTES = 64 << 20
 BATCH_REQUESTS = 64
 """Requests in one frame at most: 64 or 1 MiB gains 2-8x over one a frame (design §3)."""
 BATCH_BYTES = 1 << 20
+ID_BYTES = 4
 MOST_TOKENS = 1_000_000
 MOST_SEED = (1 << 63) - 1
 """Bounds that keep every number within what MessagePack and the engine can hold."""
@@ -85,23 +88,63 @@ class Request(Value, frozen=True, omit_defaults=True):
 class Result(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True):
     """One completion, with what makes it trainable.
 
-    ``prompt`` is the text as the model saw it, after the template. ``token_ids`` are the
-    sampled ids, never retokenised; ``logprobs`` has one value per sampled id.
+    The text as the model saw it, after the template, is ``prompt``; None where it is
+    ``sent_text`` between ``before`` and ``after``, so that a long text travels once
+    (``seen_text``). ``token_ids`` are the sampled ids, never retokenised; ``logprobs`` has one
+    value per sampled id. Ids are packed (``pack_ids``): the driver has 5,000 of them to write for
+    a long prompt, and no use for them as numbers.
     """
 
     id: Name
     attempt: int
     text: Text
     finish_reason: Name
-    prompt: Text
     prompt_tokens: Count
     completion_tokens: Count
+    prompt: Text | None = None
+    before: Text = ""
+    after: Text = ""
     cached_tokens: Count = 0
-    prompt_token_ids: tuple[Count, ...] | None = None
-    token_ids: tuple[Count, ...] | None = None
+    prompt_token_ids: bytes | None = None
+    token_ids: bytes | None = None
     logprobs: tuple[float, ...] | None = None
     queue_s: Seconds = 0.0
     compute_s: Seconds = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError (of a peer's: RemoteProtocolError) for bytes that are no ids."""
+        if len(self.prompt_token_ids or b"") % ID_BYTES or len(self.token_ids or b"") % ID_BYTES:
+            raise ValueError(f"token ids take {ID_BYTES} bytes each")
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids as a Result has them: ID_BYTES each, unsigned, little-endian.
+
+    Raises ValueError for what is no id.
+    """
+    try:
+        return struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error as error:
+        raise ValueError(f"not token ids: {error}") from error
+
+
+def unpack_ids(packed: bytes) -> tuple[int, ...]:
+    """The ids that ``pack_ids`` packed."""
+    return struct.unpack(f"<{len(packed) // ID_BYTES}I", packed)
+
+
+def sent_text(request: Request) -> str:
+    """The part of a request that is longest as a rule: its prompt, or what was said last."""
+    if request.messages:
+        return request.messages[-1].content
+    return request.prompt or ""
+
+
+def seen_text(request: Request, result: Result) -> str:
+    """The text as the model saw it."""
+    if result.prompt is not None:
+        return result.prompt
+    return f"{result.before}{sent_text(request)}{result.after}"
 
 
 class Failure(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True):

@@ -34,8 +34,8 @@ class Backend(Protocol):
     def submit(self, submission: Submission) -> None:
         """Start the requests; their outcomes come on the driver's loop."""
 
-    def cancel(self, ids: set[str]) -> None:
-        """Forget these."""
+    def cancel(self, run: str) -> None:
+        """Forget the requests of a run."""
 
     def producers(self) -> Sequence[records.Producer]:
         """The processes that answer."""
@@ -79,7 +79,7 @@ class RecordedBackend:
         """Refuse: every host call of a replay is answered before it comes to this."""
         raise WorkerError("a replay asks no worker", kind="bad_request")
 
-    def cancel(self, ids: set[str]) -> None:
+    def cancel(self, run: str) -> None:
         """Nothing was ever begun."""
 
     def producers(self) -> Sequence[records.Producer]:
@@ -96,7 +96,7 @@ class HandlerBackend:
         self._driver = driver
         self._handler = handler
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
-        self._tasks: dict[asyncio.Task[None], frozenset[str]] = {}
+        self._tasks: dict[asyncio.Task[None], str] = {}
 
     def models(self) -> Sequence[str]:
         """The handler's own."""
@@ -111,13 +111,13 @@ class HandlerBackend:
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
                 task = self._driver.loop.create_task(self._run(batch, deliver))
-                self._tasks[task] = frozenset(request.id for request in batch)
+                self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
 
-    def cancel(self, ids: set[str]) -> None:
+    def cancel(self, run: str) -> None:
         """Batches not yet begun don't begin; those under way are not waited for."""
-        for task, batch in list(self._tasks.items()):
-            if batch <= ids:
+        for task, its_run in list(self._tasks.items()):
+            if its_run == run:
                 task.cancel()  # its thread may go on for a while; its place is free at once
 
     def producers(self) -> Sequence[records.Producer]:
@@ -203,10 +203,10 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.attempts,
         printable(reply.text),
         reply.finish_reason,
-        "\n".join(message["content"] for message in messages_of(request)),
         reply.usage.input_tokens,
         reply.usage.output_tokens,
-        reply.usage.cached_input_tokens,
+        "\n".join(message["content"] for message in messages_of(request)),
+        cached_tokens=reply.usage.cached_input_tokens,
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )

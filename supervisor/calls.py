@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,15 +17,17 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
-from distill.supervisor.backends import Backend, messages_of
+from distill.supervisor.asked import Asked, logged_sampling
+from distill.supervisor.backends import Backend
+from distill.supervisor.call_lines import CallLines
 from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
-from distill.supervisor.driver import Driver
+from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.recorded import fill_spares, last_batch
-from distill.supervisor.requests import Outcome, Submission, request_key
+from distill.supervisor.requests import Outcome, Questions, Submission, request_key
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.spares import Spares
+from distill.supervisor.spare_calls import SpareCalls
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -42,7 +44,14 @@ class Tally:
     done: int = 0
     failed: int = 0
     reused: int = 0
-    usage: Usage = field(default_factory=Usage)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the workers."""
+        return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens)
 
     @property
     def sent(self) -> int:
@@ -50,18 +59,7 @@ class Tally:
         return self.done - self.reused
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A call that waits for its answer: where it was made, its ``request_key``, the model named."""
-
-    future: asyncio.Future[str]
-    place: dict[str, Any]
-    key: str
-    model: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What a worker said about the passage in its prompt."""
 
     response: str
@@ -72,17 +70,14 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
     """The passage that a prompt's spans make up, where a few characters between them were
     rewritten (line breaks, labels); the longest span where they lie apart.
     """
+    if len(spans) == 1:
+        return spans[0]
     longest = max(spans, key=lambda span: span.end - span.start)
     near = [span for span in spans if span.part == longest.part]
     start, end = min(span.start for span in near), max(span.end for span in near)
     if end - start <= 2 * sum(span.end - span.start for span in near):
         return msgspec.structs.replace(longest, start=start, end=end)
     return longest
-
-
-def without_ids(call: records.Call) -> records.Call:
-    """A call as it is kept for reuse: its ids take five times the room of its texts."""
-    return msgspec.structs.replace(call, prompt_token_ids=None, token_ids=None, logprobs=None)
 
 
 class WorkerCalls:
@@ -103,16 +98,16 @@ class WorkerCalls:
         self._driver = driver
         self._backend = backend
         self._log = log
-        self._index = index
-        self._context_sha256 = context_sha256
+        self._lines = CallLines(log, index, context_sha256, backend.name)
         self._record = record
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
-        self._open: dict[str, Open] = {}
+        self._asked: dict[str, Asked] = {}
+        """By the beginning that the names of their requests have in common."""
         self._ended = False
         self._numbers = itertools.count(1)
         self.tally = Tally()
-        self.spares: Spares[records.Call] = Spares()
+        self.spares = SpareCalls(log.call_line)
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
 
@@ -180,27 +175,29 @@ class WorkerCalls:
             raise WorkerError("the run has ended", kind="cancelled")
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        requests = self._requests(prompts, options, f"{self._log.run}-{next(self._numbers)}")
-        futures: list[asyncio.Future[str]] = []
-        self.tally.asked += len(requests)
-        asked = []
-        for item, request in enumerate(requests):
-            future: asyncio.Future[str] = self._driver.loop.create_future()
-            futures.append(future)
-            place = {"cell": caller.cell, "call": caller.call, "item": item, "function": function}
-            key = request_key(request, model)
-            self._open[request.id] = Open(future, place, key, model)
-            if (spare := self.spares.take(key)) is None:
-                asked.append(request)
-            else:
-                self._reuse(request, spare)
-        self._on_progress()
-        interactive = function == "worker"
-        self._backend.submit(
-            Submission(asked, self._deliver, self._log.run, model, interactive=interactive)
+        name = f"{self._log.run}-{next(self._numbers)}"
+        sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
+        questions = self._questions(name, prompts, sampling, options)
+        asked = self._asked[name] = Asked(
+            caller,
+            function,
+            len(questions),
+            sampling=logged_sampling(sampling, self._record, model),
+            model=model,
+            loop=self._driver.loop,
         )
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        return [parse_answer(answer, options) for answer in answers]
+        self.tally.asked += len(questions)
+        try:
+            unanswered = await self._not_reused(questions, asked)
+            self._on_progress()
+            interactive = function == "worker"
+            self._backend.submit(
+                Submission(unanswered, self._deliver, self._log.run, model, interactive=interactive)
+            )
+            await asked.all_answered
+        finally:
+            self._asked.pop(name, None)
+        return [parse_answer(answer, options) for answer in asked.answers]
 
     def _model_of(self, options: Mapping[str, Any]) -> str | None:
         """The model that a call names, by all of its name or by what comes after the last slash;
@@ -217,9 +214,9 @@ class WorkerCalls:
             raise WorkerError(f"{what} {name!r}; there are: {there}", kind="bad_request")
         return None if named[0] == self._backend.name else named[0]
 
-    def _requests(
-        self, prompts: Any, options: Mapping[str, Any], prefix: str
-    ) -> list[wire.Request]:
+    def _questions(
+        self, name: str, prompts: Any, sampling: wire.Sampling, options: Mapping[str, Any]
+    ) -> Questions:
         if not isinstance(prompts, list | tuple):
             raise WorkerError(
                 f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
@@ -230,136 +227,81 @@ class WorkerCalls:
                 f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
             )
-        sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
-        chat, system = options.get("chat", True), options.get("system")
-        requests = []
-        for item, prompt in enumerate(prompts):
-            name = f"{prefix}.{item}"
-            if isinstance(prompt, str) and not chat:
-                requests.append(wire.Request(name, 1, sampling, prompt=prompt, record=self._record))
-            else:
-                messages = conversation_of(prompt, system, item)
-                requests.append(
-                    wire.Request(name, 1, sampling, messages=messages, record=self._record)
-                )
-        return requests
+        system = str(options.get("system") or "")
+        conversations = [
+            prompt if isinstance(prompt, str) else conversation_of(prompt, system, item)
+            for item, prompt in enumerate(prompts)
+        ]
+        chat = bool(options.get("chat", True))
+        return Questions(name, conversations, sampling, self._record, system=system, chat=chat)
 
-    def _reuse(self, request: wire.Request, spare: records.Call) -> None:
+    async def _not_reused(self, questions: Questions, asked: Asked) -> Sequence[wire.Request]:
+        """Give the items their answers that equal calls had got; the others' requests."""
+        if not self.spares.is_read:
+            await in_thread(self._driver, self.spares.read)
+        if not self.spares:
+            return questions
+        return [
+            request
+            for item, request in enumerate(questions)
+            if (spare := self.spares.take(request_key(request, asked.model))) is None
+            or not self._reuse(asked, item, request, spare)
+        ]
+
+    def _reuse(self, asked: Asked, item: int, request: wire.Request, spare: records.Call) -> bool:
         """Answer with what an equal call had got; a line in the log says so."""
-        opened = self._open.pop(request.id)
-        line = msgspec.structs.replace(
-            spare,
-            **self._log.stamp(spare.producer),
-            **opened.place,
-            id=request.id,
-            turn=self._log.turn,
-            source="reused",
-            prompt_token_ids=None,
-            token_ids=None,
-            logprobs=None,
-            queue_s=0.0,
-            compute_s=0.0,
-            total_s=0.0,
-        )
         try:
-            self._log.calls([line])
+            (place,) = self._log.calls([self._lines.reused(asked, item, request, spare)])
         except OSError as error:
-            opened.future.set_exception(WorkerError(f"the log can't be written: {error}"))
-            return
-        self.spares.enter(opened.place["cell"], opened.key, spare)
+            asked.settle(item, WorkerError(f"the log can't be written: {error}"))
+            return True
+        self.spares.enter(asked.cell, place)
         self.tally.reused += 1
         self.tally.done += 1
-        opened.future.set_result(spare.response or "")
+        asked.settle(item, spare.response or "")
+        return True
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
-        wanted = [o for o in outcomes if o.request.id in self._open]
+        wanted = []
+        for outcome in outcomes:
+            name, _, number = outcome.request.id.rpartition(".")
+            asked, item = self._asked.get(name), int(number)
+            if asked is not None and asked.waits_for(item):
+                wanted.append((asked, item, outcome))
         if not wanted:
             return
         try:
-            calls = [self._call(o, self._open[o.request.id]) for o in wanted]
-            self._log.calls(calls)
+            calls = [self._lines.line(*each) for each in wanted]
+            places = self._log.calls(calls)
         except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
-            for outcome in wanted:
-                future = self._open.pop(outcome.request.id).future
-                if not future.done():
-                    future.set_exception(WorkerError(f"the log can't be written: {error}"))
+            for asked, item, _ in wanted:
+                asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
-        for outcome, call in zip(wanted, calls, strict=True):
-            opened = self._open.pop(outcome.request.id)
-            future = opened.future
+        for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
             if call.response is not None:
-                self.spares.enter(call.cell, opened.key, without_ids(call))
-            if future.done():
-                continue
-            if isinstance(outcome.result, wire.Failure):
-                kind = outcome.lost or outcome.result.kind
-                future.set_exception(WorkerError(outcome.result.detail, kind=kind))
-            else:
-                future.set_result(outcome.result.text)
+                self.spares.enter(call.cell, place)
+            asked.settle(item, _answer(outcome))
         self._on_progress()
 
-    def _call(self, outcome: Outcome, opened: Open) -> records.Call:
-        request, result = outcome.request, outcome.result
-        sampling = {**msgspec.to_builtins(request.sampling), "record": request.record}
-        if opened.model is not None:
-            sampling["model"] = opened.model
-        fields: dict[str, Any] = {
-            **self._log.stamp(outcome.producer),
-            **opened.place,
-            "id": request.id,
-            "turn": self._log.turn,
-            "attempt": result.attempt,
-            "sampling": sampling,
-            "model": _model(outcome.card, self._backend.name),
-            "messages": None if request.messages is None else tuple(messages_of(request)),
-            "total_s": outcome.total_s,
-        }
-        if isinstance(result, wire.Failure):
-            prompt = "\n".join(message["content"] for message in messages_of(request))
-            kind = outcome.lost or result.kind
-            fields |= {
-                "prompt": prompt,
-                "response": None,
-                "finish_reason": None,
-                "usage": records.TokenUsage(result.prompt_tokens or 0, 0),
-                "error": records.CallFailure(kind, result.detail),
-            }
-            return records.Call(**fields)
-        spans = self._index.spans(result.prompt)
-        return records.Call(
-            **fields,
-            prompt=result.prompt,
-            response=result.text,
-            finish_reason=result.finish_reason,
-            usage=records.TokenUsage(
-                result.prompt_tokens, result.completion_tokens, result.cached_tokens
-            ),
-            prompt_token_ids=result.prompt_token_ids,
-            token_ids=result.token_ids,
-            logprobs=result.logprobs,
-            spans=spans,
-            context_sha256=self._context_sha256 if spans else "",
-            queue_s=result.queue_s,
-            compute_s=result.compute_s,
-        )
-
     def _count(self, call: records.Call) -> None:
-        self.tally.done += 1
+        tally = self.tally
+        tally.done += 1
         if call.response is None:
-            self.tally.failed += 1
+            tally.failed += 1
             return
-        used = call.usage
-        self.tally.usage += Usage(used.input_tokens, used.output_tokens, used.cached_input_tokens)
-        self.spans.extend(call.spans)
+        tally.input_tokens += call.usage.input_tokens
+        tally.output_tokens += call.usage.output_tokens
+        tally.cached_input_tokens += call.usage.cached_input_tokens
         if call.spans:
+            self.spans.extend(call.spans)
             self.readings.append(Reading(call.response, passage_of(call.spans)))
 
     def take_up(self, run: Run) -> None:
         """Go on with the calls of a run that was cut off."""
         self._numbers = itertools.count(last_batch(run) + 1)
-        fill_spares(self.spares, run)
+        fill_spares(self.spares.recorded, run)
         for line in run.calls:
             self.tally.asked += 1
             if line.source == "reused":
@@ -371,14 +313,14 @@ class WorkerCalls:
     def cancel(self) -> None:
         """Forget every open call, and refuse more: the run has ended."""
         self._ended = True
-        open_calls, self._open = self._open, {}
-        self._backend.cancel(set(open_calls))
-        for opened in open_calls.values():
-            if not opened.future.done():
-                opened.future.set_exception(WorkerError("the run ended", kind="cancelled"))
+        self._backend.cancel(self._log.run)
+        for asked in list(self._asked.values()):
+            asked.settle_all(WorkerError("the run ended", kind="cancelled"))
 
 
-def _model(card: wire.ModelCard | None, name: str) -> records.Model:
-    if card is None:
-        return records.Model(name)
-    return records.Model(**msgspec.structs.asdict(card))
+def _answer(outcome: Outcome) -> str | WorkerError:
+    """What a cell gets for it."""
+    result = outcome.result
+    if isinstance(result, wire.Failure):
+        return WorkerError(result.detail, kind=outcome.lost or result.kind)
+    return result.text

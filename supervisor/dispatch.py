@@ -23,7 +23,6 @@ from distill.supervisor.requests import (
     Outcome,
     Pending,
     Submission,
-    estimate_tokens,
     frames,
 )
 from distill.supervisor.suspects import Suspects
@@ -57,21 +56,17 @@ class Dispatch:
 
     def add(self, submission: Submission) -> None:
         """Queue requests for the model that the submission names."""
-        now_s = time.monotonic()
-        self._queue(submission).add(
-            submission,
-            (Pending(r, submission, estimate_tokens(r), now_s) for r in submission.requests),
-        )
+        self._queue(submission).add(submission, time.monotonic())
 
     def _queue(self, submission: Submission) -> Queue:
         return self._queues[_model(submission)]
 
-    def remove(self, ids: set[str]) -> None:
-        """Forget these requests where they wait."""
+    def remove(self, run: str) -> None:
+        """Forget the requests of a run where they wait."""
         for queue in self._queues.values():
-            queue.remove(ids)
+            queue.remove(run)
         for suspects in self._suspects.values():
-            suspects.remove(ids)
+            suspects.remove(run)
 
     def deal(self) -> None:
         """Give what waits to those with room, the one with the fewest tokens in flight first."""

@@ -99,11 +99,12 @@ class Fleet:
         self._dispatch.add(submission)
         self._settle()
 
-    def cancel(self, ids: set[str]) -> None:
-        """Forget these requests; their answers, if any come, are dropped."""
-        self._dispatch.remove(ids)
+    def cancel(self, run: str) -> None:
+        """Forget the requests of a run; their answers, if any come, are dropped."""
+        self._dispatch.remove(run)
         for worker in self._workers.values():
-            gone = tuple(key for key in worker.in_flight if key in ids)
+            in_flight = worker.in_flight.items()
+            gone = tuple(key for key, each in in_flight if each.submission.run == run)
             for key in gone:
                 worker.give_back(key)
             if gone and worker.conversation.allows(wire.Cancel):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -23,6 +24,9 @@ import msgspec
 from distill.errors import InputError
 from distill.supervisor.text import printable_json
 from distill.traces import records
+
+READ_BYTES = 1 << 16
+"""Read at a time when a line is looked up."""
 
 
 def now() -> float:
@@ -75,33 +79,55 @@ class Journal:
             os.write(descriptor, b"\n")
         return descriptor
 
-    def write(self, log: str, lines: Sequence[records.AnyRecord]) -> None:
-        """Append records to one log, in one write. Raises OSError if the disk refuses."""
+    def write(self, log: str, lines: Sequence[records.AnyRecord]) -> list[int]:
+        """Append records to one log, in one write; at which bytes of it the lines begin.
+
+        Raises OSError if the disk refuses.
+        """
         if not lines:
-            return
-        self._append(log, b"".join(self._encode(line) + b"\n" for line in lines))
+            return []
+        encoded = [self._encode(line) for line in lines]
+        start = self._append(log, b"\n".join([*encoded, b""]))
+        return list(itertools.accumulate((len(line) + 1 for line in encoded[:-1]), initial=start))
 
     def _encode(self, line: records.AnyRecord) -> bytes:
         try:
             return self._encoder.encode(line)
         except UnicodeEncodeError:
-            return self._encoder.encode(printable_json(msgspec.to_builtins(line)))
+            plain = msgspec.to_builtins(line, enc_hook=msgspec.json.decode)  # Raw: is JSON
+            return self._encoder.encode(printable_json(plain))
 
-    def _append(self, log: str, data: bytes) -> None:
+    def _append(self, log: str, data: bytes) -> int:
         with self._lock:
             if log not in self._files:
                 raise OSError(errno.EBADF, "the journal is closed")
+            descriptor = self._files[log]
+            start = os.lseek(descriptor, 0, os.SEEK_END)
             view = memoryview(data)
             while view:
-                view = view[os.write(self._files[log], view) :]
+                view = view[os.write(descriptor, view) :]
+        return start
+
+    def line(self, log: str, start: int) -> bytes:
+        """The line of one log that begins at this byte. Raises OSError if it can't be read."""
+        line = b""
+        while b"\n" not in line:
+            with self._lock:
+                if log not in self._files:
+                    raise OSError(errno.EBADF, "the journal is closed")
+                piece = os.pread(self._files[log], READ_BYTES, start + len(line))
+            if not piece:
+                raise OSError(errno.ENODATA, f"{log} has no line at byte {start}")
+            line += piece
+        return line.partition(b"\n")[0]
 
     def supervisor(self, *lines: records.SupervisorRecord) -> None:
         """Append to supervisor.jsonl."""
         self.write(records.SUPERVISOR_LOG, lines)
 
-    def worker(self, lines: Iterable[records.WorkerRecord]) -> None:
-        """Append to worker.jsonl."""
-        self.write(records.WORKER_LOG, list(lines))
+    def worker(self, lines: Iterable[records.WorkerRecord]) -> list[int]:
+        """Append to worker.jsonl; at which bytes of it the lines begin."""
+        return self.write(records.WORKER_LOG, list(lines))
 
     def store_context(
         self, context: Any, sources: Sequence[str] = ()

@@ -5,7 +5,11 @@
     Queue (one a model)
       └─ Lane (one a run): the run that has been given the fewest tokens is next
            ├─ interactive: single questions, before any run's batches
-           └─ bulk: Groups of requests that begin alike, each for one worker
+           └─ bulk: Backlogs, one a submission
+                └─ Groups of requests that begin alike, each for one worker
+
+What waits in bulk is numbers: a request is made when it is next (``requests.Questions``), so a
+million tiny prompts cost the driver little more than their texts.
 
 A worker that has read a passage once answers further questions about it without reading it
 again, so requests that share a long beginning go to one worker together (design §3: 2.2-2.5x
@@ -14,11 +18,13 @@ share makes no group: it would send them all to one worker. No worker is idle wh
 work that they have not begun: then it takes from their groups.
 """
 
+import itertools
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from distill.supervisor.requests import Pending, Submission, text_of
+from distill.supervisor.requests import Pending, Submission, estimate_tokens, text_of
 
 ALIKE_CHARS = 512
 """A beginning shorter than this is an instruction, not a passage."""
@@ -28,11 +34,65 @@ ALIKE_SHARE = 0.5
 HasRoom = Callable[[Pending], bool]
 
 
-@dataclass(slots=True, eq=False)
-class Group:
-    """Requests that begin alike."""
+class Backlog:
+    """The requests of one submission that no worker is at, in groups."""
 
-    waiting: deque[Pending]
+    def __init__(self, submission: Submission, since_s: float) -> None:
+        self.submission = submission
+        self._since_s = since_s
+        groups = grouped([text_of(request) for request in submission.requests])
+        self.order = array("I", (number for group in groups for number in group))
+        """The numbers of all its requests, group by group."""
+        self._sizes = iter(array("I", map(len, groups)))
+        self._begun = 0
+
+    def __len__(self) -> int:
+        return len(self.order) - self._begun
+
+    def next_group(self) -> "Group":
+        """Take out the next group; there must be one."""
+        start = self._begun
+        self._begun += next(self._sizes)
+        return Group(self, start, self._begun)
+
+    def rest(self) -> "Group":
+        """All that has not been taken out, as if it were one group."""
+        return Group(self, self._begun, len(self.order))
+
+    def pending(self, place: int) -> Pending:
+        """The request at this place of the order, made now."""
+        request = self.submission.requests[self.order[place]]
+        return Pending(request, self.submission, estimate_tokens(request), self._since_s)
+
+
+class Group:
+    """Requests that begin alike: the places from ``next`` to before ``end`` of their backlog."""
+
+    __slots__ = ("_backlog", "_end", "_first", "_next")
+
+    def __init__(self, backlog: Backlog, start: int, end: int) -> None:
+        self._backlog = backlog
+        self._next, self._end = start, end
+        self._first: Pending | None = None
+
+    def __len__(self) -> int:
+        return self._end - self._next
+
+    @property
+    def first(self) -> Pending:
+        """The one that is next."""
+        if self._first is None:
+            self._first = self._backlog.pending(self._next)
+        return self._first
+
+    def pop(self) -> Pending:
+        """Take out the one that is next."""
+        first, self._first = self.first, None
+        self._next += 1
+        return first
+
+    def __iter__(self) -> Iterator[Pending]:
+        return map(self._backlog.pending, range(self._next, self._end))
 
 
 @dataclass(slots=True)
@@ -40,44 +100,51 @@ class Lane:
     """What one run has waiting. ``served_tokens`` is what it has been given, for fairness."""
 
     interactive: deque[Pending] = field(default_factory=deque)
-    bulk: deque[Group] = field(default_factory=deque)
+    free: deque[Group] = field(default_factory=deque)
+    """Groups that are next, before those of the backlogs."""
+    bulk: deque[Backlog] = field(default_factory=deque)
     held: dict[str, Group] = field(default_factory=dict)
     """The group that each worker is at."""
     served_tokens: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.interactive or self.bulk or self.held)
+        return bool(self.interactive or self.free or self.bulk or self.held)
 
     def pop_bulk(self, worker: str, has_room: HasRoom) -> Pending | None:
         """The next request of a batch for this worker; None where it has no room for that."""
         group = self.held.get(worker)
+        is_held = group is not None
         if group is None:
-            group = self.bulk[0] if self.bulk else self._largest_held()
-        if not has_room(group.waiting[0]):
+            group = self._free_group()
+        if group is None:
+            group, is_held = self._largest_held(), True
+        if not has_room(group.first):
             return None
-        if self.bulk and group is self.bulk[0]:
-            self.bulk.popleft()
+        if not is_held:
+            self.free.popleft()
         self.held[worker] = group
-        pending = group.waiting.popleft()
-        if not group.waiting:
+        pending = group.pop()
+        if not group:
             self.held = {name: each for name, each in self.held.items() if each is not group}
         return pending
 
+    def _free_group(self) -> Group | None:
+        """The next group that no worker is at."""
+        if not self.free and self.bulk:
+            self.free.append(self.bulk[0].next_group())
+            if not self.bulk[0]:
+                self.bulk.popleft()
+        return self.free[0] if self.free else None
+
     def _largest_held(self) -> Group:
-        return max(self.held.values(), key=lambda group: len(group.waiting))
+        return max(self.held.values(), key=len)
 
     def groups(self) -> Iterator[Group]:
         """Every group once, held (by one worker or several) or not."""
         yield from dict.fromkeys(self.held.values())
-        yield from self.bulk
-
-    def remove(self, ids: set[str]) -> None:
-        """Forget these requests."""
-        self.interactive = deque(p for p in self.interactive if p.request.id not in ids)
-        for group in self.groups():
-            group.waiting = deque(p for p in group.waiting if p.request.id not in ids)
-        self.bulk = deque(group for group in self.bulk if group.waiting)
-        self.held = {name: group for name, group in self.held.items() if group.waiting}
+        yield from self.free
+        for backlog in self.bulk:
+            yield backlog.rest()
 
 
 class Queue:
@@ -98,17 +165,17 @@ class Queue:
             lane = self._lanes[run] = Lane(served_tokens=least)
         return lane
 
-    def add(self, submission: Submission, pendings: Iterable[Pending]) -> None:
+    def add(self, submission: Submission, since_s: float) -> None:
         """Put requests that were asked at once at the end of their run's lane."""
-        waiting = list(pendings)
-        if not waiting:
+        if not submission.requests:
             return
-        self._count += len(waiting)
         lane = self._lane(submission.run)
+        backlog = Backlog(submission, since_s)
+        self._count += len(backlog)
         if submission.interactive:
-            lane.interactive.extend(waiting)
+            lane.interactive.extend(backlog.rest())
         else:
-            lane.bulk.extend(grouped(waiting))
+            lane.bulk.append(backlog)
 
     def put_back(self, pending: Pending) -> None:
         """One whose worker has died: before what has not been tried yet."""
@@ -119,8 +186,7 @@ class Queue:
         """The next request for this worker; None if it has no room for it, or nothing waits."""
         if not self._count:
             return None
-        urgent = [lane for lane in self._lanes.values() if lane.interactive]
-        lane = min(urgent or self._lanes.values(), key=lambda each: each.served_tokens)
+        lane = self._next_lane()
         if lane.interactive:
             if not has_room(lane.interactive[0]):
                 return None
@@ -132,57 +198,60 @@ class Queue:
             pending = taken
         lane.served_tokens += pending.tokens
         self._count -= 1
-        self._sweep(pending.submission.run, lane)
+        if not lane:
+            del self._lanes[pending.submission.run]
         return pending
 
-    def _sweep(self, run: str, lane: Lane) -> None:
-        if not lane:
-            del self._lanes[run]
+    def _next_lane(self) -> Lane:
+        lanes = list(self._lanes.values())
+        if len(lanes) == 1:
+            return lanes[0]
+        urgent = [lane for lane in lanes if lane.interactive]
+        return min(urgent or lanes, key=lambda each: each.served_tokens)
 
     def release(self, worker: str) -> None:
         """The worker is gone: others may take what it had not begun."""
         for lane in self._lanes.values():
             group = lane.held.pop(worker, None)
             if group is not None and group not in lane.held.values():
-                lane.bulk.appendleft(group)
+                lane.free.appendleft(group)
 
-    def remove(self, ids: set[str]) -> None:
-        """Forget these requests."""
-        for run, lane in list(self._lanes.items()):
-            lane.remove(ids)
-            self._sweep(run, lane)
-        self._count = sum(1 for _ in self)
+    def remove(self, run: str) -> None:
+        """Forget the requests of a run."""
+        lane = self._lanes.pop(run, None)
+        if lane is not None:
+            self._count -= len(lane.interactive) + sum(map(len, lane.groups()))
 
     def __iter__(self) -> Iterator[Pending]:
         """Everything that waits."""
         for lane in self._lanes.values():
             yield from lane.interactive
             for group in lane.groups():
-                yield from group.waiting
+                yield from group
 
-    def clear(self) -> list[Pending]:
-        """Take everything out."""
-        waiting = list(self)
-        self._lanes.clear()
-        self._count = 0
-        return waiting
+    def clear(self) -> Iterator[Pending]:
+        """Take everything out, one by one."""
+        while self._lanes:
+            run, lane = next(iter(self._lanes.items()))
+            waiting = itertools.chain(lane.interactive, *map(iter, lane.groups()))
+            self.remove(run)
+            yield from waiting
 
 
-def grouped(waiting: list[Pending]) -> list[Group]:
-    """Requests by how they begin; groups in the order of their first request."""
-    order = {pending.request.id: place for place, pending in enumerate(waiting)}
-    texts = {pending.request.id: text_of(pending.request) for pending in waiting}
-    groups: list[list[Pending]] = []
-    for pending in sorted(waiting, key=lambda each: texts[each.request.id]):
-        text = texts[pending.request.id]
-        if groups and _alike(texts[groups[-1][-1].request.id], text):
-            groups[-1].append(pending)
+def grouped(texts: Sequence[str]) -> list[list[int]]:
+    """The numbers of texts by how they begin; groups in the order of their first text."""
+    groups = [[number] for number, text in enumerate(texts) if len(text) < ALIKE_CHARS]
+    long = [number for number, text in enumerate(texts) if len(text) >= ALIKE_CHARS]
+    last = ""
+    for number in sorted(long, key=texts.__getitem__):
+        if _alike(last, texts[number]):
+            groups[-1].append(number)
         else:
-            groups.append([pending])
+            groups.append([number])
+        last = texts[number]
     for group in groups:
-        group.sort(key=lambda each: order[each.request.id])
-    groups.sort(key=lambda group: order[group[0].request.id])
-    return [Group(deque(group)) for group in groups]
+        group.sort()
+    return sorted(groups)
 
 
 def _alike(one: str, other: str) -> bool:

@@ -5,6 +5,8 @@ A match of at least 2 x block - 1 characters holds a whole aligned block whereve
 so sliding over a prompt finds it, and it is then extended both ways to its full length.
 """
 
+import bisect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,40 +19,69 @@ PROMPT_LIMIT_CHARS = 500_000
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
+SIEVE_BYTES = 1 << 20
 SHORTEST_TEXT_CHARS = 8
 SHORT_TEXTS_LIMIT = 1000
 """Texts that are shorter than a match, of a list or dict, that are looked for whole."""
+BARREN_LIMIT_CHARS = 4096
+"""Of what prompts have in common beside the passage, what is remembered."""
+FIRST_STEP_CHARS = 16
+AT_ONCE_CHARS = 32_768
+"""Of a prompt, what is compared at once before it goes by steps: most passages end one."""
 PLACES_LIMIT = 8
 """Places of a repeated block that are tried for the longest match."""
 
 
 class SpanIndex:
-    """Finds spans of one context in any number of prompts."""
+    """Finds spans of one context in any number of prompts. Not thread-safe.
+
+    Numbers of places instead of objects: what holds only strings and integers, Python's garbage
+    collector never looks at, and lookups touch less memory.
+    """
 
     def __init__(self, context: Any) -> None:
         self._texts = list(texts_of(context))
-        total = sum(len(text) for _, text in self._texts)
+        self._ends = list(itertools.accumulate(len(text) for _, text in self._texts))
+        total = self._ends[-1] if self._ends else 0
         self._block = max(SMALLEST_BLOCK_CHARS, -(-total // BLOCKS_LIMIT))
-        self._places: dict[str, list[tuple[int, int]]] = {}
+        self._first: dict[str, int] = {}
+        """Where each block stands, counted through all texts."""
+        self._others: dict[str, list[int]] = {}
+        """Where else, in the order of the context."""
+        self._seen = bytearray(SIEVE_BYTES)
+        """Not 0 where the hash of a block points: most of what is no block is known by this
+        alone, which stays in the processor's cache.
+        """
         self._short: list[int] = []
+        self._barren_head = self._barren_tail = ""
+        """How the last prompts began and ended alike: where no block of the context is."""
         for number, (_, text) in enumerate(self._texts):
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
                 self._short.append(number)
-            for start in range(0, len(text) - self._block + 1, self._block):
-                self._places.setdefault(text[start : start + self._block], []).append(
-                    (number, start)
-                )
+            self._enter(text, self._ends[number] - len(text))
+
+    def _enter(self, text: str, base: int) -> None:
+        block, first, seen = self._block, self._first, self._seen
+        for start in range(0, len(text) - block + 1, block):
+            piece = text[start : start + block]
+            seen[hash(piece) % SIEVE_BYTES] = 1
+            if piece in first:
+                self._others.setdefault(piece, []).append(base + start)
+            else:
+                first[piece] = base + start
 
     def spans(self, prompt: str) -> tuple[Span, ...]:
         """The longest matches in ``prompt``, left to right, none overlapping.
 
         A text of the context that is shorter than a match can be counts if it stands there whole.
         """
-        spans = list(self._scan(prompt[:PROMPT_LIMIT_CHARS]))
-        for span in self._whole(prompt):
-            if not any(_overlap(span, other) for other in spans):
-                spans.append(span)
-        return tuple(sorted(spans, key=lambda span: span.prompt_start))
+        spans = self._scan(prompt[:PROMPT_LIMIT_CHARS])
+        if self._short:
+            for span in self._whole(prompt):
+                if not any(_overlap(span, other) for other in spans):
+                    spans.append(span)
+            spans.sort(key=lambda span: span.prompt_start)
+        return tuple(spans)
 
     def _whole(self, prompt: str) -> Iterator[Span]:
         for number in self._short[:SHORT_TEXTS_LIMIT]:
@@ -60,35 +91,66 @@ class SpanIndex:
                 start = text.index(core)
                 yield Span(start, start + len(core), place, part)
 
-    def _scan(self, prompt: str) -> Iterator[Span]:
-        known, block = self._places, self._block
-        position = floor = 0
-        while True:
-            # What is no passage costs a step a character: this expression is all of the step.
-            starts = range(position, len(prompt) - block + 1)
-            found = next((at for at in starts if prompt[at : at + block] in known), None)
-            if found is None:
-                return
-            span = self._longest(prompt, found, floor, known[prompt[found : found + block]])
+    def _scan(self, prompt: str) -> list[Span]:
+        spans: list[Span] = []
+        floor = 0
+        position = 0
+        found = self._first_block(prompt)
+        while found < len(prompt):
+            span = self._longest(prompt, found, floor)
             if span is None:
                 position = found + 1
             else:
+                spans.append(span)
                 position = floor = span.prompt_start + span.end - span.start
-                yield span
+            if prompt[position : position + BARREN_LIMIT_CHARS] == self._barren_tail:
+                break
+            found = self._next_block(prompt, position)
+        else:
+            if len(prompt) - position < BARREN_LIMIT_CHARS:
+                self._barren_tail = prompt[position:]
+        return spans
 
-    def _longest(
-        self, prompt: str, position: int, floor: int, places: list[tuple[int, int]]
-    ) -> Span | None:
-        best: Span | None = None
-        for number, start in places[:PLACES_LIMIT]:
-            part, text = self._texts[number]
-            left = _common_suffix(text, start, prompt, position, position - floor)
-            right = _common_prefix(text, start + self._block, prompt, position + self._block)
-            begin, end = start - left, start + self._block + right
-            if end - begin >= MIN_MATCH_CHARS and (
-                best is None or end - begin > best.end - best.start
+    def _first_block(self, prompt: str) -> int:
+        """``_next_block`` from the beginning, but for what is known of prompts that begin so."""
+        head, block = self._barren_head, self._block
+        if head and prompt.startswith(head):
+            return self._next_block(prompt, max(0, len(head) - block + 1))
+        found = self._next_block(prompt, 0)
+        alike = common_prefix(prompt, 0, head, 0)
+        end = alike if alike > block else min(found + block - 1, BARREN_LIMIT_CHARS)
+        self._barren_head = prompt[:end]
+        return found
+
+    def _next_block(self, prompt: str, position: int) -> int:
+        """Where the next block of the context begins, from here on; the prompt's end if none does.
+
+        What is no passage costs a step a character: the loop is all of the step.
+        """
+        first, block, seen = self._first, self._block, self._seen
+        for at in range(position, len(prompt) - block + 1):
+            if (
+                seen[hash(prompt[at : at + block]) % SIEVE_BYTES]
+                and prompt[at : at + block] in first
             ):
-                best = Span(begin, end, position - left, part)
+                return at
+        return len(prompt)
+
+    def _longest(self, prompt: str, position: int, floor: int) -> Span | None:
+        """The longest match that the block of the context at ``position`` is part of."""
+        block = self._block
+        piece = prompt[position : position + block]
+        best: Span | None = None
+        longest = MIN_MATCH_CHARS - 1
+        for place in (self._first[piece], *self._others.get(piece, ())[: PLACES_LIMIT - 1]):
+            number = bisect.bisect_right(self._ends, place)
+            part, text = self._texts[number]
+            start = place - self._ends[number] + len(text)
+            left = common_suffix(text, start, prompt, position, position - floor)
+            right = common_prefix(text, start + block, prompt, position + block)
+            if left + block + right > longest:
+                longest = left + block + right
+                best = Span(start - left, start + block + right, position - left, part)
         return best
 
 
@@ -98,20 +160,29 @@ def _overlap(one: Span, other: Span) -> bool:
     return one.prompt_start < ends[1] and other.prompt_start < ends[0]
 
 
-def _common_prefix(text: str, start: int, prompt: str, position: int) -> int:
-    """How many characters agree from here on; by doubling steps, so long spans are cheap."""
-    count, step = 0, 64
-    while step:
+def common_prefix(text: str, start: int, prompt: str, position: int) -> int:
+    """How many characters agree from here on.
+
+    All that is left of a prompt is tried at once; then it goes by doubling and by halving steps.
+    """
+    rest = prompt[position : position + AT_ONCE_CHARS]
+    count = len(rest) if text.startswith(rest, start) else 0
+    step = FIRST_STEP_CHARS
+    while text.startswith(
+        piece := prompt[position + count : position + count + step], start + count
+    ):
+        count += len(piece)
+        if len(piece) < step:
+            return count
+        step *= 2
+    while step := step // 2:
         piece = prompt[position + count : position + count + step]
         if len(piece) == step and text.startswith(piece, start + count):
             count += step
-            step *= 2
-        else:
-            step //= 2
     return count
 
 
-def _common_suffix(text: str, start: int, prompt: str, position: int, most: int) -> int:
+def common_suffix(text: str, start: int, prompt: str, position: int, most: int) -> int:
     count = 0
     while (
         count < most

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from distill.protocol import worker_link as wire
+from distill.protocol.message import Record
 from distill.supervisor.ledger import content_hash
 from distill.token_estimate import estimated_tokens
 from distill.traces import records
@@ -28,6 +29,52 @@ class Outcome:
 Deliver = Callable[[list[Outcome]], None]
 
 
+class Questions(Sequence[wire.Request]):
+    """The requests of one call, ``NAME.0`` and on.
+
+    Each is made when it is looked at, so one that waits takes little more than its text.
+    A prompt is a text or a whole conversation; ``system`` goes before a text, and ``chat`` says
+    whether that is a user's message or sent as it stands.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prompts: Sequence[str | tuple[wire.ChatMessage, ...]],
+        sampling: wire.Sampling,
+        record: Record,
+        *,
+        system: str = "",
+        chat: bool = True,
+    ) -> None:
+        self._name = name
+        self._prompts = prompts
+        self._sampling = sampling
+        self._record: Record = record
+        self._before = (wire.ChatMessage("system", system),) if system else ()
+        self._chat = chat
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    @overload
+    def __getitem__(self, item: int) -> wire.Request: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[wire.Request]: ...
+    def __getitem__(self, item: int | slice) -> wire.Request | list[wire.Request]:
+        if isinstance(item, slice):
+            return [self[each] for each in range(len(self))[item]]
+        prompt = self._prompts[item]
+        name = f"{self._name}.{item}"
+        if not isinstance(prompt, str):
+            messages = prompt
+        elif self._chat:
+            messages = (*self._before, wire.ChatMessage("user", prompt))
+        else:
+            return wire.Request(name, 1, self._sampling, prompt=prompt, record=self._record)
+        return wire.Request(name, 1, self._sampling, messages=messages, record=self._record)
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """Requests that were asked at once. ``deliver`` gets every outcome once, as they come.
@@ -45,7 +92,7 @@ class Submission:
 
 @dataclass(slots=True)
 class Pending:
-    """A request that waits for a worker or an answer."""
+    """A request that is next for a worker, or waits for its answer."""
 
     request: wire.Request
     submission: Submission

@@ -53,6 +53,10 @@ class RunLog:
         """A record of any other kind, in supervisor.jsonl."""
         self.journal.supervisor(kind(**self.stamp(), **fields))
 
-    def calls(self, calls: Iterable[records.Call]) -> None:
-        """Worker calls that ended, in one write."""
-        self.journal.worker(calls)
+    def calls(self, calls: Iterable[records.Call]) -> list[int]:
+        """Worker calls that ended, in one write; at which bytes of the log they begin."""
+        return self.journal.worker(calls)
+
+    def call_line(self, start: int) -> bytes:
+        """The line of a worker call that begins at this byte of the log."""
+        return self.journal.line(records.WORKER_LOG, start)

@@ -29,7 +29,16 @@ class Spares(Generic[Answer]):
             for key, answer in unsettled:
                 self._free[key].append(answer)
 
+    def __bool__(self) -> bool:
+        """Whether any is free."""
+        return bool(self._free)
+
     def take(self, key: str) -> Answer | None:
         """A free answer to this call, which is then used; None if there is none."""
         free = self._free.get(key)
-        return free.popleft() if free else None
+        if free is None:
+            return None
+        answer = free.popleft()
+        if not free:
+            del self._free[key]
+        return answer

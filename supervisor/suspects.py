@@ -38,10 +38,10 @@ class Suspects:
         waiting = self._alone if pending.deaths >= ALONE_FROM_DEATHS else self._shared
         waiting.append(pending)
 
-    def remove(self, ids: set[str]) -> None:
-        """Forget these requests."""
-        self._shared = deque(p for p in self._shared if p.request.id not in ids)
-        self._alone = deque(p for p in self._alone if p.request.id not in ids)
+    def remove(self, run: str) -> None:
+        """Forget the requests of a run."""
+        self._shared = deque(p for p in self._shared if p.submission.run != run)
+        self._alone = deque(p for p in self._alone if p.submission.run != run)
 
     def clear(self) -> list[Pending]:
         """Take everything out."""

@@ -55,5 +55,6 @@ def _size_bytes(result: Result | Failure) -> int:
     """About the size on the wire: enough to bound a frame."""
     if isinstance(result, Failure):
         return 100 + len(result.detail)
-    ids = len(result.prompt_token_ids or ()) + len(result.token_ids or ())
-    return 200 + len(result.text) + len(result.prompt) + 3 * ids + 9 * len(result.logprobs or ())
+    ids_bytes = len(result.prompt_token_ids or b"") + len(result.token_ids or b"")
+    chars = len(result.text) + len(result.prompt or "") + len(result.before) + len(result.after)
+    return 200 + chars + ids_bytes + 9 * len(result.logprobs or ())

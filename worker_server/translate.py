@@ -4,7 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from distill.protocol.worker_link import Failure, FailureKind, Request, Result, Sampling
+from distill.protocol.worker_link import (
+    Failure,
+    FailureKind,
+    Request,
+    Result,
+    Sampling,
+    pack_ids,
+    sent_text,
+)
 
 DETAIL_LIMIT_CHARS = 4000
 
@@ -107,18 +115,30 @@ def answer(request: Request, prompt: str, output: Any) -> Result | Failure:
         attempt=request.attempt,
         text=completion.text,
         finish_reason=reason,
-        prompt=prompt,
+        **_around(request, prompt),
         prompt_tokens=len(output.prompt_token_ids),
         completion_tokens=len(token_ids),
         cached_tokens=output.num_cached_tokens or 0,
-        prompt_token_ids=tuple(output.prompt_token_ids) if record_ids else None,
-        token_ids=token_ids if record_ids else None,
+        prompt_token_ids=pack_ids(output.prompt_token_ids) if record_ids else None,
+        token_ids=pack_ids(token_ids) if record_ids else None,
         logprobs=(
             _logprobs(token_ids, completion.logprobs) if request.record == "ids+logprobs" else None
         ),
         queue_s=queue_s,
         compute_s=compute_s,
     )
+
+
+def _around(request: Request, prompt: str) -> dict[str, str]:
+    """Fields for the text as the model saw it, without what the driver has sent itself.
+
+    Whichever place is found: the three pieces make up the text.
+    """
+    sent = sent_text(request)
+    place = prompt.find(sent) if sent else -1
+    if place < 0:
+        return {"prompt": prompt}
+    return {"before": prompt[:place], "after": prompt[place + len(sent) :]}
 
 
 def _logprobs(token_ids: Sequence[int], positions: Any) -> tuple[float, ...]:

@@ -18,8 +18,8 @@ SPOOL_FOLDER = "spool"
 ProcessKind = Literal["driver", "launcher", "sandbox", "worker_server"]
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a record."""
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A part of a record. Plain data, in no cycle: nothing for the garbage collector to look at."""
 
 
 class Record(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, kw_only=True):
@@ -283,7 +283,7 @@ class Model(Part, frozen=True):
     logprobs_mode: str = ""
 
 
-class Call(Record, frozen=True, tag="call"):
+class Call(Record, frozen=True, tag="call", gc=False):
     """One worker call; the line stands alone.
 
     ``prompt`` is the text as the model saw it, template included; ``messages`` what was

@@ -232,3 +232,26 @@ def test_sampling_parameters_are_held_to_their_ranges(sampling: dict[str, Any]) 
     data = msgpack.packb({"type": "Requests", "requests": [request]})
     with pytest.raises(RemoteProtocolError):
         codec.WORKER_TO_DRIVER.decode(data)
+
+
+@given(st.lists(st.integers(0, (1 << 32) - 1)))
+def test_token_ids_survive_packing(ids: list[int]) -> None:
+    packed = W.pack_ids(ids)
+    assert W.unpack_ids(packed) == tuple(ids)
+    results = W.Results((W.Result("r", 1, "", "stop", 0, 0, token_ids=packed),))
+    assert codec.DRIVER_TO_WORKER.decode(codec.WORKER_TO_DRIVER.encode(results)) == results
+
+
+@pytest.mark.parametrize("field", ["token_ids", "prompt_token_ids"])
+def test_bytes_that_are_no_ids_are_the_peers_error(field: str) -> None:
+    lie = {"type": "Result", "id": "r", "attempt": 1, "text": "", "finish_reason": "stop"}
+    lie |= {"prompt_tokens": 0, "completion_tokens": 0, field: b"12345"}
+    payload = msgpack.packb({"type": "Results", "results": [lie]})
+    with pytest.raises(RemoteProtocolError, match="4 bytes each"):
+        codec.DRIVER_TO_WORKER.decode(payload, peer="w")
+
+
+@pytest.mark.parametrize("ids", [[-1], [1 << 32]])
+def test_what_is_no_id_is_not_packed(ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="not token ids"):
+        W.pack_ids(ids)

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as W
 from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.message import Shutdown, Welcome
@@ -33,7 +34,7 @@ class Server:
         self.sockets = SocketThread(self.on_batch)
         self.sockets.connect("d", connect, identity=epoch.encode(), limit_bytes=W.FRAME_LIMIT_BYTES)
         self.sockets.start()
-        version = 99 if act == "version" else 1
+        version = 99 if act == "version" else PROTOCOL_VERSION
         self.send(W.WorkerHello(version, name, epoch, os.getpid()))
 
     def on_batch(self, batch: list[Inbound]) -> None:
@@ -91,7 +92,7 @@ class Server:
                 time.sleep(30)
             case "twice":
                 wrong = [self.result(request, request.attempt + 1) for request in requests]
-                strange = W.Result("nobody", 1, "x", "stop", "", 0, 0)
+                strange = W.Result("nobody", 1, "x", "stop", 0, 0)
                 self.send(W.Results((*wrong, strange, *results, *results)))
             case "refuse":
                 refusals = [
@@ -105,7 +106,8 @@ class Server:
     def result(self, request: W.Request, attempt: int) -> W.Result:
         prompt = request.prompt or (request.messages or ())[-1].content
         text = f"{prompt}:{attempt}"
-        return W.Result(request.id, attempt, text, "stop", prompt, 5, 2, token_ids=(1, 2))
+        ids = W.pack_ids((1, 2))
+        return W.Result(request.id, attempt, text, "stop", 5, 2, prompt=prompt, token_ids=ids)
 
 
 def main() -> None:

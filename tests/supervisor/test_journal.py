@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from distill.errors import InputError
+from distill.protocol.worker_link import pack_ids
 from distill.supervisor.journal import Journal, encode_context, now
+from distill.supervisor.volume import ids_json, text_json
 from distill.traces import read
 from distill.traces import records as R
+from tests.engine_stand_in.spec import calls_in
 from tests.supervisor.processes import environment, python
 
 PRODUCER = R.Producer("driver", "driver", 1)
@@ -36,6 +39,56 @@ def test_what_is_written_is_read_back_at_once(tmp_path: Path) -> None:
     assert read(tmp_path / "log").events[0].detail["text"] == 'quote " and \n newline \u2028 é \x00'
     assert (tmp_path / "log" / "supervisor.jsonl").read_bytes().count(b"\n") == 1
     journal.close()
+
+
+def test_a_line_is_found_where_it_was_said_to_begin(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    texts = ["", "é" * 70_000, "last"]
+    journal.worker([event("before")])
+    places = journal.worker([event("e", text=text) for text in texts])
+    found = [json.loads(journal.line(R.WORKER_LOG, place)) for place in places]
+    assert [line["detail"]["text"] for line in found] == texts
+    with pytest.raises(OSError, match="no line at byte"):
+        journal.line(R.WORKER_LOG, 1 << 30)
+    journal.close()
+
+
+def test_long_fields_that_are_json_already_are_the_same_to_a_reader(tmp_path: Path) -> None:
+    ids = [0, 7, 50_000, (1 << 32) - 1]
+    journal = Journal(tmp_path)
+    for odd in ("", "\ud800"):  # with a lone surrogate beside them, all goes another way
+        journal.worker(
+            [
+                R.Call(
+                    t=0.0,
+                    run="r",
+                    producer=PRODUCER,
+                    id="r-1.0",
+                    turn=1,
+                    cell=1,
+                    call=1,
+                    item=0,
+                    function="worker",
+                    attempt=1,
+                    prompt=text_json('é " \u2028 \n \x00' + odd),
+                    response="said" + odd,
+                    finish_reason="stop",
+                    usage=R.TokenUsage(4, 1),
+                    sampling={},
+                    model=R.Model("m"),
+                    messages=text_json([{"role": "user", "content": "hé"}]),
+                    prompt_token_ids=ids_json(pack_ids(ids)),
+                    token_ids=ids_json(b""),
+                )
+            ]
+        )
+    journal.close()
+    for odd, call in zip(("", "?"), calls_in(tmp_path), strict=True):
+        assert call.prompt == 'é " \u2028 \n \x00' + odd
+        assert call.response == "said" + odd
+        assert call.messages == ({"role": "user", "content": "hé"},)
+        assert call.prompt_token_ids == tuple(ids)
+        assert call.token_ids == ()
 
 
 def test_files_are_for_the_owner_only(tmp_path: Path) -> None:

@@ -67,6 +67,20 @@ def test_any_unicode_is_fine(text: str, prompt: str) -> None:
     check(text, prompt + text + prompt)
 
 
+@given(long_texts, st.lists(letters, min_size=1, max_size=3), st.data())
+@settings(max_examples=80, deadline=None)
+def test_what_other_prompts_held_changes_nothing(
+    text: str, instructions: list[str], data: st.DataObject
+) -> None:
+    index = SpanIndex(text)
+    for _ in range(data.draw(st.integers(2, 6))):
+        head, tail = (data.draw(st.sampled_from(instructions)) for _ in range(2))
+        start = data.draw(st.integers(0, len(text)))
+        passage = text[start : data.draw(st.integers(start, len(text)))]
+        prompt = f"{head}{passage}{tail}{data.draw(letters)}"
+        assert index.spans(prompt) == SpanIndex(text).spans(prompt)
+
+
 TEXT = "".join(f"Sentence number {n} tells of the {n * 7919}th thing. " for n in range(400))
 
 

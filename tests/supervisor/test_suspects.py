@@ -41,9 +41,10 @@ class Engines:
         self.workers = [ready(f"w{number}") for number in range(self.count)]
         self.dispatch = Dispatch(lambda: self.workers, lambda worker, requests: None)
 
-    def ask(self, count: int) -> None:
-        requests = [wire.Request(f"r{n}", 1, wire.Sampling(), prompt=f"{n}") for n in range(count)]
-        self.dispatch.add(Submission(requests, self.outcomes.extend, "run", "m"))
+    def ask(self, count: int, run: str = "r") -> None:
+        names = [f"{run}{number}" for number in range(count)]
+        requests = [wire.Request(name, 1, wire.Sampling(), prompt=name) for name in names]
+        self.dispatch.add(Submission(requests, self.outcomes.extend, run, "m"))
 
     def kill(self, worker: Worker) -> None:
         self.deaths += 1
@@ -58,7 +59,7 @@ class Engines:
             if name in self.poison:
                 self.kill(worker)
                 break
-            result = wire.Result(name, pending.request.attempt, "", "stop", "", 1, 1)
+            result = wire.Result(name, pending.request.attempt, "", "stop", 1, 1, prompt="")
             self.dispatch.commit([(worker, result)])
 
     def run(self, chance: random.Random | None = None, killed: float = 0.0) -> None:
@@ -155,12 +156,13 @@ def test_who_leaves_in_order_makes_no_suspects() -> None:
 def test_suspects_are_forgotten_when_they_are_cancelled() -> None:
     engines = Engines(count=1)
     engines.ask(40)
+    engines.ask(2, run="other")
     engines.dispatch.deal()
     engines.kill(engines.workers[0])
-    engines.dispatch.remove({f"r{number}" for number in range(39)})
-    assert len(engines.dispatch) == 1
+    engines.dispatch.remove("r")
+    assert len(engines.dispatch) == 2
     engines.run()
-    assert engines.answered() == ["r39"]
+    assert engines.answered() == ["other0", "other1"]
 
 
 def test_suspects_that_no_worker_is_left_for_are_lost() -> None:

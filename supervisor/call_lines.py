@@ -1,0 +1,117 @@
+"""What ``worker.jsonl`` says of a worker call: the line that stands alone."""
+
+import functools
+
+import msgspec
+
+from distill.protocol import worker_link as wire
+from distill.supervisor.asked import Asked
+from distill.supervisor.backends import messages_of
+from distill.supervisor.journal import now
+from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.requests import Outcome
+from distill.supervisor.run_log import RunLog
+from distill.supervisor.volume import ids_json, text_json
+from distill.traces import records
+
+
+class CallLines:
+    """Makes the lines of one run. ``model`` is the name that serves where nobody says."""
+
+    def __init__(self, log: RunLog, index: SpanIndex, context_sha256: str, model: str) -> None:
+        self._log = log
+        self._index = index
+        self._context_sha256 = context_sha256
+        self._model = model
+
+    def line(self, asked: Asked, item: int, outcome: Outcome) -> records.Call:
+        """What came of a request; its long fields are JSON already (``volume``)."""
+        if isinstance(outcome.result, wire.Failure):
+            return self._failed(asked, item, outcome, outcome.result)
+        request, result, log = outcome.request, outcome.result, self._log
+        prompt = wire.seen_text(request, result)
+        spans = self._index.spans(prompt)
+        # One call with all fields: with a map of them made first it took three times as long.
+        return records.Call(
+            t=now(),
+            run=log.run,
+            producer=outcome.producer or log.driver,
+            id=request.id,
+            turn=log.turn,
+            cell=asked.cell,
+            call=asked.call,
+            item=item,
+            function=asked.function,
+            attempt=result.attempt,
+            prompt=text_json(prompt),
+            response=result.text,
+            finish_reason=result.finish_reason,
+            usage=records.TokenUsage(
+                result.prompt_tokens, result.completion_tokens, result.cached_tokens
+            ),
+            sampling=asked.sampling,
+            model=_model(outcome.card, self._model),
+            messages=None if request.messages is None else text_json(messages_of(request)),
+            prompt_token_ids=ids_json(result.prompt_token_ids),
+            token_ids=ids_json(result.token_ids),
+            logprobs=result.logprobs,
+            spans=spans,
+            context_sha256=self._context_sha256 if spans else "",
+            queue_s=result.queue_s,
+            compute_s=result.compute_s,
+            total_s=outcome.total_s,
+        )
+
+    def _failed(
+        self, asked: Asked, item: int, outcome: Outcome, failure: wire.Failure
+    ) -> records.Call:
+        request = outcome.request
+        messages = messages_of(request)
+        return records.Call(
+            **self._log.stamp(outcome.producer),
+            id=request.id,
+            turn=self._log.turn,
+            cell=asked.cell,
+            call=asked.call,
+            item=item,
+            function=asked.function,
+            attempt=failure.attempt,
+            prompt="\n".join(message["content"] for message in messages),
+            response=None,
+            finish_reason=None,
+            usage=records.TokenUsage(failure.prompt_tokens or 0, 0),
+            sampling=asked.sampling,
+            model=_model(outcome.card, self._model),
+            messages=None if request.messages is None else tuple(messages),
+            error=records.CallFailure(outcome.lost or failure.kind, failure.detail),
+            total_s=outcome.total_s,
+        )
+
+    def reused(
+        self, asked: Asked, item: int, request: wire.Request, spare: records.Call
+    ) -> records.Call:
+        """An answer that an equal call had got: what it was sampled as is in that call's line."""
+        return msgspec.structs.replace(
+            spare,
+            **self._log.stamp(spare.producer),
+            id=request.id,
+            turn=self._log.turn,
+            cell=asked.cell,
+            call=asked.call,
+            item=item,
+            function=asked.function,
+            source="reused",
+            prompt_token_ids=None,
+            token_ids=None,
+            logprobs=None,
+            queue_s=0.0,
+            compute_s=0.0,
+            total_s=0.0,
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _model(card: wire.ModelCard | None, name: str) -> records.Model:
+    if card is None:
+        return records.Model(name)
+    return records.Model(**msgspec.structs.asdict(card))
