@@ -64,8 +64,8 @@ class LocalSupervisor(ModelHandler):
             result.finish_reason,
             attempts=result.attempt,
             waited_s=max(0.0, elapsed_s - result.compute_s),
-            prompt_token_ids=result.prompt_token_ids,
-            token_ids=result.token_ids,
+            prompt_token_ids=_ids(result.prompt_token_ids),
+            token_ids=_ids(result.token_ids),
             logprobs=result.logprobs,
         )
 
@@ -88,7 +88,7 @@ class LocalSupervisor(ModelHandler):
                 return future.result(LOOK_S)
             except TimeoutError:
                 if is_gone():
-                    self._loop.call_soon_threadsafe(self._fleet.cancel, {name})
+                    self._loop.call_soon_threadsafe(self._fleet.cancel, self._lane)
                     raise ModelError("the run has ended") from None
 
     def _failure(self, failed: wire.Failure) -> ModelError:
@@ -99,6 +99,10 @@ class LocalSupervisor(ModelHandler):
                 "--max-iterations, or use a supervisor with a larger window"
             )
         return ModelError(f"{self.model}: {failed.detail}")
+
+
+def _ids(packed: bytes | None) -> tuple[int, ...] | None:
+    return None if packed is None else wire.unpack_ids(packed)
 
 
 def queue_of(named: str, served: list[str]) -> str:

@@ -42,6 +42,8 @@ def status_of(worker: Worker, now_s: float) -> WorkerStatus:
 
 def _state(worker: Worker, now_s: float) -> WorkerState:
     match worker.conversation.state:
+        case state if worker.has_exited and state != "ended":  # the launcher will say so, too
+            return "restarting" if worker.spec is not None else "left"
         case "new":
             return "starting"
         case "greeted" | "loading":

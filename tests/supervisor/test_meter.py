@@ -45,7 +45,11 @@ def test_the_state_that_is_shown() -> None:
     leaving = worker("ready")
     leaving.is_leaving = True
     assert status_of(leaving, 100.0).state == "draining"
+    exited = worker("ready")
+    exited.has_exited = True
+    assert status_of(exited, 100.0).state == "restarting"
     ended = worker("ended")
+    ended.has_exited = True
     assert status_of(ended, 100.0).state == "restarting"
     ended.failure = WorkerFailed("engine", "out of luck")
     assert status_of(ended, 100.0).state == "failed"
