@@ -169,7 +169,8 @@ def cli() -> None:
 @click.option(
     "--gpus",
     metavar="0,1",
-    help="One worker server on each of these GPUs; 0+1,2+3 for one on each pair.",
+    help="One worker server on each of these GPUs; 0+1,2+3 for one on each pair. Indices, or UUIDs "
+    "of GPUs and MIG slices as `nvidia-smi -L` lists them.",
 )
 @click.option(
     "--cores",
@@ -239,7 +240,9 @@ def run(**options: Any) -> int:
     help="A Hugging Face id or folder (default: SmolLM2-135M-Instruct). Another model than the "
     "engine's is asked by its name: worker(prompt, model=NAME).",
 )
-@click.option("--gpu", metavar="ID", help="An index or UUID; 0+1 for both as one.")
+@click.option(
+    "--gpu", metavar="ID", help="An index, or a UUID of a GPU or MIG slice; 0+1 for both as one."
+)
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens

@@ -13,7 +13,7 @@ import click
 
 from distill.display import Display
 from distill.engine import Engine
-from distill.engine_arguments import metrics_address, split_devices, supervisor_settings
+from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.limits import Limits, parse, replaced
@@ -50,23 +50,12 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    if (gpus is not None or cores is not None) and worker_url is not None:
-        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
-    if gpus is not None and cores is not None:
-        raise InputError("--gpus and --cores exclude each other")
     rates = taken_from(options, "supervisor")
-    settings = WorkerSettings(
-        worker,
-        worker_url,
-        split_devices("--gpus", gpus),
-        split_devices("--cores", cores),
-        window_tokens,
-        taken_from(options, "worker"),
+    settings = worker_settings(
+        worker, worker_url, gpus, cores, window_tokens, taken_from(options, "worker")
     )
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
-    if settings.rates.are_given and worker_url is None:
-        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
     sandbox = _sandbox(options)
     if check_only:
         if not prepare:
@@ -75,6 +64,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
+    _check_gpus((*settings.gpus, *(own.gpus if own is not None else ())))
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -287,6 +277,18 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     """The engine's sandbox, taken out of a command's options."""
     limits = replaced(Limits(), parse(options.pop("limits")))
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
+
+
+def _check_gpus(servers: Sequence[str]) -> None:
+    """Raises MachineError where they are not there, or two of them are one."""
+    from distill.worker_server import gpus
+    from distill.worker_server.errors import WorkerError
+
+    try:
+        if servers:
+            gpus.check_apart(servers, gpus.list_gpus())
+    except WorkerError as error:
+        raise MachineError(str(error)) from error
 
 
 def _stay(resident: Resident, display: Display) -> int:

@@ -1,10 +1,30 @@
 """Which worker servers a command line asks for: devices, the supervisor's own, metrics."""
 
 from distill.errors import InputError
+from distill.rates import Rates
 from distill.resident import DEFAULT_MODEL, WorkerSettings
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 
 LOOPBACK = "127.0.0.1"
+
+
+def worker_settings(
+    model: str | None,
+    url: str | None,
+    gpus: str | None,
+    cores: str | None,
+    window_tokens: int | None,
+    rates: Rates,
+) -> WorkerSettings:
+    """The workers of a command line. Raises InputError for words that exclude each other."""
+    if (gpus is not None or cores is not None) and url is not None:
+        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
+    if gpus is not None and cores is not None:
+        raise InputError("--gpus and --cores exclude each other")
+    if rates.are_given and url is None:
+        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
+    devices = split_devices("--gpus", gpus), split_devices("--cores", cores)
+    return WorkerSettings(model, url, *devices, window_tokens, rates)
 
 
 def split_devices(option: str, given: str | None) -> tuple[str, ...]:

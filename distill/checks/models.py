@@ -12,6 +12,7 @@ from typing import Any
 from distill.checks import Check, gib
 from distill.worker_server import device, model, smollm2
 from distill.worker_server.errors import WorkerError
+from distill.worker_server.gpus import list_gpus
 
 SMI_S = 20.0
 SMI_FIELDS = "index,name,driver_version,memory.free,memory.total,compute_mode"
@@ -50,6 +51,9 @@ def gpus() -> Iterator[Check]:
         yield Check("gpu", False, f"nvidia-smi: {said}", "repair the NVIDIA driver, or restart")
     for row in rows:
         yield _gpu(*row)
+    for part in list_gpus() if rows else ():
+        if part.is_slice:
+            yield Check("gpu", True, f"{part.index}: {part.name}, --gpus {part.uuid}")
 
 
 def _gpu(index: str, name: str, driver: str, free: str, total: str, mode: str) -> Check:
@@ -120,7 +124,7 @@ class VllmImport:
 def _flavour(name: str, found: dict[str, Any]) -> Check:
     built = f"CUDA {found['cuda']}" if found["cuda"] else "the CPU"
     seen = f"{name} on torch {found['torch']}, built for {built}"
-    gpu_count = len(device.list_gpus())
+    gpu_count = len(list_gpus())
     if found["cuda"] and gpu_count and not found["sees"]:
         remedy = f"the driver must be new enough for CUDA {found['cuda']}: update it"
         return Check("vllm", False, f"{seen}, which sees none of {gpu_count} GPUs", remedy)

