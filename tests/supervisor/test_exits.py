@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
 from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.launcher_link import Started
@@ -43,7 +44,7 @@ class Stranger:
         self._sockets.send("d", WORKER_TO_DRIVER.encode(message))
 
     def hello(self, name: str, pid: int) -> None:
-        self.say(wire.WorkerHello(1, name, self.epoch, pid))
+        self.say(wire.WorkerHello(PROTOCOL_VERSION, name, self.epoch, pid))
 
     async def hears(self) -> Any:
         batch = await asyncio.to_thread(self._sockets.poll, 10.0)
@@ -104,7 +105,7 @@ def test_a_hello_before_the_launchers_word_waits_for_it(pid: int, state: str) ->
 
 
 def hello_of(name: str, epoch: str) -> bytes:
-    return WORKER_TO_DRIVER.encode(wire.WorkerHello(1, name, epoch, 4321))
+    return WORKER_TO_DRIVER.encode(wire.WorkerHello(PROTOCOL_VERSION, name, epoch, 4321))
 
 
 def test_a_false_pid_harms_nobody() -> None:
