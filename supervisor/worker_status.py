@@ -1,15 +1,20 @@
 """A worker as people and Prometheus are shown it, from what the driver knows of it."""
 
 from distill.protocol.client_link import WorkerState, WorkerStatus
+from distill.supervisor.text import clip
 from distill.supervisor.workers import TOLD_TO_LEAVE, Worker
 
 FROZEN_AFTER_S = 3.0
 """Three heartbeats missed: shown as frozen before the fleet gives it up (SILENCE_LIMIT_S)."""
 
+WORDS_LIMIT_CHARS = 500
+"""Of what a worker says of itself: it goes to everybody who looks, every second."""
+
 
 def status_of(worker: Worker, now_s: float) -> WorkerStatus:
     """How a worker is at ``now_s`` of the monotonic clock."""
     state = _state(worker, now_s)
+    fault = worker.failure.detail if worker.failure is not None else worker.meter.last_fault
     total = worker.meter.total
     recent, seconds = worker.meter.recent if state in ("ready", "draining") else (None, 0.0)
     per_s = 1 / seconds if seconds else 0.0
@@ -17,8 +22,8 @@ def status_of(worker: Worker, now_s: float) -> WorkerStatus:
     return WorkerStatus(
         worker=worker.name,
         role=worker.role,
-        model=worker.card.model if worker.card is not None else "",
-        device=worker.card.device if worker.card is not None else "",
+        model=clip(worker.card.model, WORDS_LIMIT_CHARS) if worker.card is not None else "",
+        device=clip(worker.card.device, WORDS_LIMIT_CHARS) if worker.card is not None else "",
         state=state,
         in_flight=len(worker.in_flight),
         slots=worker.slots,
@@ -36,7 +41,7 @@ def status_of(worker: Worker, now_s: float) -> WorkerStatus:
         restarts=worker.meter.restarts,
         last_step_age_s=worker.step_age_s,
         silent_s=max(0.0, now_s - worker.heard_s),
-        fault=worker.failure.detail if worker.failure is not None else worker.meter.last_fault,
+        fault=clip(fault, WORDS_LIMIT_CHARS),
     )
 
 

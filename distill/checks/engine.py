@@ -71,7 +71,8 @@ def _trouble(worker: WorkerStatus, status: EngineStatus, endpoint: str) -> Check
         (each.role, each.model, each.state) == (worker.role, worker.model, "ready")
         for each in status.workers
     )
-    times = f", started again {worker.restarts} times" if worker.restarts else ""
+    times = "once" if worker.restarts == 1 else f"{worker.restarts} times"
+    times = f", started again {times}" if worker.restarts else ""
     seen = f"{worker.worker}: {worker.state}{times}{f': {worker.fault}' if worker.fault else ''}"
     remedy = REMEDIES.get(worker.state, "if that goes on, look at {log}").format(log=log)
     is_bad = worker.state in ("frozen", "failed") or (worker.state in REMEDIES and not others)

@@ -33,7 +33,11 @@ from tests.distill.scripted import cell
 from tests.engine_stand_in.spec import HERE, MODEL, ROOT
 from tests.supervisor.processes import environment, kill, tree, wait_until
 
-CELL = cell("answers = worker_batch(context.split(','))\nFINAL(len(answers))")
+CELL = cell("""\
+answers = worker_batch(context.split(','))
+if len(answers) == 3:
+    answers.append(worker('Who are you?', model='boss'))
+FINAL(len(answers))""")
 MANY = 4000
 """Prompts that take longer than any look at them: 20 s."""
 CORES = [str(core) for core in sorted(os.sched_getaffinity(0))]
@@ -151,9 +155,8 @@ def test_a_run_as_it_is_seen_while_it_goes_on(up: Up) -> None:
 
 
 def test_the_engines_own_model_writes_the_code(up: Up) -> None:
-    done = up.distill(*up.ask(3, "--log-dir", str(up.folder / "own")))
-    assert (done.code, done.out) == (0, "3\n"), done.err
-    assert up.scrape()["distill_host_calls_total"] == {("worker_batch",): 1.0}
+    done = up.distill(*up.ask(2, "--log-dir", str(up.folder / "own")))
+    assert (done.code, done.out) == (0, "2\n"), done.err
     run = run_in(up.folder / "own")
     (turn,) = run.turns
     assert turn.model == f"local:{up.boss}"
@@ -162,10 +165,25 @@ def test_the_engines_own_model_writes_the_code(up: Up) -> None:
     assert turn.logprobs is None
     # It answers for the supervisor alone.
     assert {call.producer.name for call in run.calls} == {"worker-0"}
-    quiet = up.distill(*up.ask(3, "--log-dir", str(up.folder / "quiet"), "--record", "off"))
-    assert quiet.code == 0, quiet.err
-    (turn,) = run_in(up.folder / "quiet").turns
-    assert (turn.prompt_token_ids, turn.token_ids) == (None, None)
+
+
+def test_a_supervisors_model_answers_a_cell_that_names_it(up: Up) -> None:
+    statuses: list[wire.EngineStatus] = []
+    options = {"log_dir": str(up.folder / "named"), "record": "off"}
+    up.ask(3)
+    with Engine(up.endpoint) as engine:
+        path = str(up.folder / "3.txt")
+        result, _ = engine.ask("?", [path], "local:boss", options, on_status=statuses.append)
+    assert result.answer == 4
+    run = run_in(up.folder / "named")
+    assert [call.producer.name for call in run.calls].count("supervisor-0") == 1
+    named = next(call for call in run.calls if call.producer.name == "supervisor-0")
+    assert (named.response, named.sampling["model"]) == (CELL, f"local:{up.boss}")
+    assert (run.turns[0].prompt_token_ids, run.turns[0].token_ids) == (None, None)
+    assert [worker.worker for worker in statuses[0].workers] == ["worker-0", "supervisor-0"]
+    calls = up.scrape()["distill_host_calls_total"]
+    assert calls["worker",] == 1
+    assert calls["worker_batch",] >= 1
 
 
 def test_what_a_local_supervisor_can_not_do(up: Up) -> None:
@@ -219,7 +237,7 @@ def test_a_worker_that_dies_is_seen(up: Up) -> None:
     with Engine(up.endpoint) as engine:
         wait_until(lambda: engine.status().workers[0].restarts == 1, 10)
         done = up.distill("doctor", "--connect", up.endpoint)
-        assert "started again 1 times: ended with status -9" in done.out, done.out
+        assert "started again once: ended with status -9" in done.out, done.out
         wait_until(lambda: engine.status().workers[0].state == "ready", 20)
     wait_until(lambda: "worker-0: ready" in up.engine.err, 5)
     assert "worker-0: is started again: ended with status -9" in up.engine.err
