@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from distill.adapters import is_path
+from distill.adapters import parse as parse_adapter
 from distill.display import Display
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
@@ -44,6 +46,9 @@ def up(
     supervisor_gpus: str | None,
     supervisor_cores: str | None,
     window_tokens: int | None,
+    adapters: Sequence[str],
+    max_lora_rank: int | None,
+    chat_template: str | None,
     metrics_port: str | None,
     prepare: bool,
     check_only: bool,
@@ -52,7 +57,15 @@ def up(
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
-        worker, worker_url, gpus, cores, window_tokens, taken_from(options, "worker")
+        worker,
+        worker_url,
+        gpus,
+        cores,
+        window_tokens,
+        adapters,
+        max_lora_rank,
+        chat_template,
+        taken_from(options, "worker"),
     )
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
@@ -125,11 +138,13 @@ def run(
     supervisor: str | None,
     base_url: str | None,
     connect: str | None,
+    adapter: str | None,
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
     options["limits"] = parse(options["limits"])
     recorded = _is_recorded(paths, query, supervisor, options)
+    named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
     if query is None and not recorded:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
@@ -143,6 +158,11 @@ def run(
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
+            if named is not None:
+                display.phase(f"loading the adapter {named.name}")
+                engine.load_adapter(named.path, named.name)
+            if adapter is not None:
+                asked["adapter"] = named.name if named is not None else adapter
             display.phase("asking the engine")
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status

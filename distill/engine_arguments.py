@@ -1,5 +1,8 @@
 """Which worker servers a command line asks for: devices, the supervisor's own, metrics."""
 
+from collections.abc import Sequence
+
+from distill.adapters import needed_rank, parse
 from distill.errors import InputError
 from distill.rates import Rates
 from distill.resident import DEFAULT_MODEL, WorkerSettings
@@ -14,17 +17,34 @@ def worker_settings(
     gpus: str | None,
     cores: str | None,
     window_tokens: int | None,
+    adapters: Sequence[str],
+    max_lora_rank: int | None,
+    chat_template: str | None,
     rates: Rates,
 ) -> WorkerSettings:
-    """The workers of a command line. Raises InputError for words that exclude each other."""
+    """The workers of a command line. Raises InputError for options that do not go together."""
     if (gpus is not None or cores is not None) and url is not None:
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
         raise InputError("--gpus and --cores exclude each other")
+    if (adapters or max_lora_rank or chat_template) and url is not None:
+        raise InputError("--adapter, --max-lora-rank and --chat-template are not for --worker-url")
     if rates.are_given and url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
-    devices = split_devices("--gpus", gpus), split_devices("--cores", cores)
-    return WorkerSettings(model, url, *devices, window_tokens, rates)
+    named = tuple(parse(word) for word in adapters)
+    if len({adapter.name for adapter in named}) < len(named):
+        raise InputError("two adapters have the same name: give --adapter NAME=PATH")
+    return WorkerSettings(
+        model,
+        url,
+        split_devices("--gpus", gpus),
+        split_devices("--cores", cores),
+        window_tokens,
+        rates,
+        named,
+        max_lora_rank or needed_rank(named),
+        chat_template,
+    )
 
 
 def split_devices(option: str, given: str | None) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ class LocalSupervisor(ModelHandler):
     ) -> None:
         self.model = SUPERVISOR_PREFIX + queue.removeprefix(SUPERVISOR_PREFIX)
         self.window_tokens = next(
-            (w.card.window_tokens for w in fleet.workers() if w.card and w.model == queue), None
+            (w.card.window_tokens for w in fleet.workers() if w.card and w.serves(queue)), None
         )
         self._fleet = fleet
         self._loop = loop
@@ -64,6 +64,7 @@ class LocalSupervisor(ModelHandler):
             result.finish_reason,
             attempts=result.attempt,
             waited_s=max(0.0, elapsed_s - result.compute_s),
+            card=outcome.card,
             prompt_token_ids=_ids(result.prompt_token_ids),
             token_ids=_ids(result.token_ids),
             logprobs=result.logprobs,

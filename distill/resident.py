@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
+from distill.adapters import NamedAdapter
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
@@ -23,6 +24,7 @@ from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
+from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
@@ -33,6 +35,8 @@ from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
+from distill.supervisor.adapters import Served
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
@@ -61,13 +65,16 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_options: dict[str, Any] | None = None
     limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
+    adapter: str | None = None
+    answer_cache: AnswerCaching = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there. ``rates`` are ``url``'s.
+    Both empty means one, on what is there. ``rates`` are ``url``'s. The first of ``adapters``
+    answers where a run names none; ``max_lora_rank`` None means that workers take no adapters.
     """
 
     model: str | None = None
@@ -76,6 +83,9 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    adapters: tuple[NamedAdapter, ...] = ()
+    max_lora_rank: int | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +117,10 @@ class Resident:
         self._backend: Backend | None = None
         self._model_names: dict[str, str] = {}
         """The models of this engine's own workers, by what the user called them."""
+        self._card: worker_wire.ModelCard | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -154,13 +166,39 @@ class Resident:
 
     async def _bring_up_workers(self) -> None:
         if self._settings.url is None and self._fleet is not None:
-            self._backend = FleetBackend(self._fleet, await self._fleet.ready())
-            self._model_names[self._settings.model or DEFAULT_MODEL] = self._backend.name
+            self._card = await self._fleet.ready()
+            for adapter in self._settings.adapters:
+                await self.load_adapter(adapter)
+            default = self._settings.adapters[0].name if self._settings.adapters else None
+            self._backend = self._workers(default)
+            self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
 
     async def _bring_up_supervisor(self) -> None:
         if self._supervisor is not None and self._fleet is not None:
             card = await self._fleet.ready("supervisor")
             self._model_names[self._supervisor.model or DEFAULT_MODEL] = card.model
+
+    async def load_adapter(self, adapter: NamedAdapter, model: str | None = None) -> Served:
+        """Load a version of an adapter everywhere. Raises InputError, ModelError. On the loop."""
+        if self._fleet is None or self._card is None:
+            raise InputError("adapters are loaded by worker servers; this engine has none")
+        return await self._fleet.adapters.load(
+            adapter.name, adapter.path, model or self._card.model
+        )
+
+    def _workers(self, adapter: str | None) -> Backend | None:
+        """What answers a run: the engine's default, or an adapter by its name."""
+        if adapter is None and self._backend is not None:
+            return self._backend
+        if self._fleet is None or self._card is None:
+            raise InputError("--adapter is for worker servers; this engine has none")
+        there = [served.name for served in self._fleet.adapters.served()]
+        if adapter is not None and adapter not in there:
+            listed = ", ".join(there) or "none"
+            raise InputError(
+                f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
+            )
+        return FleetBackend(self._fleet, self._card, adapter)
 
     def answer(
         self,
@@ -181,10 +219,9 @@ class Resident:
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
-            result = await resume_on_loop(
-                str(folder), supervisor, self._backend, on_progress=on_progress
-            )
-            return result, self._summary(result, supervisor)
+            workers = self._workers(options.get("adapter"))
+            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
@@ -196,21 +233,24 @@ class Resident:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
+        asked = msgspec.structs.asdict(checked)
+        adapter = asked.pop("adapter")
+        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
             context,
             supervisor,
-            self._backend,
+            workers,
             sources=sources,
             on_progress=on_progress,
             **{
-                **msgspec.structs.asdict(checked),
+                **asked,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
             },
         )
-        return result, self._summary(result, supervisor)
+        return result, self._summary(result, supervisor, workers)
 
     async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
         """The supervisor of this question, if it is a model of this engine's."""
@@ -251,12 +291,14 @@ class Resident:
             dropped_results=fleet.dropped_results if fleet is not None else 0,
         )
 
-    def _summary(self, result: RunResult, supervisor: ModelHandler | None) -> str:
+    def _summary(
+        self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
+    ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
         if isinstance(supervisor, RecordedSupervisor):
             return summary(result, name, "nobody: the answers are the recorded ones")
-        assert self._backend is not None
-        return summary(result, name, self._backend.name)
+        assert workers is not None
+        return summary(result, name, workers.name)
 
     # -- clients
 
@@ -308,6 +350,10 @@ class Resident:
             case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
+            case wire.AddAdapter():
+                task = self._host.loop.create_task(self._serve_adapter(client, message))
+                self._loads.add(task)
+                task.add_done_callback(self._loads.discard)
             case wire.Stop():
                 if task_ := self._asks.get((client, message.ask)):
                     task_.cancel()
@@ -353,13 +399,22 @@ class Resident:
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
-            failed = wire.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
-            self._send(client, failed)
+            self._send(client, _failed(ask.ask, error))
         except Exception as error:
             self._send(client, wire.Failed(ask.ask, type(error).__name__, repr(error), 6))
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
+        """It goes on when the client has gone: half a switch is none."""
+        try:
+            adapter = NamedAdapter(asked.adapter, asked.path)
+            served = asdict(await self.load_adapter(adapter, asked.model))
+            served["adapter"] = served.pop("name")
+            self._send(client, wire.AdapterAdded(asked.ask, **served))
+        except DistillError as error:
+            self._send(client, _failed(asked.ask, error))
 
     # -- ending
 
@@ -371,12 +426,16 @@ class Resident:
             self._host.close()
 
     async def _close(self) -> None:
-        tasks = list(self._asks.values())
+        tasks = [*self._asks.values(), *self._loads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+
+
+def _failed(ask: str, error: DistillError) -> wire.Failed:
+    return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
@@ -449,5 +508,9 @@ def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> li
         argv += device
         if settings.window_tokens:
             argv += ["--window-tokens", str(settings.window_tokens)]
+        if settings.max_lora_rank:
+            argv += ["--max-lora-rank", str(settings.max_lora_rank)]
+        if settings.chat_template:
+            argv += ["--chat-template", settings.chat_template]
         specs.append(WorkerSpec(name, tuple(argv), environment, role))
     return specs
