@@ -90,10 +90,11 @@ def supervisor_settings(
             f"{SUPERVISOR_PREFIX}{DEFAULT_MODEL} is the small one"
         )
     if gpus is None and cores is None:
-        if workers.url is not None or model != (workers.model or DEFAULT_MODEL):
+        theirs = (workers.model or DEFAULT_MODEL, *(each.name for each in workers.adapters))
+        if workers.url is not None or model not in theirs:
             raise InputError(
                 f"where should {supervisor} run? Give it --supervisor-gpus or --supervisor-cores; "
-                "without, it is the workers' own model, and they answer for both"
+                "without, it is the workers' own model or adapter, and they answer for both"
             )
         return None
     if gpus is not None and cores is not None:

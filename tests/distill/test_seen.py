@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from distill.adapters import NamedAdapter
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings
 from distill.errors import InputError, MachineError, ModelError
@@ -303,6 +304,8 @@ def test_where_a_local_supervisor_runs() -> None:
     workers = WorkerSettings("small", gpus=("0", "1+2"))
     assert supervisor_settings("gpt-5", None, None, workers) is None
     assert supervisor_settings("local:small", None, None, workers) is None  # theirs
+    tuned = WorkerSettings("small", adapters=(NamedAdapter("tuned", "/a"),))
+    assert supervisor_settings("local:tuned", None, None, tuned) is None
     own = supervisor_settings("local:big", "4+5+6+7", None, workers)
     assert own == WorkerSettings("big", gpus=("4+5+6+7",))
     with pytest.raises(InputError, match="need --gpus or --cores as well"):
