@@ -1,22 +1,26 @@
 """What the commands do, once their arguments are read."""
 
 import contextlib
-import importlib.util
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from distill.adapters import is_path
+from distill.adapters import parse as parse_adapter
 from distill.display import Display
 from distill.engine import Engine
+from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.limits import Limits, parse, replaced
+from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
@@ -24,12 +28,13 @@ from distill.protocol.client_link import Ask
 from distill.protocol.endpoints import host_and_port
 from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates, taken_from
+from distill.ray_options import check_ray, with_cluster
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
-from distill.supervisor.placement import RayCluster
 from distill.supervisor.text import printable, visible
+from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 
 
@@ -43,7 +48,13 @@ def up(
     worker_url: str | None,
     gpus: str | None,
     cores: str | None,
+    supervisor_gpus: str | None,
+    supervisor_cores: str | None,
     window_tokens: int | None,
+    adapters: Sequence[str],
+    max_lora_rank: int | None,
+    chat_template: str | None,
+    metrics_port: str | None,
     listen: str | None,
     only_joined: bool,
     prepare: bool,
@@ -51,24 +62,26 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    _check_local(gpus, cores, worker_url)
-    others = {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url}
-    cluster = _cluster(options, {**others, "--no-local-workers": only_joined or None})
     _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
-    settings = WorkerSettings(
-        worker if cluster is None else _absolute(worker),
+    settings = worker_settings(
+        worker,
         worker_url,
-        _split("--gpus", gpus),
-        _split("--cores", cores),
+        gpus,
+        cores,
         window_tokens,
+        adapters,
+        max_lora_rank,
+        chat_template,
         taken_from(options, "worker"),
-        cluster,
-        listen,
-        only_joined,
     )
-    if settings.rates.are_given and worker_url is None:
-        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
+    others = {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url}
+    others["--no-local-workers"] = "yes" if only_joined else None
+    settings = with_cluster(
+        replace(settings, listen=listen, only_joined=only_joined), options, others
+    )
+    own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
+    metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
     if check_only:
         if not prepare:
@@ -76,8 +89,8 @@ def up(
             _check_first(files, query, supervisor, base_url, rates, options)
         return 0
     if prepare:
-        return _prepare(settings)
-    _check_devices(settings)
+        return _prepare(settings, *([] if own is None else [own]))
+    _check_devices(settings, own)
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -85,7 +98,8 @@ def up(
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, rates, options)
-        with Display() as display, _engine(settings, sandbox, handler, display) as resident:
+        resident = Resident(settings, sandbox, own)
+        with Display() as display, _up(resident, settings, handler, display, metrics_at):
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
@@ -95,27 +109,46 @@ def up(
 
 
 @contextlib.contextmanager
-def _engine(
+def _up(
+    resident: Resident,
     workers: WorkerSettings,
-    sandbox: SandboxSettings,
     supervisor: ModelHandler | None,
     display: Display,
-) -> Iterator[Resident]:
-    """An engine with its workers up; a recorded run that is done again needs none."""
-    resident = Resident(workers, sandbox)
+    metrics_at: tuple[str, int] | None,
+) -> Iterator[None]:
+    """The engine with its workers up; a recorded run that is done again needs none."""
     try:
-        if not isinstance(supervisor, RecordedSupervisor):
-            if (endpoint := resident.listen(display.line)) is not None:
-                display.line(_how_to_join(endpoint, workers))
-            if workers.only_joined:
-                display.phase("waiting for a worker to join")
-            else:
-                display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
-            resident.start(lambda status: display.phase(status or "all workers have a place"))
-        yield resident
+        display.watch(resident.status)
+        with _scraped(resident, metrics_at, display):
+            if not isinstance(supervisor, RecordedSupervisor):
+                if (endpoint := resident.listen(display.line)) is not None:
+                    display.line(_how_to_join(endpoint, workers))
+                display.phase(
+                    "waiting for a worker to join"
+                    if workers.only_joined
+                    else f"starting {resident.wanted}"
+                )
+                resident.start(lambda status: display.phase(status or "all workers have a place"))
+            yield
     finally:
         display.phase("ending")
         resident.close()
+
+
+@contextlib.contextmanager
+def _scraped(resident: Resident, at: tuple[str, int] | None, display: Display) -> Iterator[None]:
+    """Prometheus may ask there meanwhile; nothing is imported if it may not."""
+    if at is None:
+        yield
+        return
+    from distill.metrics import MetricsServer
+
+    server = MetricsServer(*at, resident.status)
+    display.line(f"Metrics: {server.url}")
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def run(
@@ -125,11 +158,13 @@ def run(
     supervisor: str | None,
     base_url: str | None,
     connect: str | None,
+    adapter: str | None,
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
     options["limits"] = parse(options["limits"])
     recorded = _is_recorded(paths, query, supervisor, options)
+    named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
     if query is None and not recorded:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
@@ -143,8 +178,15 @@ def run(
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
+            if named is not None:
+                display.phase(f"loading the adapter {named.name}")
+                engine.load_adapter(named.path, named.name)
+            if adapter is not None:
+                asked["adapter"] = named.name if named is not None else adapter
             display.phase("asking the engine")
-            result, text = engine.ask(query or "", files, supervisor, asked, display.progress)
+            result, text = engine.ask(
+                query or "", files, supervisor, asked, display.progress, display.status
+            )
         return _print(result, text)
 
 
@@ -164,11 +206,12 @@ def _check_first(
             raise InputError(NO_MODEL)
         if supervisor is None:
             return None
-        return supervisor_from(supervisor, base_url, rates=rates)
+        return _supervisor_from(supervisor, base_url, rates)
     if query is None and paths:
         raise InputError("a text but no question: add --query TEXT")
-    asked = supervisor or base_url or rates.are_given or options.get("log_dir") or options["label"]
-    if query is None and asked:
+    is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
+    asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
+    if query is None and (asked or (supervisor and not is_local)):
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
             "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
@@ -179,6 +222,16 @@ def _check_first(
         if paths:
             read_context(paths, options["encoding"])
     _check_folder(options.get("log_dir") or default_log_dir().parent)
+    return _supervisor_from(supervisor, base_url, rates)
+
+
+def _supervisor_from(
+    supervisor: str | None, base_url: str | None, rates: Rates
+) -> ModelHandler | None:
+    """The supervisor; None for a local one, which is asked of the engine once it is up."""
+    if supervisor is not None and supervisor.startswith(SUPERVISOR_PREFIX):
+        check_local(base_url, rates)
+        return None
     return supervisor_from(supervisor, base_url, rates=rates)
 
 
@@ -195,14 +248,6 @@ def _is_recorded(
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
-
-
-def _check_local(gpus: str | None, cores: str | None, worker_url: str | None) -> None:
-    """Whether the options about this machine's devices make sense together."""
-    if (gpus is not None or cores is not None) and worker_url is not None:
-        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
-    if gpus is not None and cores is not None:
-        raise InputError("--gpus and --cores exclude each other")
 
 
 def _check_joining(
@@ -307,70 +352,17 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _cluster(options: dict[str, Any], others: dict[str, str | bool | None]) -> RayCluster | None:
-    """The Ray cluster, taken out of a command's options; None without --ray."""
-    address = options.pop("ray")
-    numbers = {
-        name: options.pop(name) for name in ("num_workers", "gpus_per_worker", "cores_per_worker")
-    }
-    given = {name: number for name, number in numbers.items() if number is not None}
-    if address is None:
-        for name in given:
-            raise InputError(f"--{name.replace('_', '-')} is for --ray")
-        return None
-    for other in (name for name, value in others.items() if value is not None):
-        raise InputError(f"--ray and {other} exclude each other: Ray says where workers run")
-    if {"gpus_per_worker", "cores_per_worker"} <= set(given):
-        raise InputError("--gpus-per-worker and --cores-per-worker exclude each other")
-    return RayCluster(address or None, **given)
-
-
-def _absolute(model: str | None) -> str | None:
-    """A folder's whole path: on another machine the current folder is another."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
-
-
-def _check_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise MachineError(
-            "--ray needs Ray, which is not installed here: bin/distill-up --ray installs it; "
-            f"elsewhere: {sys.executable} -m pip install 'distill[ray]'"
-        )
-
-
-def _split(option: str, given: str | None) -> tuple[str, ...]:
-    """One word for each worker server; each of its devices once in all."""
-    if given is None:
-        return ()
-    servers = tuple(server.strip() for server in given.split(","))
-    devices = [device for server in servers for device in _devices(option, server)]
-    if not all(devices) or len(set(devices)) != len(devices):
-        raise InputError(f"{option} {given}: give each once, for example {option} 0,1 or 0+1,2+3")
-    return servers
-
-
-def _devices(option: str, server: str) -> list[str]:
-    """``0+1``, and of cores also ``0-3``."""
-    found = []
-    for part in server.split("+"):
-        first, dash, last = part.partition("-")
-        if option == "--cores" and dash and first.isdigit() and last.isdigit():
-            found += [str(core) for core in range(int(first), int(last) + 1)]
-        else:
-            found.append(part.strip())
-    return found
-
-
-def _check_devices(settings: WorkerSettings) -> None:
+def _check_devices(workers: WorkerSettings, supervisor: WorkerSettings | None) -> None:
     """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed."""
     from distill.worker_server import gpus
     from distill.worker_server.errors import WorkerError
 
-    if settings.ray is not None:
-        _check_ray()
+    if workers.ray is not None:
+        check_ray()
+    servers = (*workers.gpus, *(supervisor.gpus if supervisor is not None else ()))
     try:
-        if settings.gpus:
-            gpus.check_apart(settings.gpus, gpus.list_gpus())
+        if servers:
+            gpus.check_apart(servers, gpus.list_gpus())
     except WorkerError as error:
         raise MachineError(str(error)) from error
 
@@ -396,22 +388,23 @@ def _distill() -> str:
     return str(beside) if beside.exists() else f"{sys.executable} -m distill"
 
 
-def _prepare(settings: WorkerSettings) -> int:
+def _prepare(*wanted: WorkerSettings) -> int:
     """Do the downloads and conversions that a run would do."""
-    if settings.url is not None:
-        click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
-        return 0
     from distill.worker_server import model
     from distill.worker_server.errors import WorkerError
 
-    try:
-        folder = model.resolve(settings.model, model.cache_dir())
-    except WorkerError as error:
-        raise ModelError(str(error)) from error
-    click.echo(f"ready: {folder.path}", err=True)
-    if settings.listen is not None:
-        server_keys()
-        click.echo(f"ready: {worker_key_path()}", err=True)
+    for settings in wanted:
+        if settings.url is not None:
+            click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
+            continue
+        try:
+            folder = model.resolve(settings.model, model.cache_dir())
+        except WorkerError as error:
+            raise ModelError(str(error)) from error
+        click.echo(f"ready: {folder.path}", err=True)
+        if settings.listen is not None:
+            server_keys()
+            click.echo(f"ready: {worker_key_path()}", err=True)
     return 0
 
 

@@ -8,20 +8,23 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
+from distill.adapters import NamedAdapter
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
+from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.notices import notice
 from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
+from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.endpoints import EVERYWHERE, host_and_port
@@ -34,17 +37,22 @@ from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, keyring, standby
+from distill.supervisor.adapters import Served
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement, RayCluster
 from distill.supervisor.worker_command import worker_argv, worker_environment
-from distill.supervisor.workers import WorkerSpec
-from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.supervisor.workers import SUPERVISOR_PREFIX, Role, WorkerSpec
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run, records
+from distill.version import __version__
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
+STATUS_LIMIT_S = 5.0
+DEFAULT_MODEL = "default"
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
 
 
@@ -60,6 +68,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_options: dict[str, Any] | None = None
     limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
+    adapter: str | None = None
+    answer_cache: AnswerCaching = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class WorkerSettings:
 
     Both empty means one, on what is there, or none if ``only_joined``, or those that are placed on
     the cluster ``ray``. Others may join at ``listen``, a tcp address. ``rates`` are ``url``'s.
+    The first of ``adapters`` answers where a run names none; ``max_lora_rank`` None means that
+    workers take no adapters.
     """
 
     model: str | None = None
@@ -76,6 +88,9 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    adapters: tuple[NamedAdapter, ...] = ()
+    max_lora_rank: int | None = None
+    chat_template: str | None = None
     ray: RayCluster | None = None
     listen: str | None = None
     only_joined: bool = False
@@ -91,19 +106,30 @@ class SandboxSettings:
 
 
 class Resident:
-    """The engine of this process. Methods are called from any thread but the loop's."""
+    """The engine of this process. Methods are called from any thread but the loop's.
+
+    ``supervisor`` are worker servers that answer runs' supervisors, if it has some.
+    """
 
     def __init__(
-        self, settings: WorkerSettings, sandbox: SandboxSettings = SandboxSettings()
+        self,
+        settings: WorkerSettings,
+        sandbox: SandboxSettings = SandboxSettings(),
+        supervisor: WorkerSettings | None = None,
     ) -> None:
         self._settings = settings
         self._sandbox = sandbox
+        self._supervisor = supervisor
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._placement: Placement | None = None
         self._backend: Backend | None = None
+        self._model_names: dict[str, str] = {}
+        """The models of this engine's own workers, by what the user called them."""
+        self._card: worker_wire.ModelCard | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -114,6 +140,15 @@ class Resident:
     def worker_name(self) -> str:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
+
+    @property
+    def wanted(self) -> str:
+        """What ``start`` brings up, for people."""
+        worker = f"the worker: {self._settings.model or 'SmolLM2-135M-Instruct'}"
+        if self._supervisor is None:
+            return worker
+        model = self._supervisor.model or "SmolLM2-135M-Instruct"
+        return f"{worker}, and the supervisor: {model}"
 
     def listen(self, tell: Callable[[str], None]) -> str | None:
         """Let workers on other machines join, if that was asked for; the address that they dial.
@@ -142,18 +177,66 @@ class Resident:
 
     async def _start(self, on_status: Callable[[str], None]) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
+        endpoint = self._host.endpoints["workers"]
+        specs = [] if self._settings.url is not None else self._own_specs(on_status)
+        if self._supervisor is not None:
+            specs += _specs(self._supervisor, endpoint, "supervisor")
+        awaits_others = self._settings.listen is not None or self._settings.only_joined
+        if specs or awaits_others:
+            self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
-            return
-        if self._settings.ray is not None:
-            self._placement = Placement(self._host, self._settings.ray, on_status)
-            specs = _placed_specs(self._settings, self._settings.ray, self._placement, self._host)
-        else:
-            specs = _specs(self._settings, self._host.endpoints["workers"])
-        awaits_others = self._settings.listen is not None or self._settings.only_joined
-        self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
-        card = await self._fleet.ready()
-        self._backend = FleetBackend(self._fleet, card)
+        # At once: where one of them can't be, nobody waits for the other to load.
+        roles = (self._bring_up_workers(), self._bring_up_supervisor())
+        tasks = [self._host.loop.create_task(each) for each in roles]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _own_specs(self, on_status: Callable[[str], None]) -> list[WorkerSpec]:
+        """The worker servers that this engine starts, here or on a cluster."""
+        if self._settings.ray is None:
+            return _specs(self._settings, self._host.endpoints["workers"])
+        self._placement = Placement(self._host, self._settings.ray, on_status)
+        return _placed_specs(self._settings, self._settings.ray, self._placement, self._host)
+
+    async def _bring_up_workers(self) -> None:
+        if self._settings.url is None and self._fleet is not None:
+            self._card = await self._fleet.ready()
+            for adapter in self._settings.adapters:
+                await self.load_adapter(adapter)
+            default = self._settings.adapters[0].name if self._settings.adapters else None
+            self._backend = self._workers(default)
+            self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
+
+    async def _bring_up_supervisor(self) -> None:
+        if self._supervisor is not None and self._fleet is not None:
+            card = await self._fleet.ready("supervisor")
+            self._model_names[self._supervisor.model or DEFAULT_MODEL] = card.model
+
+    async def load_adapter(self, adapter: NamedAdapter, model: str | None = None) -> Served:
+        """Load a version of an adapter everywhere. Raises InputError, ModelError. On the loop."""
+        if self._fleet is None or self._card is None:
+            raise InputError("adapters are loaded by worker servers; this engine has none")
+        return await self._fleet.adapters.load(
+            adapter.name, adapter.path, model or self._card.model
+        )
+
+    def _workers(self, adapter: str | None) -> Backend | None:
+        """What answers a run: the engine's default, or an adapter by its name."""
+        if adapter is None and self._backend is not None:
+            return self._backend
+        if self._fleet is None or self._card is None:
+            raise InputError("--adapter is for worker servers; this engine has none")
+        there = [served.name for served in self._fleet.adapters.served()]
+        if adapter is not None and adapter not in there:
+            listed = ", ".join(there) or "none"
+            raise InputError(
+                f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
+            )
+        return FleetBackend(self._fleet, self._card, adapter)
 
     def answer(
         self,
@@ -172,11 +255,11 @@ class Resident:
     ) -> tuple[RunResult, str]:
         """``supervisor`` may be None where a run goes on: then it is the recorded one."""
         options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
-            result = await resume_on_loop(
-                str(folder), supervisor, self._backend, on_progress=on_progress
-            )
-            return result, self._summary(result, supervisor)
+            workers = self._workers(options.get("adapter"))
+            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
@@ -188,28 +271,72 @@ class Resident:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
+        asked = msgspec.structs.asdict(checked)
+        adapter = asked.pop("adapter")
+        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
             context,
             supervisor,
-            self._backend,
+            workers,
             sources=sources,
             on_progress=on_progress,
             **{
-                **msgspec.structs.asdict(checked),
+                **asked,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
             },
         )
-        return result, self._summary(result, supervisor)
+        return result, self._summary(result, supervisor, workers)
 
-    def _summary(self, result: RunResult, supervisor: ModelHandler | None) -> str:
+    async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
+        """The supervisor of this question, if it is a model of this engine's."""
+        name, record = ask.supervisor, ask.options.get("record", "ids")
+        if name is None and (folder := ask.options.get("resume")) is not None:
+            run: Run = await driver.in_thread(self._host, recorded_run, str(folder))
+            assert run.start is not None
+            name, record = run.start.supervisor, run.start.options["record"]
+        if name is None or not name.startswith(SUPERVISOR_PREFIX):
+            return None
+        named = name.removeprefix(SUPERVISOR_PREFIX)
+        if self._fleet is None:
+            raise not_served(named, [])
+        queue = queue_of(self._model_names.get(named, named), self._fleet.models())
+        return LocalSupervisor(self._fleet, self._host.loop, queue, record)
+
+    def status(self) -> wire.EngineStatus:
+        """How the engine, its workers and its runs are now. Raises TimeoutError: it hangs."""
+
+        async def look() -> wire.EngineStatus:
+            return self._status()
+
+        looking = asyncio.run_coroutine_threadsafe(look(), self._host.loop)
+        return looking.result(STATUS_LIMIT_S)
+
+    def _status(self) -> wire.EngineStatus:
+        fleet, activity = self._fleet, self._host.activity
+        return wire.EngineStatus(
+            version=__version__,
+            pid=os.getpid(),
+            up_s=time.monotonic() - activity.since_s,
+            model=self.worker_name,
+            workers=fleet.status() if fleet is not None else (),
+            waiting=fleet.waiting if fleet is not None else 0,
+            runs=activity.runs,
+            runs_total=activity.runs_total,
+            host_calls_total=dict(activity.host_calls),
+            dropped_results=fleet.dropped_results if fleet is not None else 0,
+        )
+
+    def _summary(
+        self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
+    ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
         if isinstance(supervisor, RecordedSupervisor):
             return summary(result, name, "nobody: the answers are the recorded ones")
-        assert self._backend is not None
-        return summary(result, name, self._backend.name)
+        assert workers is not None
+        return summary(result, name, workers.name)
 
     # -- clients
 
@@ -227,8 +354,10 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is not None and self._fleet.failure is not None:
-                raise self._fleet.failure
+            if self._fleet is None or not isinstance(self._backend, FleetBackend):
+                continue
+            if (failure := self._fleet.failure) is not None:
+                raise failure
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -252,9 +381,17 @@ class Resident:
         match message:
             case wire.ClientHello():
                 self._send(client, Welcome(PROTOCOL_VERSION, 0.0))
+                if message.protocol != PROTOCOL_VERSION:  # it has been told, and can't be served
+                    self._forget(client)
+            case wire.Inspect():
+                self._send(client, self._status())
             case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
+            case wire.AddAdapter():
+                task = self._host.loop.create_task(self._serve_adapter(client, message))
+                self._loads.add(task)
+                task.add_done_callback(self._loads.discard)
             case wire.Stop():
                 if task_ := self._asks.get((client, message.ask)):
                     task_.cancel()
@@ -287,7 +424,9 @@ class Resident:
             options = dict(ask.options)
             base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
             supervisor = None
-            if ask.supervisor is not None or "resume" not in options:
+            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+                check_local(base_url, rates)
+            elif ask.supervisor is not None or "resume" not in options:
                 supervisor = await driver.in_thread(
                     self._host, _supervisor_here, ask.supervisor, base_url, rates
                 )
@@ -298,13 +437,22 @@ class Resident:
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
-            failed = wire.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
-            self._send(client, failed)
+            self._send(client, _failed(ask.ask, error))
         except Exception as error:
             self._send(client, wire.Failed(ask.ask, type(error).__name__, repr(error), 6))
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
+        """It goes on when the client has gone: half a switch is none."""
+        try:
+            adapter = NamedAdapter(asked.adapter, asked.path)
+            served = asdict(await self.load_adapter(adapter, asked.model))
+            served["adapter"] = served.pop("name")
+            self._send(client, wire.AdapterAdded(asked.ask, **served))
+        except DistillError as error:
+            self._send(client, _failed(asked.ask, error))
 
     # -- ending
 
@@ -316,7 +464,7 @@ class Resident:
             self._host.close()
 
     async def _close(self) -> None:
-        tasks = list(self._asks.values())
+        tasks = [*self._asks.values(), *self._loads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -324,6 +472,10 @@ class Resident:
             await self._fleet.close()
         if self._placement is not None:
             await self._placement.close()
+
+
+def _failed(ask: str, error: DistillError) -> wire.Failed:
+    return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
@@ -380,19 +532,29 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
     return handler
 
 
-def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
+def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
     if settings.only_joined:
         return []
     devices = [{"gpu": gpu} for gpu in settings.gpus] + [{"cores": one} for one in settings.cores]
     specs = []
     for number, device in enumerate(devices or [{}]):
-        name = f"worker-{number}"
-        argv = worker_argv(
-            endpoint, name, settings.model, **device, window_tokens=settings.window_tokens
-        )
-        specs.append(WorkerSpec(name, tuple(argv), worker_environment()))
+        name = f"{role}-{number}"
+        argv = _argv(settings, endpoint, name, device)
+        specs.append(WorkerSpec(name, tuple(argv), worker_environment(), role))
     return specs
+
+
+def _argv(settings: WorkerSettings, endpoint: str, name: str, device: dict[str, str]) -> list[str]:
+    return worker_argv(
+        endpoint,
+        name,
+        settings.model,
+        **device,
+        window_tokens=settings.window_tokens,
+        max_lora_rank=settings.max_lora_rank,
+        chat_template=settings.chat_template,
+    )
 
 
 def _placed_specs(
@@ -409,10 +571,7 @@ def _placed_specs(
     key = {KEY_VARIABLE: read_worker_key(keyring.worker_key_path()).text}
     device = {"cores" if cluster.cores_per_worker else "gpu": "{devices}"}
     specs = []
-    for number in range(cluster.num_workers):
-        name, window_tokens = f"ray-{number}", settings.window_tokens
-        _, *argv = worker_argv(
-            endpoint, name, settings.model, **device, window_tokens=window_tokens
-        )
-        specs.append(WorkerSpec(name, ("{python}", *argv), key, placement))
+    for name in (f"ray-{number}" for number in range(cluster.num_workers)):
+        _, *argv = _argv(settings, endpoint, name, device)
+        specs.append(WorkerSpec(name, ("{python}", *argv), key, starter=placement))
     return specs

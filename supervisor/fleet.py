@@ -14,18 +14,21 @@ from collections.abc import Iterable, Sequence
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
+from distill.protocol.client_link import WorkerStatus
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.adapters import Adapters
 from distill.supervisor.children import last_words
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import REMOTE_WORKERS, Driver
 from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
-from distill.supervisor.workers import Starter, Worker, WorkerSpec, hang
+from distill.supervisor.worker_status import status_of
+from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Starter, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -60,6 +63,7 @@ class Fleet:
         self._lost: list[tuple[Worker, str]] = []
         """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
+        self.adapters = Adapters(self._workers.values, self._send, self._event, self._settle)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
         driver.on_zone(REMOTE_WORKERS, self._on_batch)
@@ -70,14 +74,14 @@ class Fleet:
 
     # -- what callers see
 
-    async def ready(self) -> wire.ModelCard:
-        """Wait until a worker can serve; its model. Raises ModelError, MachineError: none will."""
+    async def ready(self, role: Role = "worker") -> wire.ModelCard:
+        """Wait until one can serve; its model. Raises ModelError, MachineError: none will."""
         while True:
-            for worker in self._workers.values():
+            for worker in self._of(role):
                 if worker.is_ready and worker.card is not None:
                     return worker.card
-            if self._failed():
-                raise self._failure()
+            if self._failed(role):
+                raise self._failure(role)
             self._changed.clear()
             await self._changed.wait()
 
@@ -86,14 +90,34 @@ class Fleet:
         """Why no worker is left and none will come; None while there is hope."""
         return self._failure() if self._failed() else None
 
+    def _of(self, role: Role) -> list[Worker]:
+        return [worker for worker in list(self._workers.values()) if worker.role == role]
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """How each of them is now."""
+        now_s = time.monotonic()
+        return tuple(status_of(worker, now_s) for worker in self._workers.values())
+
     def workers(self) -> Iterable[Worker]:
         """The fleet's workers, whatever their state."""
         return self._workers.values()
 
     def models(self) -> list[str]:
-        """The models of the workers that are up."""
-        named = (worker.model for worker in self._workers.values() if worker.is_ready)
-        return list(dict.fromkeys(model for model in named if model is not None))
+        """The models of the workers that are up, and their adapters."""
+        named = [worker.model for worker in self._workers.values() if worker.is_ready]
+        adapters = [served.name for served in self.adapters.served() if served.model in named]
+        return list(dict.fromkeys(model for model in (*named, *adapters) if model is not None))
+
+    def card(self, model: str) -> wire.ModelCard | None:
+        """What answers for this model, or the adapter of this name, now."""
+        for worker in self._workers.values():
+            if worker.serves(model) and worker.card is not None:
+                version = worker.serving.get(model, 0)
+                return worker.adapter_cards.get((model, version), worker.card)
+        return None
+
+    def _event(self, event: str, **detail: object) -> None:
+        self._driver.event(event, self._driver.producer, **detail)
 
     def submit(self, submission: Submission) -> None:
         """Queue requests for the model that is named, which some worker serves, or has served."""
@@ -160,8 +184,9 @@ class Fleet:
         if isinstance(message, Started):
             worker.heard_s = time.monotonic()
             self._watch_process(worker, message.pid)
-            early, worker.early = worker.early, None
-            self._on_batch([early] if early is not None else [])
+            if (early := worker.early) is not None:
+                worker.early = None
+                self._on_batch([early])
         if not isinstance(message, Exited | NotStarted):
             return
         may_try_again = worker.card is not None or worker.is_lost_elsewhere(message)
@@ -176,10 +201,11 @@ class Fleet:
         if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
-            worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
+            worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
         elif may_try_again and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += not worker.died_of_suspect
+            worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -218,6 +244,7 @@ class Fleet:
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
         self._release(worker, "it has ended")
+        worker.meter.ended()
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
@@ -225,6 +252,7 @@ class Fleet:
         """What it had goes to others now, not when all of its processes are gone."""
         if count := len(worker.in_flight):
             self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self.adapters.lost(worker)
         self._dispatch.release(worker, has_died=not worker.is_leaving)
 
     def _give_back_lost(self) -> None:
@@ -300,16 +328,14 @@ class Fleet:
         self._dispatch.fail_hopeless(f": {self._failure()}" if self._failed() else "")
         self._dispatch.deal()
 
-    def _failed(self) -> bool:
-        if self._awaits_others and not self._workers:
+    def _failed(self, role: Role = "worker") -> bool:
+        some = list(self._of(role))
+        if role == "worker" and self._awaits_others and not some:
             return False
-        return all(
-            worker.conversation.state == "ended" and worker.failure is not None
-            for worker in list(self._workers.values())
-        )
+        return all(worker.has_failed for worker in some)
 
-    def _failure(self) -> DistillError:
-        causes = [w.failure for w in list(self._workers.values()) if w.failure is not None]
+    def _failure(self, role: Role = "worker") -> DistillError:
+        causes = [worker.failure for worker in self._of(role) if worker.failure is not None]
         if not causes:
             return ModelError("there is no worker")
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
@@ -324,15 +350,15 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
-        listening_s = looked_s = time.monotonic()
+        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(SILENCE_LOOK_S)
             now_s = time.monotonic()
-            if now_s - looked_s > HEARTBEAT_S:
-                listening_s = now_s  # this process was stopped, or busy: it was not they
-            looked_s = now_s
+            late_s, looked_s = now_s - looked_s - SILENCE_LOOK_S, now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
+                if late_s > HEARTBEAT_S:  # this process was stopped, or busy: it was not they
+                    worker.heard_s = min(now_s, worker.heard_s + late_s)
+                if why := hang(worker, now_s - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     is_cut = worker.zone == REMOTE_WORKERS and why.startswith("silent")
                     (self._lose if is_cut else self._condemn)(worker, why)
@@ -435,6 +461,8 @@ class Fleet:
                 self._on_ready(worker, message)
             case wire.Heartbeat():
                 worker.note_beat(message)
+            case wire.AdapterLoaded():
+                self.adapters.on_loaded(worker, message)
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
             case wire.WorkerFailed():
@@ -481,6 +509,7 @@ class Fleet:
             slots=ready.slots,
             load_s=ready.load_s,
         )
+        self.adapters.greet(worker)
         self._settle()
 
     def _differs(self, card: wire.ModelCard) -> str | None:
