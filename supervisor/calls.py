@@ -189,6 +189,8 @@ class WorkerCalls:
         self.tally.asked += len(questions)
         try:
             unanswered = await self._not_reused(questions, asked)
+            if self._ended:
+                raise WorkerError("the run has ended", kind="cancelled")
             self._on_progress()
             interactive = function == "worker"
             self._backend.submit(
