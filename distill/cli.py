@@ -76,6 +76,18 @@ _window_tokens = click.option(
     metavar="N",
     help="The worker's context window, if it should be less than the model's.",
 )
+_max_lora_rank = click.option(
+    "--max-lora-rank",
+    type=click.IntRange(min=1, max=512),
+    metavar="N",
+    help="Take LoRA adapters up to this rank (default: none, or that of the highest --adapter).",
+)
+_chat_template = click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="A chat template (Jinja) in place of the worker model's own; a base model has none.",
+)
 _question = _options(
     click.option(
         "--context",
@@ -88,9 +100,10 @@ _question = _options(
     click.option("--query", "-q", metavar="TEXT", help="The question."),
     click.option(
         "--supervisor",
-        metavar="MODEL|recipe:NAME|replay:RUN",
-        help="Who writes the code: an API model; a recipe, which needs no key: find (facts; the "
-        "default), map-reduce (summaries); or a recorded run, done again from its log folder.",
+        metavar="MODEL|local:MODEL|recipe:NAME|replay:RUN",
+        help="Who writes the code: an API model; a model of the engine's own (--supervisor-gpus); "
+        "a recipe, which needs no key: find (facts; the default), map-reduce (summaries); or a "
+        "recorded run, done again from its log folder.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
     _rate("supervisor", "the supervisor's endpoint", "requests"),
@@ -117,6 +130,14 @@ _question = _options(
         default="ids",
         show_default=True,
         help="What the log keeps of each completion beside its text.",
+    ),
+    click.option(
+        "--answer-cache",
+        type=click.Choice(["off", "run", "shared"]),
+        default="off",
+        show_default=True,
+        help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
+        "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
         "--log-dir",
@@ -177,7 +198,24 @@ def cli() -> None:
     help="Without a GPU: one worker server on each of these sets of CPU cores (default: one on "
     "all).",
 )
+@click.option(
+    "--supervisor-gpus",
+    metavar="4+5",
+    help="The GPUs of --supervisor local:MODEL, as --gpus. Without it (and --supervisor-cores) "
+    "the workers, which then have the same model, answer for the supervisor as well.",
+)
+@click.option("--supervisor-cores", metavar="4-7", help="The same for CPU cores, as --cores.")
 @_window_tokens
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model; "
+    "each is asked by its name: worker(prompt, model=NAME).",
+)
+@_max_lora_rank
+@_chat_template
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
@@ -186,6 +224,11 @@ def cli() -> None:
     metavar="TIER",
     help="How the supervisor's code is confined: the best way that works here, or this one and no "
     "other: namespaces, landlock (for containers), or none, for development only.",
+)
+@click.option(
+    "--metrics-port",
+    metavar="[ADDRESS:]PORT",
+    help="Answer Prometheus there, at /metrics (address: 127.0.0.1 unless given; port 0: any).",
 )
 @click.option(
     "--prepare",
@@ -211,6 +254,12 @@ def up(**options: Any) -> int:
 @cli.command(epilog=EXIT_CODES)
 @_question
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+@click.option(
+    "--adapter",
+    metavar="NAME|[NAME=]PATH",
+    help="The LoRA adapter that answers this run's calls: one that is loaded, by its name, or a "
+    "folder (with a / in it), which is loaded first, as a new version of its name.",
+)
 def run(**options: Any) -> int:
     """Put a question to an engine that is up."""
     from distill import commands
@@ -233,6 +282,8 @@ def run(**options: Any) -> int:
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@_max_lora_rank
+@_chat_template
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.
@@ -251,16 +302,20 @@ def worker(**options: Any) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("run_folder", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+@click.option("--engine", "only_engine", is_flag=True, help="Check only the engine that is up.")
+@click.option("--connect", metavar="ENDPOINT", help="Check only the engine there.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @_limit
 @_sandbox_package
 def doctor(
     run_folder: Path | None,
+    only_engine: bool,
+    connect: str | None,
     as_json: bool,
     limits: tuple[str, ...],
     sandbox_packages: tuple[str, ...],
 ) -> int:
-    """Check this machine, or the files of a run (RUN is a log folder).
+    """Check this machine, an engine that is up, or the files of a run (RUN is a log folder).
 
     Green: it is there. Red (BAD): a run would fail, and the line below says what to do. Grey
     (--): nobody needs it, or not everybody. The exit code is 0 only if a run would work.
@@ -268,6 +323,10 @@ def doctor(
     from distill import doctor as checks
 
     with _errors(False):
+        if only_engine or connect is not None:
+            if run_folder is not None:
+                raise InputError("a run's files or an engine: leave out RUN, or --connect/--engine")
+            return checks.check_engine(connect, as_json=as_json)
         if run_folder is not None:
             return checks.check_run(run_folder, as_json=as_json)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)

@@ -21,6 +21,8 @@ def join(
     cores: str | None,
     name: str | None,
     window_tokens: int | None,
+    max_lora_rank: int | None,
+    chat_template: str | None,
     check_only: bool,
 ) -> None:
     """Become a worker server of the engine at ``connect`` (the newest of this user if None).
@@ -43,6 +45,8 @@ def join(
         *(("--gpu", gpu) if gpu is not None else ()),
         *(("--cores", cores.replace("+", ",")) if cores is not None else ()),
         *(("--window-tokens", str(window_tokens)) if window_tokens is not None else ()),
+        *(("--max-lora-rank", str(max_lora_rank)) if max_lora_rank is not None else ()),
+        *(("--chat-template", chat_template) if chat_template is not None else ()),
     ]
     _become(argv)
 

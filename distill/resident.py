@@ -9,19 +9,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
+from distill.adapters import NamedAdapter
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
+from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
+from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
@@ -32,16 +35,21 @@ from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
+from distill.supervisor.adapters import Served
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.children import scrubbed_environment
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.workers import WorkerSpec
-from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.supervisor.workers import SUPERVISOR_PREFIX, Role, WorkerSpec
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run
+from distill.version import __version__
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
+STATUS_LIMIT_S = 5.0
+DEFAULT_MODEL = "default"
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
 
 
@@ -57,13 +65,16 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_options: dict[str, Any] | None = None
     limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
+    adapter: str | None = None
+    answer_cache: AnswerCaching = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there. ``rates`` are ``url``'s.
+    Both empty means one, on what is there. ``rates`` are ``url``'s. The first of ``adapters``
+    answers where a run names none; ``max_lora_rank`` None means that workers take no adapters.
     """
 
     model: str | None = None
@@ -72,6 +83,9 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    adapters: tuple[NamedAdapter, ...] = ()
+    max_lora_rank: int | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +98,29 @@ class SandboxSettings:
 
 
 class Resident:
-    """The engine of this process. Methods are called from any thread but the loop's."""
+    """The engine of this process. Methods are called from any thread but the loop's.
+
+    ``supervisor`` are worker servers that answer runs' supervisors, if it has some.
+    """
 
     def __init__(
-        self, settings: WorkerSettings, sandbox: SandboxSettings = SandboxSettings()
+        self,
+        settings: WorkerSettings,
+        sandbox: SandboxSettings = SandboxSettings(),
+        supervisor: WorkerSettings | None = None,
     ) -> None:
         self._settings = settings
         self._sandbox = sandbox
+        self._supervisor = supervisor
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._backend: Backend | None = None
+        self._model_names: dict[str, str] = {}
+        """The models of this engine's own workers, by what the user called them."""
+        self._card: worker_wire.ModelCard | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -107,18 +132,73 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
+    @property
+    def wanted(self) -> str:
+        """What ``start`` brings up, for people."""
+        worker = f"the worker: {self._settings.model or 'SmolLM2-135M-Instruct'}"
+        if self._supervisor is None:
+            return worker
+        model = self._supervisor.model or "SmolLM2-135M-Instruct"
+        return f"{worker}, and the supervisor: {model}"
+
     def start(self) -> None:
         """Bring the workers up. Raises ModelError when none comes."""
         background.wait(self._start())
 
     async def _start(self) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
+        endpoint = self._host.endpoints["workers"]
+        specs = [] if self._settings.url is not None else _specs(self._settings, endpoint)
+        if self._supervisor is not None:
+            specs += _specs(self._supervisor, endpoint, "supervisor")
+        if specs:
+            self._fleet = Fleet(self._host, specs)
         if self._settings.url is not None:
             self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
-            return
-        self._fleet = Fleet(self._host, _specs(self._settings, self._host.endpoints["workers"]))
-        card = await self._fleet.ready()
-        self._backend = FleetBackend(self._fleet, card)
+        # At once: where one of them can't be, nobody waits for the other to load.
+        roles = (self._bring_up_workers(), self._bring_up_supervisor())
+        tasks = [self._host.loop.create_task(each) for each in roles]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _bring_up_workers(self) -> None:
+        if self._settings.url is None and self._fleet is not None:
+            self._card = await self._fleet.ready()
+            for adapter in self._settings.adapters:
+                await self.load_adapter(adapter)
+            default = self._settings.adapters[0].name if self._settings.adapters else None
+            self._backend = self._workers(default)
+            self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
+
+    async def _bring_up_supervisor(self) -> None:
+        if self._supervisor is not None and self._fleet is not None:
+            card = await self._fleet.ready("supervisor")
+            self._model_names[self._supervisor.model or DEFAULT_MODEL] = card.model
+
+    async def load_adapter(self, adapter: NamedAdapter, model: str | None = None) -> Served:
+        """Load a version of an adapter everywhere. Raises InputError, ModelError. On the loop."""
+        if self._fleet is None or self._card is None:
+            raise InputError("adapters are loaded by worker servers; this engine has none")
+        return await self._fleet.adapters.load(
+            adapter.name, adapter.path, model or self._card.model
+        )
+
+    def _workers(self, adapter: str | None) -> Backend | None:
+        """What answers a run: the engine's default, or an adapter by its name."""
+        if adapter is None and self._backend is not None:
+            return self._backend
+        if self._fleet is None or self._card is None:
+            raise InputError("--adapter is for worker servers; this engine has none")
+        there = [served.name for served in self._fleet.adapters.served()]
+        if adapter is not None and adapter not in there:
+            listed = ", ".join(there) or "none"
+            raise InputError(
+                f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
+            )
+        return FleetBackend(self._fleet, self._card, adapter)
 
     def answer(
         self,
@@ -137,11 +217,11 @@ class Resident:
     ) -> tuple[RunResult, str]:
         """``supervisor`` may be None where a run goes on: then it is the recorded one."""
         options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
-            result = await resume_on_loop(
-                str(folder), supervisor, self._backend, on_progress=on_progress
-            )
-            return result, self._summary(result, supervisor)
+            workers = self._workers(options.get("adapter"))
+            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
@@ -153,28 +233,72 @@ class Resident:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
+        asked = msgspec.structs.asdict(checked)
+        adapter = asked.pop("adapter")
+        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
             context,
             supervisor,
-            self._backend,
+            workers,
             sources=sources,
             on_progress=on_progress,
             **{
-                **msgspec.structs.asdict(checked),
+                **asked,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
             },
         )
-        return result, self._summary(result, supervisor)
+        return result, self._summary(result, supervisor, workers)
 
-    def _summary(self, result: RunResult, supervisor: ModelHandler | None) -> str:
+    async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
+        """The supervisor of this question, if it is a model of this engine's."""
+        name, record = ask.supervisor, ask.options.get("record", "ids")
+        if name is None and (folder := ask.options.get("resume")) is not None:
+            run: Run = await driver.in_thread(self._host, recorded_run, str(folder))
+            assert run.start is not None
+            name, record = run.start.supervisor, run.start.options["record"]
+        if name is None or not name.startswith(SUPERVISOR_PREFIX):
+            return None
+        named = name.removeprefix(SUPERVISOR_PREFIX)
+        if self._fleet is None:
+            raise not_served(named, [])
+        queue = queue_of(self._model_names.get(named, named), self._fleet.models())
+        return LocalSupervisor(self._fleet, self._host.loop, queue, record)
+
+    def status(self) -> wire.EngineStatus:
+        """How the engine, its workers and its runs are now. Raises TimeoutError: it hangs."""
+
+        async def look() -> wire.EngineStatus:
+            return self._status()
+
+        looking = asyncio.run_coroutine_threadsafe(look(), self._host.loop)
+        return looking.result(STATUS_LIMIT_S)
+
+    def _status(self) -> wire.EngineStatus:
+        fleet, activity = self._fleet, self._host.activity
+        return wire.EngineStatus(
+            version=__version__,
+            pid=os.getpid(),
+            up_s=time.monotonic() - activity.since_s,
+            model=self.worker_name,
+            workers=fleet.status() if fleet is not None else (),
+            waiting=fleet.waiting if fleet is not None else 0,
+            runs=activity.runs,
+            runs_total=activity.runs_total,
+            host_calls_total=dict(activity.host_calls),
+            dropped_results=fleet.dropped_results if fleet is not None else 0,
+        )
+
+    def _summary(
+        self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
+    ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
         if isinstance(supervisor, RecordedSupervisor):
             return summary(result, name, "nobody: the answers are the recorded ones")
-        assert self._backend is not None
-        return summary(result, name, self._backend.name)
+        assert workers is not None
+        return summary(result, name, workers.name)
 
     # -- clients
 
@@ -192,8 +316,10 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is not None and self._fleet.failure is not None:
-                raise self._fleet.failure
+            if self._fleet is None or not isinstance(self._backend, FleetBackend):
+                continue
+            if (failure := self._fleet.failure) is not None:
+                raise failure
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -217,9 +343,17 @@ class Resident:
         match message:
             case wire.ClientHello():
                 self._send(client, Welcome(PROTOCOL_VERSION, 0.0))
+                if message.protocol != PROTOCOL_VERSION:  # it has been told, and can't be served
+                    self._forget(client)
+            case wire.Inspect():
+                self._send(client, self._status())
             case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
+            case wire.AddAdapter():
+                task = self._host.loop.create_task(self._serve_adapter(client, message))
+                self._loads.add(task)
+                task.add_done_callback(self._loads.discard)
             case wire.Stop():
                 if task_ := self._asks.get((client, message.ask)):
                     task_.cancel()
@@ -252,7 +386,9 @@ class Resident:
             options = dict(ask.options)
             base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
             supervisor = None
-            if ask.supervisor is not None or "resume" not in options:
+            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+                check_local(base_url, rates)
+            elif ask.supervisor is not None or "resume" not in options:
                 supervisor = await driver.in_thread(
                     self._host, _supervisor_here, ask.supervisor, base_url, rates
                 )
@@ -263,13 +399,22 @@ class Resident:
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
-            failed = wire.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
-            self._send(client, failed)
+            self._send(client, _failed(ask.ask, error))
         except Exception as error:
             self._send(client, wire.Failed(ask.ask, type(error).__name__, repr(error), 6))
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
+        """It goes on when the client has gone: half a switch is none."""
+        try:
+            adapter = NamedAdapter(asked.adapter, asked.path)
+            served = asdict(await self.load_adapter(adapter, asked.model))
+            served["adapter"] = served.pop("name")
+            self._send(client, wire.AdapterAdded(asked.ask, **served))
+        except DistillError as error:
+            self._send(client, _failed(asked.ask, error))
 
     # -- ending
 
@@ -281,12 +426,16 @@ class Resident:
             self._host.close()
 
     async def _close(self) -> None:
-        tasks = list(self._asks.values())
+        tasks = [*self._asks.values(), *self._loads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+
+
+def _failed(ask: str, error: DistillError) -> wire.Failed:
+    return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
@@ -343,7 +492,7 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
     return handler
 
 
-def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
+def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
     environment = scrubbed_environment()
     if token := os.environ.get("HF_TOKEN"):
@@ -352,12 +501,16 @@ def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
     devices = [("--gpu", gpu) for gpu in settings.gpus]
     devices += [("--cores", cores.replace("+", ",")) for cores in settings.cores]
     for number, device in enumerate(devices or [()]):
-        name = f"worker-{number}"
+        name = f"{role}-{number}"
         argv = [sys.executable, "-m", "distill.worker_server"]
         argv += ["--connect", endpoint, "--worker", name]
         argv += ["--model", settings.model] if settings.model else []
         argv += device
         if settings.window_tokens:
             argv += ["--window-tokens", str(settings.window_tokens)]
-        specs.append(WorkerSpec(name, tuple(argv), environment))
+        if settings.max_lora_rank:
+            argv += ["--max-lora-rank", str(settings.max_lora_rank)]
+        if settings.chat_template:
+            argv += ["--chat-template", settings.chat_template]
+        specs.append(WorkerSpec(name, tuple(argv), environment, role))
     return specs

@@ -15,17 +15,20 @@ from pathlib import Path
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
+from distill.protocol.client_link import WorkerStatus
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.adapters import Adapters
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
 from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
-from distill.supervisor.workers import Worker, WorkerSpec, hang
+from distill.supervisor.worker_status import status_of
+from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -50,6 +53,7 @@ class Fleet:
         self._lost: list[tuple[Worker, str]] = []
         """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
+        self.adapters = Adapters(self._workers.values, self._send, self._event, self._settle)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
         driver.on_lost(self._on_driver_lost)
@@ -59,14 +63,14 @@ class Fleet:
 
     # -- what callers see
 
-    async def ready(self) -> wire.ModelCard:
-        """Wait until a worker can serve; its model. Raises ModelError, MachineError: none will."""
+    async def ready(self, role: Role = "worker") -> wire.ModelCard:
+        """Wait until one can serve; its model. Raises ModelError, MachineError: none will."""
         while True:
-            for worker in self._workers.values():
+            for worker in self._of(role):
                 if worker.is_ready and worker.card is not None:
                     return worker.card
-            if self._failed():
-                raise self._failure()
+            if self._failed(role):
+                raise self._failure(role)
             self._changed.clear()
             await self._changed.wait()
 
@@ -75,14 +79,34 @@ class Fleet:
         """Why no worker is left and none will come; None while there is hope."""
         return self._failure() if self._failed() else None
 
+    def _of(self, role: Role) -> list[Worker]:
+        return [worker for worker in list(self._workers.values()) if worker.role == role]
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """How each of them is now."""
+        now_s = time.monotonic()
+        return tuple(status_of(worker, now_s) for worker in self._workers.values())
+
     def workers(self) -> Iterable[Worker]:
         """The fleet's workers, whatever their state."""
         return self._workers.values()
 
     def models(self) -> list[str]:
-        """The models of the workers that are up."""
-        named = (worker.model for worker in self._workers.values() if worker.is_ready)
-        return list(dict.fromkeys(model for model in named if model is not None))
+        """The models of the workers that are up, and their adapters."""
+        named = [worker.model for worker in self._workers.values() if worker.is_ready]
+        adapters = [served.name for served in self.adapters.served() if served.model in named]
+        return list(dict.fromkeys(model for model in (*named, *adapters) if model is not None))
+
+    def card(self, model: str) -> wire.ModelCard | None:
+        """What answers for this model, or the adapter of this name, now."""
+        for worker in self._workers.values():
+            if worker.serves(model) and worker.card is not None:
+                version = worker.serving.get(model, 0)
+                return worker.adapter_cards.get((model, version), worker.card)
+        return None
+
+    def _event(self, event: str, **detail: object) -> None:
+        self._driver.event(event, self._driver.producer, **detail)
 
     def submit(self, submission: Submission) -> None:
         """Queue requests for the model that is named, which some worker serves, or has served."""
@@ -143,8 +167,9 @@ class Fleet:
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if isinstance(message, Started):
             self._watch_process(worker, message.pid)
-            early, worker.early = worker.early, None
-            self._on_batch([early] if early is not None else [])
+            if (early := worker.early) is not None:
+                worker.early = None
+                self._on_batch([early])
         if not isinstance(message, Exited | NotStarted):
             return
         has_served = worker.card is not None
@@ -159,10 +184,11 @@ class Fleet:
         if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
-            worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
+            worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
         elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += not worker.died_of_suspect
+            worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -197,6 +223,7 @@ class Fleet:
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
         self._release(worker, "it has ended")
+        worker.meter.ended()
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
@@ -204,6 +231,7 @@ class Fleet:
         """What it had goes to others now, not when all of its processes are gone."""
         if count := len(worker.in_flight):
             self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self.adapters.lost(worker)
         self._dispatch.release(worker, has_died=not worker.is_leaving)
 
     def _give_back_lost(self) -> None:
@@ -246,14 +274,11 @@ class Fleet:
         self._dispatch.fail_hopeless(f": {self._failure()}" if self._failed() else "")
         self._dispatch.deal()
 
-    def _failed(self) -> bool:
-        return all(
-            worker.conversation.state == "ended" and worker.failure is not None
-            for worker in list(self._workers.values())
-        )
+    def _failed(self, role: Role = "worker") -> bool:
+        return all(worker.has_failed for worker in self._of(role))
 
-    def _failure(self) -> DistillError:
-        causes = [w.failure for w in list(self._workers.values()) if w.failure is not None]
+    def _failure(self, role: Role = "worker") -> DistillError:
+        causes = [worker.failure for worker in self._of(role) if worker.failure is not None]
         if not causes:
             return ModelError("there is no worker")
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
@@ -268,15 +293,15 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
-        listening_s = looked_s = time.monotonic()
+        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(SILENCE_LOOK_S)
             now_s = time.monotonic()
-            if now_s - looked_s > HEARTBEAT_S:
-                listening_s = now_s  # this process was stopped, or busy: it was not they
-            looked_s = now_s
+            late_s, looked_s = now_s - looked_s - SILENCE_LOOK_S, now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
+                if late_s > HEARTBEAT_S:  # this process was stopped, or busy: it was not they
+                    worker.heard_s = min(now_s, worker.heard_s + late_s)
+                if why := hang(worker, now_s - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     self._condemn(worker, why)
             self._give_back_lost()
@@ -364,6 +389,8 @@ class Fleet:
                 self._on_ready(worker, message)
             case wire.Heartbeat():
                 worker.note_beat(message)
+            case wire.AdapterLoaded():
+                self.adapters.on_loaded(worker, message)
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
             case wire.WorkerFailed():
@@ -404,6 +431,7 @@ class Fleet:
             slots=ready.slots,
             load_s=ready.load_s,
         )
+        self.adapters.greet(worker)
         self._settle()
 
     def _differs(self, card: wire.ModelCard) -> str | None:

@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.errors import LocalProtocolError, ProtocolError
 from distill.protocol.message import Shutdown, Welcome
 from distill.protocol.worker_link import (
+    AdapterLoaded,
     Cancel,
     Drain,
+    DropAdapter,
     Heartbeat,
+    LoadAdapter,
     Requests,
     ToWorker,
     WorkerFailed,
@@ -39,6 +43,7 @@ from distill.protocol.worker_link import (
 )
 from distill.worker_server.engine import Engine
 from distill.worker_server.errors import (
+    AdapterRefused,
     DriverUnreachable,
     EngineDied,
     EngineFailed,
@@ -82,6 +87,7 @@ class Server:
             asyncio.get_running_loop(), self._on_message, self._on_fault, self._heartbeat
         )
         self._outbox = Outbox(self._link.send)
+        self._background: set[asyncio.Future[None]] = set()
         self._work = Work(self._outbox.add, self._on_engine_died, self._on_idle)
 
     async def run(self) -> ExitCode:
@@ -202,12 +208,40 @@ class Server:
                 self._work.begin(message.requests)
             case Cancel():
                 self._work.cancel(message.ids)
+            case LoadAdapter():
+                self._in_background(self._load_adapter(message))
+            case DropAdapter() if self._engine is not None:
+                self._in_background(self._engine.drop_adapter(message.adapter, message.version))
             case Drain():
                 self._drain()
             case WorkerRefused():
                 self._on_refused(message.detail)
             case Shutdown():
                 self._stop("the engine has ended")
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start ``work``; it begins after the requests that came before it."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _load_adapter(self, asked: LoadAdapter) -> None:
+        assert self._engine is not None
+        files_hash, refused = "", None
+        try:
+            files_hash = await self._engine.load_adapter(asked.adapter, asked.version, asked.path)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is said, and harms no answer)
+            known = isinstance(error, AdapterRefused)
+            refused = str(error) if known else f"{type(error).__name__}: {error}"
+        loaded = AdapterLoaded(asked.adapter, asked.version, files_hash, refused)
+        told = {"detail": refused} if refused else {"files_hash": files_hash}
+        self._event(
+            "adapter_refused" if refused else "adapter_loaded",
+            adapter=asked.adapter,
+            version=asked.version,
+            **told,
+        )
+        self._link.send_if_legal(loaded)
 
     def _stop(self, unwelcome: str = "stopped before the driver answered") -> None:
         """End now, whatever is in flight."""
@@ -288,6 +322,10 @@ class Server:
             last_step_age_s=clock.age_s() if clock else 0.0,
             prompt_tokens=clock.prompt_tokens if clock else 0,
             completion_tokens=clock.completion_tokens if clock else 0,
+            cached_tokens=clock.cached_tokens if clock else 0,
+            waiting=min(clock.waiting, self._work.in_flight) if clock else 0,
+            cache_usage=clock.cache_usage if clock else 0.0,
+            failures=self._work.failures,
         )
 
 

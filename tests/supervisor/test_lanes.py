@@ -5,6 +5,7 @@ import tracemalloc
 from collections import Counter
 
 from distill.protocol import worker_link as W
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.lanes import ALIKE_CHARS, Queue, grouped
 from distill.supervisor.requests import Pending, Questions, Submission
 
@@ -135,7 +136,7 @@ def test_a_run_is_removed_wherever_it_waits() -> None:
 
 def test_what_waits_is_numbers() -> None:
     prompts = [f"tiny {number}" for number in range(20_000)]
-    questions = Questions("r-1", prompts, W.Sampling(), "ids")
+    questions = Questions("r-1", prompts, W.Sampling(), "ids", AnswerForm())
     queue = Queue()
     tracemalloc.start()
     try:
