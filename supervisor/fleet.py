@@ -167,8 +167,9 @@ class Fleet:
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if isinstance(message, Started):
             self._watch_process(worker, message.pid)
-            early, worker.early = worker.early, None
-            self._on_batch([early] if early is not None else [])
+            if (early := worker.early) is not None:
+                worker.early = None
+                self._on_batch([early])
         if not isinstance(message, Exited | NotStarted):
             return
         has_served = worker.card is not None
@@ -292,15 +293,15 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
-        listening_s = looked_s = time.monotonic()
+        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(SILENCE_LOOK_S)
             now_s = time.monotonic()
-            if now_s - looked_s > HEARTBEAT_S:
-                listening_s = now_s  # this process was stopped, or busy: it was not they
-            looked_s = now_s
+            late_s, looked_s = now_s - looked_s - SILENCE_LOOK_S, now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
+                if late_s > HEARTBEAT_S:  # this process was stopped, or busy: it was not they
+                    worker.heard_s = min(now_s, worker.heard_s + late_s)
+                if why := hang(worker, now_s - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     self._condemn(worker, why)
             self._give_back_lost()
