@@ -120,7 +120,10 @@ class Dispatch:
                     _settle(pending, "bad_request", str(error))
 
     def commit(self, finished: Iterable[Finished]) -> None:
-        """Deliver first results, a batch for each caller, and drop the rest."""
+        """Deliver first results, a batch for each caller, and drop the rest.
+
+        What waits is dealt before: no worker is idle while the driver looks at answers, and logs.
+        """
         by_caller: dict[Deliver, list[Outcome]] = {}
         for worker, result in finished:
             pending = worker.in_flight.get(result.id)
@@ -138,6 +141,7 @@ class Dispatch:
                 time.monotonic() - pending.since,
             )
             by_caller.setdefault(pending.submission.deliver, []).append(outcome)
+        self.deal()
         for deliver, outcomes in by_caller.items():
             _deliver(deliver, outcomes)
 
@@ -170,7 +174,7 @@ class Dispatch:
             if not queue and not suspects:
                 continue
             if not any(each.may_serve(model) for each in self._workers()):
-                for pending in (*suspects.clear(), *queue.clear()):
+                for pending in itertools.chain(suspects.clear(), queue.clear()):
                     _settle(pending, "lost", f"no worker is left{why or f' that serves {model}'}")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
+from distill.protocol.client_link import WorkerStatus
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
@@ -26,7 +27,8 @@ from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import Driver
 from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
-from distill.supervisor.workers import Worker, WorkerSpec, hang
+from distill.supervisor.worker_status import status_of
+from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -61,14 +63,14 @@ class Fleet:
 
     # -- what callers see
 
-    async def ready(self) -> wire.ModelCard:
-        """Wait until a worker can serve; its model. Raises ModelError, MachineError: none will."""
+    async def ready(self, role: Role = "worker") -> wire.ModelCard:
+        """Wait until one can serve; its model. Raises ModelError, MachineError: none will."""
         while True:
-            for worker in self._workers.values():
+            for worker in self._of(role):
                 if worker.is_ready and worker.card is not None:
                     return worker.card
-            if self._failed():
-                raise self._failure()
+            if self._failed(role):
+                raise self._failure(role)
             self._changed.clear()
             await self._changed.wait()
 
@@ -76,6 +78,14 @@ class Fleet:
     def failure(self) -> DistillError | None:
         """Why no worker is left and none will come; None while there is hope."""
         return self._failure() if self._failed() else None
+
+    def _of(self, role: Role) -> list[Worker]:
+        return [worker for worker in list(self._workers.values()) if worker.role == role]
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """How each of them is now."""
+        now_s = time.monotonic()
+        return tuple(status_of(worker, now_s) for worker in self._workers.values())
 
     def workers(self) -> Iterable[Worker]:
         """The fleet's workers, whatever their state."""
@@ -174,10 +184,11 @@ class Fleet:
         if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
-            worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
+            worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
         elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += not worker.died_of_suspect
+            worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -212,6 +223,7 @@ class Fleet:
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
         self._release(worker, "it has ended")
+        worker.meter.ended()
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
@@ -262,14 +274,11 @@ class Fleet:
         self._dispatch.fail_hopeless(f": {self._failure()}" if self._failed() else "")
         self._dispatch.deal()
 
-    def _failed(self) -> bool:
-        return all(
-            worker.conversation.state == "ended" and worker.failure is not None
-            for worker in list(self._workers.values())
-        )
+    def _failed(self, role: Role = "worker") -> bool:
+        return all(worker.has_failed for worker in self._of(role))
 
-    def _failure(self) -> DistillError:
-        causes = [w.failure for w in list(self._workers.values()) if w.failure is not None]
+    def _failure(self, role: Role = "worker") -> DistillError:
+        causes = [worker.failure for worker in self._of(role) if worker.failure is not None]
         if not causes:
             return ModelError("there is no worker")
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
