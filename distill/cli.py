@@ -76,6 +76,18 @@ _window_tokens = click.option(
     metavar="N",
     help="The worker's context window, if it should be less than the model's.",
 )
+_max_lora_rank = click.option(
+    "--max-lora-rank",
+    type=click.IntRange(min=1, max=512),
+    metavar="N",
+    help="Take LoRA adapters up to this rank (default: none, or that of the highest --adapter).",
+)
+_chat_template = click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="A chat template (Jinja) in place of the worker model's own; a base model has none.",
+)
 _question = _options(
     click.option(
         "--context",
@@ -117,6 +129,14 @@ _question = _options(
         default="ids",
         show_default=True,
         help="What the log keeps of each completion beside its text.",
+    ),
+    click.option(
+        "--answer-cache",
+        type=click.Choice(["off", "run", "shared"]),
+        default="off",
+        show_default=True,
+        help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
+        "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
         "--log-dir",
@@ -179,6 +199,16 @@ def cli() -> None:
 )
 @_window_tokens
 @click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model; "
+    "each is asked by its name: worker(prompt, model=NAME).",
+)
+@_max_lora_rank
+@_chat_template
+@click.option(
     "--listen",
     metavar="tcp://ADDRESS:PORT",
     help="Let workers on other machines join, with a key: ADDRESS is an address, a name or an "
@@ -223,6 +253,12 @@ def up(**options: Any) -> int:
 @cli.command(epilog=EXIT_CODES)
 @_question
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
+@click.option(
+    "--adapter",
+    metavar="NAME|[NAME=]PATH",
+    help="The LoRA adapter that answers this run's calls: one that is loaded, by its name, or a "
+    "folder (with a / in it), which is loaded first, as a new version of its name.",
+)
 def run(**options: Any) -> int:
     """Put a question to an engine that is up."""
     from distill import commands
@@ -245,6 +281,8 @@ def run(**options: Any) -> int:
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@_max_lora_rank
+@_chat_template
 @click.option(
     "--key",
     metavar="FILE",

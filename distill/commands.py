@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from distill.adapters import is_path, needed_rank
+from distill.adapters import parse as parse_adapter
 from distill.display import Display
 from distill.engine import Engine
 from distill.errors import BudgetError, InputError, MachineError, ModelError
@@ -42,6 +44,9 @@ def up(
     gpus: str | None,
     cores: str | None,
     window_tokens: int | None,
+    adapters: Sequence[str],
+    max_lora_rank: int | None,
+    chat_template: str | None,
     listen: str | None,
     only_joined: bool,
     prepare: bool,
@@ -49,24 +54,21 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    if (gpus is not None or cores is not None) and worker_url is not None:
-        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
-    if gpus is not None and cores is not None:
-        raise InputError("--gpus and --cores exclude each other")
     _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
-    settings = WorkerSettings(
+    settings = _worker_settings(
         worker,
         worker_url,
-        _split("--gpus", gpus),
-        _split("--cores", cores),
+        gpus,
+        cores,
         window_tokens,
+        adapters,
+        max_lora_rank,
+        chat_template,
         taken_from(options, "worker"),
         listen,
         only_joined,
     )
-    if settings.rates.are_given and worker_url is None:
-        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
     sandbox = _sandbox(options)
     if check_only:
         if not prepare:
@@ -90,6 +92,46 @@ def up(
             ask = Ask("up", query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
         return _print(result, text)
+
+
+def _worker_settings(
+    model: str | None,
+    url: str | None,
+    gpus: str | None,
+    cores: str | None,
+    window_tokens: int | None,
+    adapters: Sequence[str],
+    max_lora_rank: int | None,
+    chat_template: str | None,
+    rates: Rates,
+    listen: str | None,
+    only_joined: bool,
+) -> WorkerSettings:
+    """The engine's workers. Raises InputError for options that do not go together."""
+    if (gpus is not None or cores is not None) and url is not None:
+        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
+    if gpus is not None and cores is not None:
+        raise InputError("--gpus and --cores exclude each other")
+    if (adapters or max_lora_rank or chat_template) and url is not None:
+        raise InputError("--adapter, --max-lora-rank and --chat-template are not for --worker-url")
+    if rates.are_given and url is None:
+        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
+    named = tuple(parse_adapter(word) for word in adapters)
+    if len({adapter.name for adapter in named}) < len(named):
+        raise InputError("two adapters have the same name: give --adapter NAME=PATH")
+    return WorkerSettings(
+        model,
+        url,
+        _split("--gpus", gpus),
+        _split("--cores", cores),
+        window_tokens,
+        rates,
+        named,
+        max_lora_rank or needed_rank(named),
+        chat_template,
+        listen,
+        only_joined,
+    )
 
 
 @contextlib.contextmanager
@@ -123,11 +165,13 @@ def run(
     supervisor: str | None,
     base_url: str | None,
     connect: str | None,
+    adapter: str | None,
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
     options["limits"] = parse(options["limits"])
     recorded = _is_recorded(paths, query, supervisor, options)
+    named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
     if query is None and not recorded:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
@@ -141,6 +185,11 @@ def run(
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
+            if named is not None:
+                display.phase(f"loading the adapter {named.name}")
+                engine.load_adapter(named.path, named.name)
+            if adapter is not None:
+                asked["adapter"] = named.name if named is not None else adapter
             display.phase("asking the engine")
             result, text = engine.ask(query or "", files, supervisor, asked, display.progress)
         return _print(result, text)

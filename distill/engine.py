@@ -22,6 +22,7 @@ from distill.protocol.message import Message
 from distill.protocol.sockets import Inbound, Sockets
 from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
+from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context
 
 GREETING_S = 5.0
@@ -95,6 +96,30 @@ class Engine:
                 options["json"] = True
             result, _ = self.ask(query, [file.name], supervisor, options, on_progress)
         return result
+
+    def load_adapter(
+        self, path: str | Path, name: str | None = None, *, model: str | None = None
+    ) -> Served:
+        """Load a LoRA adapter into every worker of ``model`` (the engine's own if None).
+
+        Calls name it with ``worker(prompt, model=name)``, runs with ``adapter=name``. A name that
+        is there gets a new version, which later calls are answered with; what is in flight ends
+        on what it began with. ``path`` is a folder as the workers see it, one for each version:
+        a worker that starts later loads it again. Raises InputError, ModelError.
+        """
+        ask = secrets.token_hex(8)
+        name = name or Path(path).name
+        self._send(wire.AddAdapter(ask, name, str(path), model))
+        while True:
+            message = self._receive(PATIENCE_S)
+            if message is None:
+                self._check_alive()
+            elif isinstance(message, wire.AdapterAdded) and message.ask == ask:
+                told = msgspec.structs.asdict(message)
+                del told["ask"]
+                return Served(told.pop("adapter"), **told)
+            elif isinstance(message, wire.Failed) and message.ask == ask:
+                raise _error(message)
 
     def ask(
         self,

@@ -30,6 +30,8 @@ def join(
     cores: str | None,
     name: str | None,
     window_tokens: int | None,
+    max_lora_rank: int | None,
+    chat_template: str | None,
     key: str | None,
     redial_s: int,
     check_only: bool,
@@ -60,6 +62,8 @@ def join(
         gpu=gpu,
         cores=cores,
         window_tokens=window_tokens,
+        max_lora_rank=max_lora_rank,
+        chat_template=chat_template,
     )
     argv += ["--outlive-parent", "--announce", "--redial-s", str(redial_s)]
     argv += ["--key", key] if key is not None else []

@@ -28,6 +28,7 @@ from distill.token_estimate import estimated_tokens
 if TYPE_CHECKING:
     import openai
 
+    from distill.protocol.worker_link import ModelCard
     from distill.worker_server.offline import OfflineEngine
 
 Messages = Sequence[Mapping[str, str]]
@@ -67,7 +68,8 @@ class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
-    endpoint's limits and between attempts.
+    endpoint's limits and between attempts. ``card`` says which weights answered, ``token_ids`` what
+    was sampled, ``logprobs`` (nats) one value for each, where these are known.
     """
 
     text: str
@@ -77,6 +79,9 @@ class LMResponse:
     finish_reason: str = "stop"
     attempts: int = 1
     waited_s: float = 0.0
+    card: "ModelCard | None" = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class ModelHandler(ABC):
@@ -90,7 +95,10 @@ class ModelHandler(ABC):
 
     @abstractmethod
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
-        """Reply to one conversation; ``kw`` are sampling parameters. Raises ModelError."""
+        """Reply to one conversation; ``kw`` are sampling parameters. Raises ModelError.
+
+        ``logprobs=True`` is among them only where the caller wants log-probabilities.
+        """
 
     @abstractmethod
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
@@ -102,6 +110,10 @@ class ModelHandler(ABC):
     def complete_batch(self, prompts: Sequence[str], **kw: Any) -> list[LMResponse]:
         """Continue several texts as they stand, where the model can; else as user messages."""
         return self.chat_batch([[{"role": "user", "content": text}] for text in prompts], **kw)
+
+    def card(self) -> "ModelCard | None":
+        """Which weights would answer now, where that is known."""
+        return None
 
     def prepare(self) -> None:  # noqa: B027  (most handlers are ready when they are made)
         """Make ready: called before a run, in a thread, so that the first call does not wait.
@@ -147,7 +159,29 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
     if not _is_count(response.attempts):
         value = repr(response.attempts)[:80]
         raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
+    _check_what_is_known(name, response)
     return response
+
+
+def _check_what_is_known(name: str, response: LMResponse) -> None:
+    from distill.protocol.worker_link import ModelCard
+
+    if not isinstance(response.card, ModelCard | None):
+        raise ModelError(f"{name} returned an LMResponse whose card is no ModelCard")
+    kinds = (("token_ids", "ids", _is_id), ("logprobs", "logarithms", _is_logarithm))
+    for field, what, fits in kinds:
+        values = getattr(response, field)
+        is_sequence = values is None or isinstance(values, list | tuple)
+        if not is_sequence or not all(map(fits, values or ())):
+            raise ModelError(f"{name} returned an LMResponse whose {field} are no {what}")
+
+
+def _is_id(value: Any) -> bool:
+    return _is_count(value) and value < 1 << 32
+
+
+def _is_logarithm(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
@@ -300,6 +334,7 @@ class OpenAIHandler(ModelHandler):
             model if isinstance(model, str) and model else self.model,
             elapsed_s,
             finish if isinstance(finish, str) and finish else "stop",
+            logprobs=_logprobs(choices[0]),
         )
 
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
@@ -417,6 +452,15 @@ def _count(usage: Any, name: str) -> int:
     return value if _is_count(value) else 0
 
 
+def _logprobs(choice: Any) -> tuple[float, ...] | None:
+    """One value for each token of a reply; None if the endpoint gave none, or nonsense."""
+    try:
+        values = tuple(float(token.logprob) for token in choice.logprobs.content)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Our sampling names as the API's: ``schema`` becomes a response format."""
     request = {key: value for key, value in sampling.items() if value is not None}
@@ -446,6 +490,7 @@ class VLLMHandler(ModelHandler):
     ``model_path`` is a folder to load instead of the id ``model``. Keywords that begin with
     ``engine_`` go to the engine without the prefix, the rest are sampling parameters. The
     engine starts with ``prepare`` or the first request, which raise ModelError if it can't.
+    With ``engine_max_lora_rank`` it takes LoRA adapters (``load_adapter``).
     Raises InputError for an unknown sampling parameter.
     """
 
@@ -478,6 +523,23 @@ class VLLMHandler(ModelHandler):
                 self.window_tokens = self._opened.window_tokens
             return self._opened
 
+    def load_adapter(self, path: str | Path, name: str | None = None) -> int:
+        """Answer with this LoRA adapter from the next call on; its version, from 1.
+
+        ``name`` is the folder's unless given; a name that was loaded before gets a new version.
+        Calls that are open end on what they began with. Raises ModelError: it can't be served.
+        """
+        from distill.worker_server.errors import AdapterRefused
+
+        try:
+            return self._engine().load_adapter(str(path), name or Path(path).name)
+        except AdapterRefused as error:
+            raise ModelError(str(error)) from error
+
+    def card(self) -> "ModelCard | None":
+        """The model that is loaded, and the adapter."""
+        return self._engine().card_now
+
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
         """Reply to one conversation."""
         try:
@@ -498,17 +560,24 @@ class VLLMHandler(ModelHandler):
         return self._responses(results, time.monotonic() - started_s)
 
     def _responses(self, results: Sequence[Any], elapsed_s: float) -> list[LMResponse]:
-        replies: list[LMResponse | None] = []
+        from distill.protocol.worker_link import unpack_ids
+
+        replies: list[LMResponse | None] = [None] * len(results)
         errors: dict[int, WorkerError] = {}
         for index, result in enumerate(results):
             if isinstance(result, Exception):
-                replies.append(None)
                 errors[index] = WorkerError(str(result), kind=getattr(result, "kind", "engine"))
-            else:
-                usage = Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
-                replies.append(
-                    LMResponse(result.text, usage, self.model, elapsed_s, result.finish_reason)
-                )
+                continue
+            replies[index] = LMResponse(
+                result.text,
+                Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens),
+                self.model,
+                elapsed_s,
+                result.finish_reason,
+                card=self._engine().card_of(result),
+                token_ids=None if result.token_ids is None else unpack_ids(result.token_ids),
+                logprobs=result.logprobs,
+            )
         return _all_or_error(replies, errors)
 
     def close(self) -> None:
@@ -523,7 +592,7 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
     """Refuse a misspelt parameter before minutes go into starting an engine."""
     from distill.protocol.worker_link import Sampling
 
-    known = Sampling.__struct_fields__
+    known = (*Sampling.__struct_fields__, "logprobs")
     if unknown := sorted(set(sampling) - set(known)):
         raise InputError(
             f"unknown sampling parameter {', '.join(unknown)}; there are: {', '.join(known)} "

@@ -21,6 +21,7 @@ from distill.protocol.sandbox_link import Wanted
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
@@ -56,6 +57,7 @@ async def answer_on_loop(
     sandbox_packages: Sequence[str] = (),
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
+    answer_cache: AnswerCaching = "off",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -67,9 +69,10 @@ async def answer_on_loop(
     ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
     ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
     the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources``
-    are the context's files, for the log; ``on_progress`` is called from the background loop
-    and must not block.
+    for development, is no jail); ``sources`` are the context's files, for the log;
+    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
+    got before: never, within the run, or over all runs of this user ("shared", for workers whose
+    weights are known); ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -81,10 +84,17 @@ async def answer_on_loop(
         check(limits)
     if sandbox not in get_args(Wanted):
         raise InputError(f"sandbox is one of {', '.join(get_args(Wanted))}, not {sandbox!r}")
+    if answer_cache not in get_args(AnswerCaching):
+        raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
     described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
     backend = await _backend(host, worker, handler)
+    if answer_cache == "shared" and backend.card(None) is None:
+        raise InputError(
+            "an answer cache that runs share is for workers of this engine: of an endpoint's model "
+            'nobody knows whether it is still the same; use answer_cache="run"'
+        )
     options = Options(
         max_iterations,
         output_limit,
@@ -96,6 +106,7 @@ async def answer_on_loop(
         tuple(sandbox_packages),
         sandbox,
         tuple(sources),
+        answer_cache,
         on_progress,
     )
     async with _journal(host, log_dir if log_dir is not None else default_log_dir()) as journal:
@@ -158,6 +169,7 @@ async def resume_on_loop(
             tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ())),
             told.get("sandbox", "auto"),
             recorded.start.context.sources,
+            told.get("answer_cache", "off"),
             on_progress,
         )
         question = Question(recorded.start.query, recorded.context())

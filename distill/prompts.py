@@ -19,8 +19,10 @@ prompt, so put the passage and the question into it. {worker_window}
 - `worker_batch(prompts, **options) -> list[str]`: asks about many prompts at once, in \
 parallel; the answers come in order. One batch of 500 is far faster than 500 calls.
   Options: max_tokens, temperature (default 0), stop, seed, schema (a JSON schema: answers \
-come parsed), choices, regex, system. A batch in which some prompts failed raises \
-WorkerBatchError with `.answers` (None where failed) and `.errors`.
+come parsed), choices, regex, system, n (that many answers to each prompt, as a list; set a \
+temperature), logprobs=True (each answer is a dict of text, token_ids, logprobs). A batch in \
+which some prompts failed raises WorkerBatchError with `.answers` (None where failed) and \
+`.errors`.
 - `FINAL(answer)`: ends the run with this answer, any JSON-like value. Call it once you are \
 sure.
 - {python} No network. Files can be made in the working directory only, on some machines not at all.

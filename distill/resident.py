@@ -8,11 +8,12 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
+from distill.adapters import NamedAdapter
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
@@ -22,6 +23,7 @@ from distill.orchestrator import answer_on_loop, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
+from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
@@ -32,6 +34,8 @@ from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
+from distill.supervisor.adapters import Served
+from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.worker_command import worker_argv, worker_environment
@@ -57,6 +61,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_options: dict[str, Any] | None = None
     limits: dict[str, int | float] = {}
     sandbox_packages: tuple[str, ...] = ()
+    adapter: str | None = None
+    answer_cache: AnswerCaching = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
     Both empty means one, on what is there, or none if ``only_joined``. Others may join at
-    ``listen``, a tcp address. ``rates`` are ``url``'s.
+    ``listen``, a tcp address. ``rates`` are ``url``'s. The first of ``adapters`` answers where a
+    run names none; ``max_lora_rank`` None means that workers take no adapters.
     """
 
     model: str | None = None
@@ -73,6 +80,9 @@ class WorkerSettings:
     cores: tuple[str, ...] = ()
     window_tokens: int | None = None
     rates: Rates = UNLIMITED
+    adapters: tuple[NamedAdapter, ...] = ()
+    max_lora_rank: int | None = None
+    chat_template: str | None = None
     listen: str | None = None
     only_joined: bool = False
 
@@ -97,8 +107,10 @@ class Resident:
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._backend: Backend | None = None
+        self._card: worker_wire.ModelCard | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -138,8 +150,33 @@ class Resident:
         specs = _specs(self._settings, self._host.endpoints["workers"])
         awaits_others = self._settings.listen is not None or self._settings.only_joined
         self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
-        card = await self._fleet.ready()
-        self._backend = FleetBackend(self._fleet, card)
+        self._card = await self._fleet.ready()
+        for adapter in self._settings.adapters:
+            await self.load_adapter(adapter)
+        default = self._settings.adapters[0].name if self._settings.adapters else None
+        self._backend = self._workers(default)
+
+    async def load_adapter(self, adapter: NamedAdapter, model: str | None = None) -> Served:
+        """Load a version of an adapter everywhere. Raises InputError, ModelError. On the loop."""
+        if self._fleet is None or self._card is None:
+            raise InputError("adapters are loaded by worker servers; this engine has none")
+        return await self._fleet.adapters.load(
+            adapter.name, adapter.path, model or self._card.model
+        )
+
+    def _workers(self, adapter: str | None) -> Backend | None:
+        """What answers a run: the engine's default, or an adapter by its name."""
+        if adapter is None and self._backend is not None:
+            return self._backend
+        if self._fleet is None or self._card is None:
+            raise InputError("--adapter is for worker servers; this engine has none")
+        there = [served.name for served in self._fleet.adapters.served()]
+        if adapter is not None and adapter not in there:
+            listed = ", ".join(there) or "none"
+            raise InputError(
+                f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
+            )
+        return FleetBackend(self._fleet, self._card, adapter)
 
     def answer(
         self,
@@ -159,10 +196,9 @@ class Resident:
         """``supervisor`` may be None where a run goes on: then it is the recorded one."""
         options = dict(ask.options)
         if (folder := options.get("resume")) is not None:
-            result = await resume_on_loop(
-                str(folder), supervisor, self._backend, on_progress=on_progress
-            )
-            return result, self._summary(result, supervisor)
+            workers = self._workers(options.get("adapter"))
+            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
@@ -174,28 +210,33 @@ class Resident:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
+        asked = msgspec.structs.asdict(checked)
+        adapter = asked.pop("adapter")
+        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
             context,
             supervisor,
-            self._backend,
+            workers,
             sources=sources,
             on_progress=on_progress,
             **{
-                **msgspec.structs.asdict(checked),
+                **asked,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
             },
         )
-        return result, self._summary(result, supervisor)
+        return result, self._summary(result, supervisor, workers)
 
-    def _summary(self, result: RunResult, supervisor: ModelHandler | None) -> str:
+    def _summary(
+        self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
+    ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
         if isinstance(supervisor, RecordedSupervisor):
             return summary(result, name, "nobody: the answers are the recorded ones")
-        assert self._backend is not None
-        return summary(result, name, self._backend.name)
+        assert workers is not None
+        return summary(result, name, workers.name)
 
     # -- clients
 
@@ -241,6 +282,10 @@ class Resident:
             case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
+            case wire.AddAdapter():
+                task = self._host.loop.create_task(self._serve_adapter(client, message))
+                self._loads.add(task)
+                task.add_done_callback(self._loads.discard)
             case wire.Stop():
                 if task_ := self._asks.get((client, message.ask)):
                     task_.cancel()
@@ -284,13 +329,22 @@ class Resident:
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
-            failed = wire.Failed(ask.ask, type(error).__name__, str(error), error.exit_code)
-            self._send(client, failed)
+            self._send(client, _failed(ask.ask, error))
         except Exception as error:
             self._send(client, wire.Failed(ask.ask, type(error).__name__, repr(error), 6))
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
+        """It goes on when the client has gone: half a switch is none."""
+        try:
+            adapter = NamedAdapter(asked.adapter, asked.path)
+            served = asdict(await self.load_adapter(adapter, asked.model))
+            served["adapter"] = served.pop("name")
+            self._send(client, wire.AdapterAdded(asked.ask, **served))
+        except DistillError as error:
+            self._send(client, _failed(asked.ask, error))
 
     # -- ending
 
@@ -302,12 +356,16 @@ class Resident:
             self._host.close()
 
     async def _close(self) -> None:
-        tasks = list(self._asks.values())
+        tasks = [*self._asks.values(), *self._loads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+
+
+def _failed(ask: str, error: DistillError) -> wire.Failed:
+    return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
 def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
@@ -373,7 +431,13 @@ def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
     for number, device in enumerate(devices or [{}]):
         name = f"worker-{number}"
         argv = worker_argv(
-            endpoint, name, settings.model, **device, window_tokens=settings.window_tokens
+            endpoint,
+            name,
+            settings.model,
+            **device,
+            window_tokens=settings.window_tokens,
+            max_lora_rank=settings.max_lora_rank,
+            chat_template=settings.chat_template,
         )
         specs.append(WorkerSpec(name, tuple(argv), worker_environment()))
     return specs

@@ -19,6 +19,7 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.repl import REPL, describe
+from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.driver import Driver, in_thread
@@ -56,7 +57,8 @@ class Progress:
 class RunResult:
     """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
 
-    ``elapsed`` is in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
+    ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
+    in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
     """
 
@@ -72,6 +74,7 @@ class RunResult:
     worker_failures: int
     evidence: Evidence
     worker_calls_before: int | None = None
+    worker_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Options:
     packages: tuple[str, ...]
     sandbox: Wanted
     sources: tuple[str, ...]
+    answer_cache: AnswerCaching
     on_progress: Callable[[Progress], None] | None
 
 
@@ -105,6 +109,7 @@ class Rollout:
         self._options = options
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
+        self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
 
     async def prepare(
@@ -118,6 +123,7 @@ class Rollout:
         store = self._log.journal.store_context
         self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
         index = await in_thread(self._host, SpanIndex, self._context)
+        self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._calls = WorkerCalls(
             self._host,
             backend,
@@ -126,6 +132,7 @@ class Rollout:
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
+            cache=self._cache,
             on_progress=self._tell,
         )
         self._repl = self._make_repl()
@@ -200,6 +207,7 @@ class Rollout:
                 "output_limit": options.output_limit,
                 "worker_ctx_k": worker_ctx_k,
                 "record": options.record,
+                "answer_cache": options.answer_cache,
                 "worker_options": dict(options.worker_options),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
@@ -270,6 +278,8 @@ class Rollout:
             raise
         finally:
             self._calls.cancel()
+            if self._cache is not None:
+                self._cache.close()
             try:
                 self._log_end(status, error)
             finally:
@@ -290,6 +300,7 @@ class Rollout:
             worker_failures=calls.tally.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
+            worker_cached=calls.tally.cached,
         )
 
     def _log_processes(self) -> None:
@@ -334,6 +345,7 @@ class Rollout:
             worker_calls=self._calls.tally.sent,
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
+            worker_cached=self._calls.tally.cached,
         )
 
     def _tell(self) -> None:

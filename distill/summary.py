@@ -73,6 +73,8 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
     calls = f"{result.worker_calls:,} calls{failed}"
     if (before := result.worker_calls_before) is not None:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"
+    if result.worker_cached:
+        calls += f", {result.worker_cached:,} more from the cache"
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",

@@ -42,6 +42,18 @@ class Stop(Message, frozen=True):
     ask: Name
 
 
+class AddAdapter(Message, frozen=True):
+    """Load a LoRA adapter, or a new version of it, from a folder as the workers see it.
+
+    ``model`` None is the engine's own.
+    """
+
+    ask: Name
+    adapter: Name
+    path: Text
+    model: str | None = None
+
+
 class Progress(Message, frozen=True):
     """How far a run is."""
 
@@ -65,8 +77,24 @@ class Answer(Message, frozen=True):
     summary: Text
 
 
+class AdapterAdded(Message, frozen=True):
+    """The version that answers from now on; ``refused`` has the reasons of workers that can't."""
+
+    ask: Name
+    adapter: Name
+    version: Count
+    model: str
+    path: Text
+    files_hash: str
+    workers: tuple[str, ...]
+    refused: dict[str, str] = {}
+
+
 class Failed(Message, frozen=True):
-    """A question that could not be run; ``exit_code`` as the command line documents it."""
+    """A question that could not be run, or an adapter that could not be loaded.
+
+    ``exit_code`` is as the command line documents it.
+    """
 
     ask: Name
     kind: Name
@@ -74,12 +102,20 @@ class Failed(Message, frozen=True):
     exit_code: int
 
 
-FromClient = ClientHello | Ask | Stop
-ToClient = Welcome | Progress | Answer | Failed
+FromClient = ClientHello | Ask | Stop | AddAdapter
+ToClient = Welcome | Progress | Answer | AdapterAdded | Failed
 
 TRANSITIONS: Transitions = {
     "new": {ClientHello: "greeted"},
     "greeted": {Welcome: "open"},
-    "open": {Ask: "open", Stop: "open", Progress: "open", Answer: "open", Failed: "open"},
+    "open": {
+        Ask: "open",
+        Stop: "open",
+        Progress: "open",
+        Answer: "open",
+        AddAdapter: "open",
+        AdapterAdded: "open",
+        Failed: "open",
+    },
 }
 """State → message → next state, whoever sends it."""

@@ -75,6 +75,7 @@ class Request(Value, frozen=True, omit_defaults=True):
     """One prompt. Exactly one of ``messages``, ``prompt`` and ``prompt_token_ids`` is set.
 
     ``messages`` go through the model's chat template, ``prompt`` is sent as it stands.
+    ``adapter`` and ``weights_version`` name what must answer: None and 0 are the model itself.
     """
 
     id: Name
@@ -84,6 +85,8 @@ class Request(Value, frozen=True, omit_defaults=True):
     prompt: Text | None = None
     prompt_token_ids: tuple[Count, ...] | None = None
     record: Record = "ids"
+    adapter: Name | None = None
+    weights_version: Count = 0
 
 
 class Result(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True):
@@ -111,6 +114,8 @@ class Result(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True)
     logprobs: tuple[float, ...] | None = None
     queue_s: Seconds = 0.0
     compute_s: Seconds = 0.0
+    adapter: Name | None = None
+    weights_version: Count = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError (of a peer's: RemoteProtocolError) for bytes that are no ids."""
@@ -163,7 +168,8 @@ class ModelCard(Value, frozen=True):
     """Exactly which model answers: stamped on every line of ``worker.jsonl``.
 
     Hashes are SHA-256 in hex. ``logprobs_mode`` is vLLM's: raw values are taken before
-    the sampling filters.
+    the sampling filters. ``adapter`` and what follows are a worker's own never, an answer's
+    where a LoRA adapter gave it.
     """
 
     model: str
@@ -178,6 +184,7 @@ class ModelCard(Value, frozen=True):
     logprobs_mode: str
     adapter: str | None = None
     weights_version: int = 0
+    adapter_hash: str = ""
 
 
 class WorkerHello(Message, frozen=True):
@@ -229,6 +236,33 @@ class Cancel(Message, frozen=True):
     ids: tuple[Name, ...]
 
 
+class LoadAdapter(Message, frozen=True):
+    """Load a version of a LoRA adapter beside what is there; requests may name it afterwards.
+
+    ``path`` is a folder as the worker sees it.
+    """
+
+    adapter: Name
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    path: Text
+
+
+class AdapterLoaded(Message, frozen=True):
+    """What came of a LoadAdapter: the SHA-256 of the files, or why this worker can't serve it."""
+
+    adapter: Name
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    files_hash: str = ""
+    refused: Detail | None = None
+
+
+class DropAdapter(Message, frozen=True):
+    """No further request will name this version; it goes when the last one has its answer."""
+
+    adapter: Name
+    version: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Heartbeat(Message, frozen=True):
     """The process is alive, and this is what the engine has done so far."""
 
@@ -258,9 +292,18 @@ class WorkerGoodbye(Message, frozen=True):
 
 
 FromWorker = (
-    WorkerHello | WorkerReady | WorkerFailed | Results | Heartbeat | LogRecords | WorkerGoodbye
+    WorkerHello
+    | WorkerReady
+    | WorkerFailed
+    | Results
+    | AdapterLoaded
+    | Heartbeat
+    | LogRecords
+    | WorkerGoodbye
 )
-ToWorker = Welcome | WorkerRefused | Requests | Cancel | Drain | Shutdown
+ToWorker = (
+    Welcome | WorkerRefused | Requests | Cancel | LoadAdapter | DropAdapter | Drain | Shutdown
+)
 
 TRANSITIONS: Transitions = {
     "new": {WorkerHello: "greeted"},
@@ -279,6 +322,9 @@ TRANSITIONS: Transitions = {
         Requests: "ready",
         Results: "ready",
         Cancel: "ready",
+        LoadAdapter: "ready",
+        AdapterLoaded: "ready",
+        DropAdapter: "ready",
         Heartbeat: "ready",
         LogRecords: "ready",
         Drain: "draining",
@@ -290,6 +336,7 @@ TRANSITIONS: Transitions = {
     "draining": {
         Results: "draining",
         Cancel: "draining",
+        AdapterLoaded: "draining",
         Heartbeat: "draining",
         LogRecords: "draining",
         WorkerGoodbye: "gone",

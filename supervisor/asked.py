@@ -7,6 +7,7 @@ import msgspec
 
 from distill.errors import WorkerError
 from distill.protocol import worker_link as wire
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.host_calls import HostCallRecord
 
 _OPEN: Any = object()
@@ -15,7 +16,8 @@ _OPEN: Any = object()
 class Asked:
     """Who asked what: an answer, or a WorkerError, comes for each item, once.
 
-    ``sampling`` is as the log tells it; ``model`` is the one that was named, if any.
+    ``sampling`` is as the log tells it; ``model`` is the one that was named, if any; ``form`` is
+    how the cell wants its answers.
     """
 
     __slots__ = (
@@ -24,6 +26,7 @@ class Asked:
         "answers",
         "call",
         "cell",
+        "form",
         "function",
         "model",
         "sampling",
@@ -37,11 +40,12 @@ class Asked:
         *,
         sampling: dict[str, Any],
         model: str | None,
+        form: AnswerForm,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.cell, self.call, self.function = caller.cell, caller.call, function
-        self.sampling, self.model = sampling, model
-        self.answers: list[str | WorkerError] = [_OPEN] * items
+        self.sampling, self.model, self.form = sampling, model, form
+        self.answers: list[Any] = [_OPEN] * items
         self._left = items
         self.all_answered: asyncio.Future[None] = loop.create_future()
         if not items:
@@ -51,8 +55,8 @@ class Asked:
         """Whether this item has no answer yet."""
         return self.answers[item] is _OPEN
 
-    def settle(self, item: int, answer: str | WorkerError) -> None:
-        """An open item's answer."""
+    def settle(self, item: int, answer: Any) -> None:
+        """An open item's answer: what its form says, or a WorkerError."""
         self.answers[item] = answer
         self._left -= 1
         if not self._left and not self.all_answered.done():

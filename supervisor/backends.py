@@ -31,6 +31,9 @@ class Backend(Protocol):
     def models(self) -> Sequence[str]:
         """The models that a call may name, ``name`` first."""
 
+    def card(self, model: str | None) -> wire.ModelCard | None:
+        """What exactly would answer for ``model`` (None: ``name``) now; None if nobody knows."""
+
     def submit(self, submission: Submission) -> None:
         """Start the requests; their outcomes come on the driver's loop."""
 
@@ -42,17 +45,22 @@ class Backend(Protocol):
 
 
 class FleetBackend:
-    """The worker servers."""
+    """The worker servers; what answers by default is the model of ``card``, or an adapter of it."""
 
-    def __init__(self, fleet: Fleet, card: wire.ModelCard) -> None:
-        self.name = card.model
+    def __init__(self, fleet: Fleet, card: wire.ModelCard, adapter: str | None = None) -> None:
+        self.name = adapter or card.model
+        self._model = card.model
         self.window_tokens: int | None = card.window_tokens
         self._fleet = fleet
         self.cancel = fleet.cancel
 
     def models(self) -> Sequence[str]:
-        """The default's, and those of all workers that are up."""
-        return list(dict.fromkeys((self.name, *self._fleet.models())))
+        """The default's, those of all workers that are up, and their adapters."""
+        return list(dict.fromkeys((self.name, self._model, *self._fleet.models())))
+
+    def card(self, model: str | None) -> wire.ModelCard | None:
+        """That of a worker which serves it."""
+        return self._fleet.card(model or self.name)
 
     def submit(self, submission: Submission) -> None:
         """Queue the requests."""
@@ -74,6 +82,10 @@ class RecordedBackend:
     def models(self) -> Sequence[str]:
         """The recorded one."""
         return (self.name,)
+
+    def card(self, model: str | None) -> wire.ModelCard | None:  # noqa: ARG002
+        """Nobody answers."""
+        return None
 
     def submit(self, submission: Submission) -> None:  # noqa: ARG002
         """Refuse: every host call of a replay is answered before it comes to this."""
@@ -102,15 +114,23 @@ class HandlerBackend:
         """The handler's own."""
         return (self.name,)
 
+    def card(self, model: str | None) -> wire.ModelCard | None:  # noqa: ARG002
+        """The handler's, where it knows what it is."""
+        return self._handler.card()
+
     def submit(self, submission: Submission) -> None:
-        """Start them, in batches."""
+        """Start them, in batches of one kind each: the handler is given one set of parameters."""
         requests, deliver = submission.requests, submission.deliver
-        plain = [request for request in requests if request.messages is None]
-        chats = [request for request in requests if request.messages is not None]
-        for kind in (plain, chats):
+        kinds: dict[tuple[bool, int | None], list[wire.Request]] = {}
+        for request in requests:
+            key = (request.messages is None, request.sampling.seed)
+            kinds.setdefault(key, []).append(request)
+        for kind in kinds.values():
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
-                task = self._driver.loop.create_task(self._run(batch, deliver))
+                task = self._driver.loop.create_task(
+                    self._run(batch, deliver, logprobs=submission.logprobs)
+                )
                 self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
 
@@ -124,25 +144,20 @@ class HandlerBackend:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(self, batch: list[wire.Request], deliver: Deliver) -> None:
+    async def _run(self, batch: list[wire.Request], deliver: Deliver, *, logprobs: bool) -> None:
         async with self._gate:
             started_s = time.monotonic()
             try:
-                outcomes = await self._ask(batch)
+                outcomes = await self._ask(batch, logprobs=logprobs)
             except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
-                outcomes = [(_refusal(request, error), "model") for request in batch]
+                outcomes = [_refused(request, error) for request in batch]
             elapsed_s = time.monotonic() - started_s
-            deliver(
-                [
-                    Outcome(request, result, kind, None, None, elapsed_s)
-                    for request, (result, kind) in zip(batch, outcomes, strict=True)
-                ]
-            )
+            deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
 
-    async def _ask(
-        self, batch: list[wire.Request]
-    ) -> list[tuple[wire.Result | wire.Failure, str | None]]:
+    async def _ask(self, batch: list[wire.Request], *, logprobs: bool) -> list[Outcome]:
         options = _options_of(batch[0].sampling)
+        if logprobs:
+            options["logprobs"] = True
         ask: Callable[[], list[LMResponse]]
         if batch[0].messages is None:
             prompts = [request.prompt or "" for request in batch]
@@ -157,16 +172,19 @@ class HandlerBackend:
             replies, errors = error.replies or [None] * len(batch), error.errors
         _check_replies(self._handler, replies, len(batch), errors)
         return [
-            (_result(request, reply), None)
-            if reply is not None
-            else (_refusal(request, errors[i]), "model")
+            _answered(request, reply) if reply is not None else _refused(request, errors[i])
             for i, (request, reply) in enumerate(zip(batch, replies, strict=True))
         ]
 
 
-def _refusal(request: wire.Request, error: Exception) -> wire.Failure:
+def _answered(request: wire.Request, reply: LMResponse) -> Outcome:
+    return Outcome(request, _result(request, reply), None, reply.card, None, 0.0)
+
+
+def _refused(request: wire.Request, error: Exception) -> Outcome:
     attempts = error.attempts if isinstance(error, ModelError) else request.attempt
-    return wire.Failure(request.id, attempts, "engine", printable(str(error) or repr(error)))
+    failure = wire.Failure(request.id, attempts, "engine", printable(str(error) or repr(error)))
+    return Outcome(request, failure, "model", None, None, 0.0)
 
 
 def _check_replies(
@@ -207,6 +225,8 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.usage.output_tokens,
         "\n".join(message["content"] for message in messages_of(request)),
         cached_tokens=reply.usage.cached_input_tokens,
+        token_ids=None if reply.token_ids is None else wire.pack_ids(reply.token_ids),
+        logprobs=None if reply.logprobs is None else tuple(reply.logprobs),
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),
     )

@@ -5,6 +5,7 @@ import functools
 import msgspec
 
 from distill.protocol import worker_link as wire
+from distill.supervisor.answer_cache import Known
 from distill.supervisor.asked import Asked
 from distill.supervisor.backends import messages_of
 from distill.supervisor.journal import now
@@ -49,7 +50,7 @@ class CallLines:
             usage=records.TokenUsage(
                 result.prompt_tokens, result.completion_tokens, result.cached_tokens
             ),
-            sampling=asked.sampling,
+            sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
             messages=None if request.messages is None else text_json(messages_of(request)),
             prompt_token_ids=ids_json(result.prompt_token_ids),
@@ -80,7 +81,7 @@ class CallLines:
             response=None,
             finish_reason=None,
             usage=records.TokenUsage(failure.prompt_tokens or 0, 0),
-            sampling=asked.sampling,
+            sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
             messages=None if request.messages is None else tuple(messages),
             error=records.CallFailure(outcome.lost or failure.kind, failure.detail),
@@ -107,6 +108,30 @@ class CallLines:
             queue_s=0.0,
             compute_s=0.0,
             total_s=0.0,
+        )
+
+    def cached(self, asked: Asked, item: int, request: wire.Request, known: Known) -> records.Call:
+        """An answer that the cache knew, maybe from another run: no tokens, no ids."""
+        spans = self._index.spans(known.prompt)
+        return records.Call(
+            **self._log.stamp(),
+            id=request.id,
+            turn=self._log.turn,
+            cell=asked.cell,
+            call=asked.call,
+            item=item,
+            function=asked.function,
+            attempt=request.attempt,
+            prompt=known.prompt,
+            response=known.response,
+            finish_reason=known.finish_reason,
+            usage=records.TokenUsage(0, 0),
+            sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
+            model=known.model,
+            source="cached",
+            messages=None if request.messages is None else tuple(messages_of(request)),
+            spans=spans,
+            context_sha256=self._context_sha256 if spans else "",
         )
 
 

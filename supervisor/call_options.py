@@ -11,7 +11,7 @@ from distill.protocol import worker_link as wire
 
 OPTIONS_LIMIT_BYTES = 64 << 10
 """A schema or list of choices; it travels with every prompt of a batch."""
-OWN_OPTIONS = ("chat", "system", "model")
+OWN_OPTIONS = ("chat", "system", "model", "n", "logprobs")
 """Options of a call that are no sampling parameters."""
 
 

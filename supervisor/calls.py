@@ -7,7 +7,7 @@ its answer is released to the cell.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
+from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
 from distill.supervisor.call_lines import CallLines
@@ -44,6 +46,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     reused: int = 0
+    cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
@@ -56,7 +59,7 @@ class Tally:
     @property
     def sent(self) -> int:
         """Calls that a worker was asked: not those that got an answer from before."""
-        return self.done - self.reused
+        return self.done - self.reused - self.cached
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -81,7 +84,10 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
 
 
 class WorkerCalls:
-    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters."""
+    """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters.
+
+    ``cache`` has answers from before, if it is there.
+    """
 
     def __init__(
         self,
@@ -93,8 +99,10 @@ class WorkerCalls:
         context_sha256: str = "",
         record: Record = "ids",
         defaults: Mapping[str, Any] | None = None,
+        cache: AnswerCache | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
+        self._cache = cache
         self._driver = driver
         self._backend = backend
         self._log = log
@@ -118,7 +126,8 @@ class WorkerCalls:
 
         Options: max_tokens, temperature, top_p, top_k, min_p, presence_penalty,
         frequency_penalty, repetition_penalty, stop, seed, schema, choices, regex, system, chat,
-        model (the name of another worker model that is up).
+        model (the name of another worker model that is up), n (answers to each prompt, as a list)
+        and logprobs (True: each answer as a dict of text, token_ids and logprobs).
         """
         try:
             return self._wait("worker", [prompt], options)[0]
@@ -141,13 +150,18 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
+        form = AnswerForm()
         refusal: WorkerError | WorkerBatchError | None = None
         try:
-            parsed = await self._ask(function, prompts, {**self._defaults, **options}, caller)
+            options = {**self._defaults, **options}
+            form = AnswerForm.of(options)
+            parsed = await self._ask(function, prompts, options, caller, form)
             errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
             if errors:
                 good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
-                refusal = WorkerBatchError(good, errors, len(parsed))
+                refusal = WorkerBatchError(
+                    form.gathered(good), form.by_prompt(errors), len(form.gathered(parsed))
+                )
         except WorkerError as error:
             refusal = error
         if self._ended:
@@ -159,40 +173,53 @@ class WorkerCalls:
             function=function,
             items=len(parsed),
             failed=len(errors),
+            n=form.n,
             elapsed_s=time.monotonic() - started_s,
             key=caller.key if caller.function == function else "",
             error=refusal and printable(str(refusal)),
         )
         if refusal is not None:
             raise refusal
-        return parsed
+        return form.gathered(parsed)
 
     async def _ask(
-        self, function: str, prompts: Any, options: dict[str, Any], caller: HostCallRecord
+        self,
+        function: str,
+        prompts: Any,
+        options: dict[str, Any],
+        caller: HostCallRecord,
+        form: AnswerForm,
     ) -> list[Any]:
-        """An answer or a WorkerError for each prompt. Raises WorkerError: none can be asked."""
+        """Each answer, or a WorkerError in its place. Raises WorkerError: none can be asked."""
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
         name = f"{self._log.run}-{next(self._numbers)}"
         sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
-        questions = self._questions(name, prompts, sampling, options)
+        questions = self._questions(name, prompts, sampling, options, form)
         asked = self._asked[name] = Asked(
             caller,
             function,
             len(questions),
-            sampling=logged_sampling(sampling, self._record, model),
+            sampling=logged_sampling(sampling, form.record(self._record), model) | form.logged,
             model=model,
+            form=form,
             loop=self._driver.loop,
         )
         self.tally.asked += len(questions)
         try:
-            unanswered = await self._not_reused(questions, asked)
+            unanswered = await self._unanswered(questions, asked)
             self._on_progress()
-            interactive = function == "worker"
             self._backend.submit(
-                Submission(unanswered, self._deliver, self._log.run, model, interactive=interactive)
+                Submission(
+                    unanswered,
+                    self._deliver,
+                    self._log.run,
+                    model,
+                    interactive=function == "worker",
+                    logprobs=form.logprobs,
+                )
             )
             await asked.all_answered
         finally:
@@ -215,16 +242,21 @@ class WorkerCalls:
         return None if named[0] == self._backend.name else named[0]
 
     def _questions(
-        self, name: str, prompts: Any, sampling: wire.Sampling, options: Mapping[str, Any]
+        self,
+        name: str,
+        prompts: Any,
+        sampling: wire.Sampling,
+        options: Mapping[str, Any],
+        form: AnswerForm,
     ) -> Questions:
         if not isinstance(prompts, list | tuple):
             raise WorkerError(
                 f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
                 kind="bad_request",
             )
-        if len(prompts) > BATCH_LIMIT:
+        if (count := len(prompts) * (form.n or 1)) > BATCH_LIMIT:
             raise WorkerError(
-                f"{len(prompts)} prompts in one call, the limit is {BATCH_LIMIT}",
+                f"{count} answers in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",
             )
         system = str(options.get("system") or "")
@@ -233,33 +265,52 @@ class WorkerCalls:
             for item, prompt in enumerate(prompts)
         ]
         chat = bool(options.get("chat", True))
-        return Questions(name, conversations, sampling, self._record, system=system, chat=chat)
+        record = form.record(self._record)
+        return Questions(name, conversations, sampling, record, form, system=system, chat=chat)
 
-    async def _not_reused(self, questions: Questions, asked: Asked) -> Sequence[wire.Request]:
-        """Give the items their answers that equal calls had got; the others' requests."""
+    async def _unanswered(self, questions: Questions, asked: Asked) -> Sequence[wire.Request]:
+        """Give the items their answers from before; the requests of the others."""
         if not self.spares.is_read:
             await in_thread(self._driver, self.spares.read)
-        if not self.spares:
+        # Neither kind of answer from before has log-probabilities.
+        if asked.form.logprobs or not (self.spares or self._cache is not None):
             return questions
-        return [
-            request
-            for item, request in enumerate(questions)
-            if (spare := self.spares.take(request_key(request, asked.model))) is None
-            or not self._reuse(asked, item, request, spare)
-        ]
+        card = self._backend.card(asked.model)
+        requests = []
+        for item, request in enumerate(questions):
+            line = self._line_from_before(asked, item, request, card)
+            if line is None:
+                requests.append(request)
+            else:
+                self._answer_again(asked, item, line)
+        return requests
 
-    def _reuse(self, asked: Asked, item: int, request: wire.Request, spare: records.Call) -> bool:
-        """Answer with what an equal call had got; a line in the log says so."""
+    def _line_from_before(
+        self, asked: Asked, item: int, request: wire.Request, card: wire.ModelCard | None
+    ) -> records.Call | None:
+        """What an equal call of a failed cell had got, or what the cache knows, if anything."""
+        if (spare := self.spares.take(request_key(request, asked.model))) is not None:
+            return self._lines.reused(asked, item, request, spare)
+        if self._cache is None:
+            return None
+        key = answer_key(request, card, asked.model or self._backend.name)
+        known = self._cache.find(key)
+        return None if known is None else self._lines.cached(asked, item, request, known)
+
+    def _answer_again(self, asked: Asked, item: int, line: records.Call) -> None:
+        """Answer with what was given before; the line in the log says so."""
         try:
-            (place,) = self._log.calls([self._lines.reused(asked, item, request, spare)])
+            (place,) = self._log.calls([line])
         except OSError as error:
             asked.settle(item, WorkerError(f"the log can't be written: {error}"))
-            return True
-        self.spares.enter(asked.cell, place)
-        self.tally.reused += 1
-        self.tally.done += 1
-        asked.settle(item, spare.response or "")
-        return True
+            return
+        if line.source == "reused":
+            self.spares.enter(asked.cell, place)
+            self.tally.reused += 1
+            self.tally.done += 1
+        else:
+            self._count(line)
+        asked.settle(item, line.response or "")
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
@@ -278,16 +329,29 @@ class WorkerCalls:
             for asked, item, _ in wanted:
                 asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
+        if self._cache is not None:
+            self._cache.keep(self._new_answers(wanted, calls))
         for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
-            if call.response is not None:
+            if call.response is not None and not asked.form.logprobs:
                 self.spares.enter(call.cell, place)
-            asked.settle(item, _answer(outcome))
+            asked.settle(item, _answer(outcome, asked.form))
         self._on_progress()
+
+    def _new_answers(
+        self, wanted: Iterable[tuple[Asked, int, Outcome]], calls: Iterable[records.Call]
+    ) -> Iterator[tuple[str | None, Known]]:
+        for (asked, _, outcome), call in zip(wanted, calls, strict=True):
+            request, result = outcome.request, outcome.result
+            if isinstance(result, wire.Result):
+                key = answer_key(request, outcome.card, asked.model or self._backend.name)
+                prompt = wire.seen_text(request, result)
+                yield key, Known(prompt, result.text, result.finish_reason, call.model)
 
     def _count(self, call: records.Call) -> None:
         tally = self.tally
         tally.done += 1
+        tally.cached += call.source == "cached"
         if call.response is None:
             tally.failed += 1
             return
@@ -318,9 +382,12 @@ class WorkerCalls:
             asked.settle_all(WorkerError("the run ended", kind="cancelled"))
 
 
-def _answer(outcome: Outcome) -> str | WorkerError:
+def _answer(outcome: Outcome, form: AnswerForm) -> Any:
     """What a cell gets for it."""
     result = outcome.result
     if isinstance(result, wire.Failure):
         return WorkerError(result.detail, kind=outcome.lost or result.kind)
-    return result.text
+    try:
+        return form.answer(result)
+    except WorkerError as error:
+        return error

@@ -95,10 +95,20 @@ def divide() -> "Division | None":
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 (host / "cgroup.procs").write_text(pid)
+    _sweep(found.folder)
     if found.controllers:
         wanted = " ".join(f"+{controller}" for controller in found.controllers)
         (found.folder / "cgroup.subtree_control").write_text(wanted)
     return Division(found.folder, found.controllers)
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what launchers have left that were killed; one with a process in it stays."""
+    for left in folder.glob("distill-*-*"):
+        pid = left.name.split("-")[1]
+        if not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                left.rmdir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,10 @@ class Dispatch:
         """Give what waits to those with room, the one with the fewest tokens in flight first."""
         batches: dict[str, list[wire.Request]] = {}
         workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
-        for model, queue in self._queues.items():
-            open_ = [worker for worker in workers.values() if worker.model == model]
+        for model, queue in list(self._queues.items()):
+            open_ = [worker for worker in workers.values() if worker.serves(model)]
             for worker, suspect in self._retries(model, open_):
+                suspect.request = worker.stamped(suspect.request, model)
                 worker.take(suspect)
                 batches.setdefault(worker.name, []).append(suspect.request)
             while open_ and len(queue):
@@ -83,8 +84,11 @@ class Dispatch:
                 if pending is None:
                     open_.remove(worker)
                     continue
+                pending.request = worker.stamped(pending.request, model)
                 worker.take(pending)
                 batches.setdefault(worker.name, []).append(pending.request)
+            # Models on the same workers, as adapters are, take turns at what gets free.
+            self._queues[model] = self._queues.pop(model)
         for name, requests in batches.items():
             for group in frames(requests):
                 self._send_requests(workers[name], group)
@@ -120,7 +124,7 @@ class Dispatch:
                 pending.request,
                 result,
                 None,
-                worker.card,
+                worker.card_of(result),
                 worker.producer,
                 time.monotonic() - pending.since,
             )

@@ -21,6 +21,7 @@ from distill.protocol.errors import ProtocolError, RemoteProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarted, Spawn, Started
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
+from distill.supervisor.adapters import Adapters
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import REMOTE_WORKERS, Driver
 from distill.supervisor.exits import Watch
@@ -60,6 +61,7 @@ class Fleet:
         self._lost: list[tuple[Worker, str]] = []
         """Workers that are gone; what they have said is committed first."""
         self._dispatch = Dispatch(self._workers.values, self._send)
+        self.adapters = Adapters(self._workers.values, self._send, self._event, self._settle)
         self._closing = False
         driver.on_zone("workers", self._on_batch)
         driver.on_zone(REMOTE_WORKERS, self._on_batch)
@@ -91,9 +93,21 @@ class Fleet:
         return self._workers.values()
 
     def models(self) -> list[str]:
-        """The models of the workers that are up."""
-        named = (worker.model for worker in self._workers.values() if worker.is_ready)
-        return list(dict.fromkeys(model for model in named if model is not None))
+        """The models of the workers that are up, and their adapters."""
+        named = [worker.model for worker in self._workers.values() if worker.is_ready]
+        adapters = [served.name for served in self.adapters.served() if served.model in named]
+        return list(dict.fromkeys(model for model in (*named, *adapters) if model is not None))
+
+    def card(self, model: str) -> wire.ModelCard | None:
+        """What answers for this model, or the adapter of this name, now."""
+        for worker in self._workers.values():
+            if worker.serves(model) and worker.card is not None:
+                version = worker.serving.get(model, 0)
+                return worker.adapter_cards.get((model, version), worker.card)
+        return None
+
+    def _event(self, event: str, **detail: object) -> None:
+        self._driver.event(event, self._driver.producer, **detail)
 
     def submit(self, submission: Submission) -> None:
         """Queue requests for the model that is named, which some worker serves, or has served."""
@@ -215,6 +229,7 @@ class Fleet:
         """What it had goes to others now, not when all of its processes are gone."""
         if count := len(worker.in_flight):
             self._driver.event("worker_lost", worker.producer, why=why, requests=count)
+        self.adapters.lost(worker)
         self._dispatch.release(worker, has_died=not worker.is_leaving)
 
     def _give_back_lost(self) -> None:
@@ -417,6 +432,8 @@ class Fleet:
                 self._on_ready(worker, message)
             case wire.Heartbeat():
                 worker.note_beat(message)
+            case wire.AdapterLoaded():
+                self.adapters.on_loaded(worker, message)
             case LogRecords():
                 self._driver.shipped(worker.producer, message.records)
             case wire.WorkerFailed():
@@ -463,6 +480,7 @@ class Fleet:
             slots=ready.slots,
             load_s=ready.load_s,
         )
+        self.adapters.greet(worker)
         self._settle()
 
     def _differs(self, card: wire.ModelCard) -> str | None:

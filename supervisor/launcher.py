@@ -106,6 +106,9 @@ class Launcher:
             for spool in self._spools:
                 self._leave_word(Path(spool))
             self.kill_all()
+            for child in self._children.values():
+                if child.cgroup is not None:
+                    child.cgroup.remove()
 
     def _leave_word(self, spool: Path) -> None:
         """Record that the driver is gone, for the next driver that opens this log folder."""

@@ -7,6 +7,7 @@ so sliding over a prompt finds it, and it is then extended both ways to its full
 
 import bisect
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,6 @@ PROMPT_LIMIT_CHARS = 500_000
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
-SIEVE_BYTES = 1 << 20
 SHORTEST_TEXT_CHARS = 8
 SHORT_TEXTS_LIMIT = 1000
 """Texts that are shorter than a match, of a list or dict, that are looked for whole."""
@@ -48,23 +48,20 @@ class SpanIndex:
         """Where each block stands, counted through all texts."""
         self._others: dict[str, list[int]] = {}
         """Where else, in the order of the context."""
-        self._seen = bytearray(SIEVE_BYTES)
-        """Not 0 where the hash of a block points: most of what is no block is known by this
-        alone, which stays in the processor's cache.
-        """
         self._short: list[int] = []
         self._barren_head = self._barren_tail = ""
         """How the last prompts began and ended alike: where no block of the context is."""
+        self._guess = 0
+        """Where the first span of the last prompt began."""
         for number, (_, text) in enumerate(self._texts):
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
                 self._short.append(number)
             self._enter(text, self._ends[number] - len(text))
 
     def _enter(self, text: str, base: int) -> None:
-        block, first, seen = self._block, self._first, self._seen
+        block, first = self._block, self._first
         for start in range(0, len(text) - block + 1, block):
             piece = text[start : start + block]
-            seen[hash(piece) % SIEVE_BYTES] = 1
             if piece in first:
                 self._others.setdefault(piece, []).append(base + start)
             else:
@@ -92,52 +89,66 @@ class SpanIndex:
                 yield Span(start, start + len(core), place, part)
 
     def _scan(self, prompt: str) -> list[Span]:
-        spans: list[Span] = []
-        floor = 0
-        position = 0
-        found = self._first_block(prompt)
-        while found < len(prompt):
-            span = self._longest(prompt, found, floor)
+        end = len(prompt)
+        if prompt.endswith(self._barren_tail):
+            end -= len(self._barren_tail)
+        guessed = self._guessed(prompt, end)
+        spans = [] if guessed is None else [guessed]
+        position = floor = 0 if guessed is None else _end(guessed)
+        while position != end:
+            found = self._next_block(prompt, position) if position else self._first_block(prompt)
+            if found == len(prompt):
+                self._barren_tail = prompt[position:][:BARREN_LIMIT_CHARS]
+                break
+            span = self._longest(prompt, found, floor, end)
             if span is None:
                 position = found + 1
             else:
                 spans.append(span)
-                position = floor = span.prompt_start + span.end - span.start
-            if prompt[position : position + BARREN_LIMIT_CHARS] == self._barren_tail:
-                break
-            found = self._next_block(prompt, position)
-        else:
-            if len(prompt) - position < BARREN_LIMIT_CHARS:
-                self._barren_tail = prompt[position:]
+                position = floor = _end(span)
+        self._guess = spans[0].prompt_start if spans else 0
         return spans
 
-    def _first_block(self, prompt: str) -> int:
-        """``_next_block`` from the beginning, but for what is known of prompts that begin so."""
+    def _guessed(self, prompt: str, end: int) -> Span | None:
+        """The first span, if it begins about where the last prompt's did and none is before it."""
+        span, found = None, self._guess - 1
+        while span is None and found < len(prompt):
+            found = self._next_block(prompt, found + 1, self._guess + self._block)
+            if found < len(prompt):
+                span = self._longest(prompt, found, 0, end)
+        if span is None or self._first_block(prompt, span.prompt_start) < len(prompt):
+            return None
+        return span
+
+    def _first_block(self, prompt: str, end: int = sys.maxsize) -> int:
+        """Where the first block begins that ends by ``end``, but for what is known of prompts that
+        begin alike; the prompt's end if there is none.
+        """
         head, block = self._barren_head, self._block
-        if head and prompt.startswith(head):
-            return self._next_block(prompt, max(0, len(head) - block + 1))
-        found = self._next_block(prompt, 0)
-        alike = common_prefix(prompt, 0, head, 0)
-        end = alike if alike > block else min(found + block - 1, BARREN_LIMIT_CHARS)
-        self._barren_head = prompt[:end]
+        known = max(0, len(head) - block + 1) if prompt.startswith(head) else 0
+        found = self._next_block(prompt, known, end - block + 1)
+        if not known:
+            alike = common_prefix(prompt, 0, head, 0, len(head))
+            barren = min(found + block - 1, end, BARREN_LIMIT_CHARS)
+            self._barren_head = prompt[: alike if alike > block else barren]
         return found
 
-    def _next_block(self, prompt: str, position: int) -> int:
-        """Where the next block of the context begins, from here on; the prompt's end if none does.
+    def _next_block(self, prompt: str, position: int, stop: int = sys.maxsize) -> int:
+        """Where a block of the context begins next, from ``position`` to before ``stop``; the
+        prompt's end if none does.
 
         What is no passage costs a step a character: the loop is all of the step.
         """
-        first, block, seen = self._first, self._block, self._seen
-        for at in range(position, len(prompt) - block + 1):
-            if (
-                seen[hash(prompt[at : at + block]) % SIEVE_BYTES]
-                and prompt[at : at + block] in first
-            ):
+        first, block = self._first, self._block
+        for at in range(position, min(stop, len(prompt) - block + 1)):
+            if prompt[at : at + block] in first:
                 return at
         return len(prompt)
 
-    def _longest(self, prompt: str, position: int, floor: int) -> Span | None:
-        """The longest match that the block of the context at ``position`` is part of."""
+    def _longest(self, prompt: str, position: int, floor: int, end: int) -> Span | None:
+        """The longest match that the block of the context at ``position`` is part of; it begins
+        at ``floor`` or later, and ``end`` is where it may well end.
+        """
         block = self._block
         piece = prompt[position : position + block]
         best: Span | None = None
@@ -147,33 +158,37 @@ class SpanIndex:
             part, text = self._texts[number]
             start = place - self._ends[number] + len(text)
             left = common_suffix(text, start, prompt, position, position - floor)
-            right = common_prefix(text, start + block, prompt, position + block)
+            right = common_prefix(text, start + block, prompt, position + block, end)
             if left + block + right > longest:
                 longest = left + block + right
                 best = Span(start - left, start + block + right, position - left, part)
         return best
 
 
+def _end(span: Span) -> int:
+    """Where it ends in the prompt."""
+    return span.prompt_start + span.end - span.start
+
+
 def _overlap(one: Span, other: Span) -> bool:
     """Whether two spans share characters of the prompt."""
-    ends = [span.prompt_start + span.end - span.start for span in (one, other)]
-    return one.prompt_start < ends[1] and other.prompt_start < ends[0]
+    return one.prompt_start < _end(other) and other.prompt_start < _end(one)
 
 
-def common_prefix(text: str, start: int, prompt: str, position: int) -> int:
+def common_prefix(text: str, start: int, prompt: str, position: int, end: int) -> int:
     """How many characters agree from here on.
 
-    All that is left of a prompt is tried at once; then it goes by doubling and by halving steps.
+    What is left of the prompt up to ``end`` is tried at once; then it goes by doubling and by
+    halving steps.
     """
-    rest = prompt[position : position + AT_ONCE_CHARS]
-    count = len(rest) if text.startswith(rest, start) else 0
-    step = FIRST_STEP_CHARS
-    while text.startswith(
-        piece := prompt[position + count : position + count + step], start + count
-    ):
-        count += len(piece)
-        if len(piece) < step:
-            return count
+    count, step = 0, FIRST_STEP_CHARS
+    rest = prompt[position : min(end, position + AT_ONCE_CHARS)]
+    if text.startswith(rest, start):
+        count = len(rest)
+    while piece := prompt[position + count : position + count + step]:
+        if len(piece) < step or not text.startswith(piece, start + count):
+            break
+        count += step
         step *= 2
     while step := step // 2:
         piece = prompt[position + count : position + count + step]
@@ -183,13 +198,19 @@ def common_prefix(text: str, start: int, prompt: str, position: int) -> int:
 
 
 def common_suffix(text: str, start: int, prompt: str, position: int, most: int) -> int:
-    count = 0
-    while (
-        count < most
-        and start - count > 0
-        and text[start - count - 1] == prompt[position - count - 1]
-    ):
-        count += 1
+    """How many characters before these places agree, ``most`` at most."""
+    count, step = 0, FIRST_STEP_CHARS
+    while True:
+        step = min(step, most - count, start - count)
+        piece = prompt[position - count - step : position - count]
+        if not step or not text.startswith(piece, start - count - step):
+            break
+        count += step
+        step *= 2
+    while step := step // 2:
+        piece = prompt[position - count - step : position - count]
+        if text.startswith(piece, start - count - step):
+            count += step
     return count
 
 

@@ -15,6 +15,7 @@ import msgspec
 from distill.errors import WorkerError
 from distill.protocol.jail_link import CallError, Variable
 from distill.protocol.worker_link import Sampling
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.call_options import parse_answer
 from distill.supervisor.history import FinishedCell, printed_hash
 from distill.supervisor.host_calls import ITEM_DETAIL_CHARS, HostFunctions
@@ -124,25 +125,31 @@ def _error(told: str | None) -> CallError | None:
 
 def _batch_answer(batch: records.Batch, items: Mapping[int, records.Call]) -> Answer:
     """What the cell got for a worker call, from its items."""
+    form = AnswerForm(batch.n)
     answers: list[Any] = [_item_answer(items[item]) for item in sorted(items)]
     if batch.error is None:
-        return Answer(answers[0] if batch.function == "worker" else answers)
+        by_prompt = form.gathered(answers)
+        return Answer(by_prompt[0] if batch.function == "worker" else by_prompt)
     if batch.function == "worker" or not answers:
         return Answer(error=CallError("WorkerError", batch.error))
+    errors = {item: each for item, each in enumerate(answers) if isinstance(each, WorkerError)}
     reasons = {
-        item: str(answer)[:ITEM_DETAIL_CHARS]
-        for item, answer in enumerate(answers)
-        if isinstance(answer, WorkerError)
+        prompt: str(error)[:ITEM_DETAIL_CHARS] for prompt, error in form.by_prompt(errors).items()
     }
-    good = tuple(None if isinstance(answer, WorkerError) else answer for answer in answers)
-    return Answer(error=CallError("WorkerBatchError", batch.error, good, reasons))
+    good = [None if isinstance(answer, WorkerError) else answer for answer in answers]
+    return Answer(
+        error=CallError("WorkerBatchError", batch.error, tuple(form.gathered(good)), reasons)
+    )
 
 
 def _item_answer(line: records.Call) -> Any:
     if line.response is None:
         failure = line.error
         return WorkerError(failure.detail if failure is not None else "it failed")
-    return parse_answer(line.response, line.sampling)
+    try:
+        return parse_answer(AnswerForm.of_line(line).answer_again(line), line.sampling)
+    except WorkerError as error:
+        return error
 
 
 def fill_spares(spares: Spares[records.Call], run: Run) -> None:
@@ -150,6 +157,8 @@ def fill_spares(spares: Spares[records.Call], run: Run) -> None:
     lines = _by_cell(line for line in run.calls if line.response is not None)
     for number, good in _endings(run):
         for line in lines[number]:
+            if AnswerForm.of_line(line).logprobs:
+                continue
             key = line_key(line)
             if line.source == "reused":
                 spares.take(key)
@@ -159,7 +168,7 @@ def fill_spares(spares: Spares[records.Call], run: Run) -> None:
 
 def line_key(line: records.Call) -> str:
     """``request_key`` of the request that this line tells of."""
-    asked = {name: value for name, value in line.sampling.items() if name != "record"}
+    asked = {k: v for k, v in line.sampling.items() if k not in ("record", "n", "logprobs")}
     model = asked.pop("model", None)
     messages = None if line.messages is None else [dict(each) for each in line.messages]
     prompt = line.prompt if messages is None else None

@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.ledger import content_hash
 from distill.token_estimate import estimated_tokens
 from distill.traces import records
@@ -30,7 +31,7 @@ Deliver = Callable[[list[Outcome]], None]
 
 
 class Questions(Sequence[wire.Request]):
-    """The requests of one call, ``NAME.0`` and on.
+    """The requests of one call, ``NAME.0`` and on: one for each answer of its form.
 
     Each is made when it is looked at, so one that waits takes little more than its text.
     A prompt is a text or a whole conversation; ``system`` goes before a text, and ``chat`` says
@@ -43,12 +44,14 @@ class Questions(Sequence[wire.Request]):
         prompts: Sequence[str | tuple[wire.ChatMessage, ...]],
         sampling: wire.Sampling,
         record: Record,
+        form: AnswerForm,
         *,
         system: str = "",
         chat: bool = True,
     ) -> None:
         self._name = name
-        self._prompts = prompts
+        self._prompts = form.spread(prompts)
+        self._form = form
         self._sampling = sampling
         self._record: Record = record
         self._before = (wire.ChatMessage("system", system),) if system else ()
@@ -65,14 +68,14 @@ class Questions(Sequence[wire.Request]):
         if isinstance(item, slice):
             return [self[each] for each in range(len(self))[item]]
         prompt = self._prompts[item]
-        name = f"{self._name}.{item}"
+        name, sampling = f"{self._name}.{item}", self._form.sampling(self._sampling, item)
         if not isinstance(prompt, str):
             messages = prompt
         elif self._chat:
             messages = (*self._before, wire.ChatMessage("user", prompt))
         else:
-            return wire.Request(name, 1, self._sampling, prompt=prompt, record=self._record)
-        return wire.Request(name, 1, self._sampling, messages=messages, record=self._record)
+            return wire.Request(name, 1, sampling, prompt=prompt, record=self._record)
+        return wire.Request(name, 1, sampling, messages=messages, record=self._record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class Submission:
     """Requests that were asked at once. ``deliver`` gets every outcome once, as they come.
 
     ``model`` None is the one that serves by default. ``interactive``: somebody waits for just
-    these, so they go before batches. Runs are served in turns, by their ``run``.
+    these, so they go before batches. Runs are served in turns, by their ``run``. ``logprobs``: the
+    caller wants them, whatever is logged.
     """
 
     requests: Sequence[wire.Request]
@@ -88,6 +92,7 @@ class Submission:
     run: str = ""
     model: str | None = None
     interactive: bool = False
+    logprobs: bool = False
 
 
 @dataclass(slots=True)

@@ -15,6 +15,8 @@ def worker_argv(
     gpu: str | None = None,
     cores: str | None = None,
     window_tokens: int | None = None,
+    max_lora_rank: int | None = None,
+    chat_template: str | None = None,
 ) -> list[str]:
     """The command of a worker server for the engine at ``endpoint``.
 
@@ -27,6 +29,8 @@ def worker_argv(
         *(("--gpu", gpu) if gpu is not None else ()),
         *(("--cores", cores.replace("+", ",")) if cores is not None else ()),
         *(("--window-tokens", str(window_tokens)) if window_tokens is not None else ()),
+        *(("--max-lora-rank", str(max_lora_rank)) if max_lora_rank is not None else ()),
+        *(("--chat-template", chat_template) if chat_template is not None else ()),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
 from distill.protocol.sockets import Inbound
@@ -72,6 +74,11 @@ class Worker:
     """It finishes what it has, and takes nothing new."""
     step_age_s: float = 0.0
     slowest_step_s: float = 0.0
+    serving: dict[str, int] = field(default_factory=dict)
+    """The adapters that it answers with, each in this version."""
+    expected: set[str] = field(default_factory=set)
+    """The adapters that it loads, or will load when it has been started again."""
+    adapter_cards: dict[tuple[str, int], wire.ModelCard] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -92,10 +99,35 @@ class Worker:
         """Whether a process that comes in there can be this one."""
         return self.spec is None or (zone == LOCAL_WORKERS and self.pid in (0, pid))
 
+    def serves(self, model: str) -> bool:
+        """Whether it answers for this model, or for the adapter of this name."""
+        return model == self.model or model in self.serving
+
+    def stamped(self, request: wire.Request, model: str) -> wire.Request:
+        """The request as it is sent here: for an adapter it names the version that answers now."""
+        version = self.serving.get(model, 0)
+        if not version:
+            return request
+        return msgspec.structs.replace(request, adapter=model, weights_version=version)
+
+    def learn(self, adapter: str, version: int, files_hash: str) -> None:
+        """It has loaded a version: answers that name it are stamped with its own card."""
+        assert self.card is not None
+        self.adapter_cards[adapter, version] = msgspec.structs.replace(
+            self.card, adapter=adapter, weights_version=version, adapter_hash=files_hash
+        )
+
+    def card_of(self, result: wire.Result | wire.Failure) -> wire.ModelCard | None:
+        """What exactly has answered."""
+        if isinstance(result, wire.Failure) or result.adapter is None:
+            return self.card
+        return self.adapter_cards.get((result.adapter, result.weights_version), self.card)
+
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""
         has_failed = self.conversation.state == "ended" and self.failure is not None
-        return not has_failed and not self.is_leaving and self.model in (None, model)
+        may = self.model is None or self.serves(model) or model in self.expected
+        return may and not has_failed and not self.is_leaving
 
     def note_beat(self, beat: wire.Heartbeat) -> None:
         """Learn from a heartbeat whether it leaves, and how long the engine's steps take."""

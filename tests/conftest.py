@@ -1,4 +1,7 @@
-"""A skip that is not on the list fails the run: see allowed_skips.txt."""
+"""What holds for all tests: which may be skipped, and which run in one process.
+
+A skip that is not on the list fails the run: see allowed_skips.txt.
+"""
 
 import signal
 from fnmatch import fnmatchcase
@@ -50,6 +53,19 @@ class SkipGuard:
         if self._unlisted:
             terminalreporter.section("skipped, but not in tests/allowed_skips.txt", red=True)
             terminalreporter.write_line("\n".join(self._unlisted))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: a file is one's, and the real engine is one's.
+
+    What needs the engine comes first: it takes longest.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,6 +21,7 @@ from distill.protocol.keys import (
     worker_key_from,
 )
 from distill.worker_server.process import die_with_parent
+from distill.worker_server.settings import LORA_RANKS
 
 EXIT_ARGUMENTS = 2
 
@@ -43,6 +44,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--window-tokens", type=_positive, help="prompt and answer together")
     parser.add_argument("--slots", type=_positive, help="requests in flight at most")
     parser.add_argument(
+        "--max-lora-rank", type=_rank, metavar="N", help="take LoRA adapters of this rank at most"
+    )
+    parser.add_argument("--chat-template", metavar="FILE", help="Jinja, in place of the model's")
+    parser.add_argument(
         "--engine", type=_json_object, default={}, metavar="JSON", help="vLLM engine arguments"
     )
     parser.add_argument("--verbose", action="store_true", help="vLLM's own log lines, too")
@@ -60,6 +65,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _rank(text: str) -> int:
+    value = _positive(text)
+    if value > LORA_RANKS[-1]:
+        raise argparse.ArgumentTypeError(f"a rank is at most {LORA_RANKS[-1]}")
     return value
 
 
@@ -114,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cores=options.cores,
             window_tokens=options.window_tokens,
             slots=options.slots,
+            max_lora_rank=options.max_lora_rank,
+            chat_template=options.chat_template,
             engine=options.engine,
             verbose=options.verbose,
             announce=options.announce,

@@ -22,9 +22,10 @@ from typing import Any
 
 from distill.protocol.worker_link import Failure, ModelCard, Request, Result, Sampling
 from distill.worker_server import translate
+from distill.worker_server.adapters import Adapters, Held
 from distill.worker_server.detokenise import Detokeniser, detokeniser_of
 from distill.worker_server.device import Device
-from distill.worker_server.errors import EngineDied, EngineFailed
+from distill.worker_server.errors import AdapterRefused, EngineDied, EngineFailed
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, cache_dir
 from distill.worker_server.process import (
@@ -36,7 +37,7 @@ from distill.worker_server.process import (
     make_scratch,
     temporary_environment,
 )
-from distill.worker_server.settings import engine_arguments, engine_environment
+from distill.worker_server.settings import engine_arguments, engine_environment, lora_arguments
 from distill.worker_server.steps import StepClock
 from distill.worker_server.tokenise import Tokeniser
 
@@ -54,8 +55,9 @@ SHUTDOWN_S = 0.2
 class Engine:
     """A loaded model that answers requests.
 
-    ``arguments`` are vLLM's AsyncEngineArgs and win over our choices. ``scratch`` is a folder
-    for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread and
+    With ``max_lora_rank`` it takes adapters; ``chat_template`` (Jinja) takes the place of the
+    model's. ``arguments`` are vLLM's AsyncEngineArgs and win over our choices. ``scratch`` is a
+    folder for vLLM's sockets, removed by ``close``. ``on_death`` is called once, from a thread and
     with what has happened, if the engine's process ends without ``close``, or is stopped.
     """
 
@@ -65,6 +67,8 @@ class Engine:
         device: Device,
         *,
         window_tokens: int | None = None,
+        max_lora_rank: int | None = None,
+        chat_template: str | None = None,
         arguments: dict[str, Any] | None = None,
         cache: Path | None = None,
         scratch: str | None = None,
@@ -74,7 +78,8 @@ class Engine:
         self._folder = folder
         self._device = device
         self._window_tokens = window_tokens
-        self._arguments = dict(arguments or {})
+        self._arguments = lora_arguments(max_lora_rank) | dict(arguments or {})
+        self._template = chat_template
         self._cache = cache or cache_dir()
         self._scratch = scratch or ""
         self._log_level = log_level
@@ -84,6 +89,7 @@ class Engine:
         self._detokeniser: Detokeniser | None = None
         self._died = False
         self._closed = False
+        self._adapters = Adapters(folder, self._add_lora, self._remove_lora)
         self.clock = StepClock()
 
     def start(self) -> ModelCard:
@@ -94,7 +100,7 @@ class Engine:
             with temporary_environment(environment), bound_to(self._device.cores), hidden_main():
                 self._llm = self._load()
             tokenizer = self._llm.get_tokenizer()
-            self._tokeniser = Tokeniser(copy.deepcopy(tokenizer))
+            self._tokeniser = Tokeniser(copy.deepcopy(tokenizer), self._template)
             self._detokeniser = detokeniser_of(tokenizer)
             threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
             return self._card()
@@ -122,7 +128,7 @@ class Engine:
         import vllm
 
         config = self._llm.vllm_config.model_config
-        hashes = fingerprint(self._folder, self._cache)
+        hashes = fingerprint(self._folder, self._cache, self._template)
         return ModelCard(
             model=self._folder.name,
             weights_hash=hashes.weights,
@@ -180,8 +186,21 @@ class Engine:
         """
         if self._llm is None or self._tokeniser is None or self._died or self._closed:
             raise EngineDied("the engine does not run")
+        if request.adapter is None:
+            return await self._generate(request, None)
+        try:
+            # Held before anything is awaited: a DropAdapter that came later finds it in use.
+            with self._adapters.in_use(request.adapter, request.weights_version) as held:
+                return await self._generate(request, _lora_request(held))
+        except AdapterRefused as error:
+            return translate.failure(request, "engine", str(error))
+        finally:
+            await self._adapters.sweep()
+
+    async def _generate(self, request: Request, lora: Any) -> Result | Failure:
         if problem := translate.malformed(request):
             return translate.failure(request, "bad_request", problem)
+        assert self._tokeniser is not None
         try:
             ids, prompt = await self._tokeniser.encode(request)
         except ValueError as error:
@@ -190,9 +209,11 @@ class Engine:
             return translate.failure(request, "bad_request", "the prompt is empty")
         if failed := translate.too_long(request, len(ids), self.window_tokens):
             return failed
-        return await self._complete(request, ids, prompt)
+        return await self._complete(request, ids, prompt, lora)
 
-    async def _complete(self, request: Request, ids: list[int], prompt: str) -> Result | Failure:
+    async def _complete(
+        self, request: Request, ids: list[int], prompt: str, lora: Any
+    ) -> Result | Failure:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -202,7 +223,8 @@ class Engine:
             parameters = self._sampling_params(request, len(ids))
             name = f"{request.id}.{request.attempt}"
             with self.clock.in_flight():
-                async for output in self._llm.generate(tokens_input(ids), parameters, name):
+                outputs = self._llm.generate(tokens_input(ids), parameters, name, lora_request=lora)
+                async for output in outputs:
                     final = output
         except EngineDeadError as error:
             raise EngineDied(ENDED) from error
@@ -215,6 +237,39 @@ class Engine:
         if not parameters.detokenize:
             self._spell(ids, final)
         return translate.answer(request, prompt, final)
+
+    async def load_adapter(self, adapter: str, version: int, path: str) -> str:
+        """Load a version of a LoRA adapter from a folder; the SHA-256 of its files.
+
+        What is in flight goes on with what it began with. Raises AdapterRefused.
+        """
+        if not self._arguments.get("enable_lora"):
+            raise AdapterRefused("this worker was started without --max-lora-rank: it takes none")
+        if self._llm is None:
+            raise AdapterRefused("the engine does not run")
+        return await self._adapters.load(adapter, version, path)
+
+    async def drop_adapters(self) -> None:
+        """Let all versions go: who named them is gone."""
+        await self._adapters.drop_all()
+
+    async def drop_adapter(self, adapter: str, version: int) -> None:
+        """No request will name it any more."""
+        await self._adapters.drop(adapter, version)
+
+    async def _add_lora(self, held: Held) -> None:
+        try:
+            await self._llm.add_lora(_lora_request(held))
+        except Exception as error:
+            said = _reason(error)
+            if "max_lora_rank" in said:
+                said += " Start the worker with a higher --max-lora-rank."
+            raise AdapterRefused(said) from error
+
+    async def _remove_lora(self, held: Held) -> None:
+        if self._llm is not None and not self._died:
+            with contextlib.suppress(Exception):  # an engine that has died holds nothing
+                await self._llm.remove_lora(held.number)
 
     def _spell(self, prompt_ids: list[int], output: Any) -> None:
         """Fill in the texts that vLLM was told to leave out."""
@@ -276,6 +331,12 @@ class Engine:
         kill_children(started_with=self._scratch)
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _lora_request(held: Held) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(held.name, held.number, held.path)
 
 
 def _step_logger(clock: StepClock) -> type[Any]:

@@ -11,6 +11,7 @@
     ├── DriverUnreachable    nobody answered                                    (not sent)
     └── Refused              the engine will not have this worker               (not sent)
     RequestRefused           one request failed; the engine is well
+    AdapterRefused           an adapter can't be served; the engine is well
 
 Every message says what was wrong and what to do. ``kind`` is the one of ``WorkerFailed``.
 """
@@ -69,3 +70,7 @@ class RequestRefused(Exception):
         super().__init__(failure.detail)
         self.failure = failure
         self.kind = failure.kind
+
+
+class AdapterRefused(Exception):
+    """A LoRA adapter can't be served here; the message says why and what to do."""

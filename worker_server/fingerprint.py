@@ -39,14 +39,17 @@ class Fingerprint:
     template: str
 
 
-def fingerprint(folder: ModelFolder, cache: Path) -> Fingerprint:
-    """Hash ``folder``; about 1 s a GB the first time, then a few milliseconds."""
+def fingerprint(folder: ModelFolder, cache: Path, template: str | None = None) -> Fingerprint:
+    """Hash ``folder``; about 1 s a GB the first time, then a few milliseconds.
+
+    ``template`` is the chat template that takes the place of the folder's.
+    """
     digests = _DigestCache(cache / CACHE_FILE)
     tokenizer = [folder.path / name for name in TOKENIZER_PARTS if (folder.path / name).is_file()]
     result = Fingerprint(
         weights=_combined(folder.weight_files, digests),
         tokenizer=_combined(tokenizer, digests),
-        template=_template_digest(folder.path),
+        template=_template_digest(folder.path) if template is None else _text_digest(template),
     )
     digests.save()
     return result
@@ -66,8 +69,12 @@ def _template_digest(path: Path) -> str:
         config = json.loads((path / "tokenizer_config.json").read_bytes())
         if found := config.get("chat_template"):
             text = found if isinstance(found, str) else json.dumps(found, sort_keys=True)
-            return hashlib.sha256(text.encode()).hexdigest()
+            return _text_digest(text)
     return ""
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _DigestCache:

@@ -23,6 +23,8 @@ class Options:
     cores: tuple[int, ...] | None = None
     window_tokens: int | None = None
     slots: int | None = None
+    max_lora_rank: int | None = None
+    chat_template: str | None = None
     engine: dict[str, Any] = field(default_factory=dict)
     verbose: bool = False
     announce: bool = False
@@ -56,6 +58,7 @@ def load(
     cache = model.cache_dir()
     chosen = device.choose(options.gpu, options.cores)
     os.environ.update(chosen.environment)  # before torch is imported, and for good
+    template = None if options.chat_template is None else model.read_template(options.chat_template)
     folder = model.resolve(options.model, cache)
     event("model_resolved", model=folder.name, weights_bytes=folder.weights_bytes)
     model.check_fits(folder, chosen)
@@ -64,6 +67,8 @@ def load(
         folder,
         chosen,
         window_tokens=options.window_tokens,
+        max_lora_rank=options.max_lora_rank,
+        chat_template=template,
         arguments=options.engine,
         cache=cache,
         scratch=scratch,

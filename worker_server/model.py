@@ -93,6 +93,17 @@ def _checked(folder: ModelFolder) -> ModelFolder:
     return folder
 
 
+def read_template(path: str) -> str:
+    """A chat template from a file, in Jinja. Raises ModelUnavailable."""
+    try:
+        text = Path(path).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"the chat template {path} can't be read: {error}") from error
+    if not text.strip():
+        raise ModelUnavailable(f"the chat template {path} is empty")
+    return text
+
+
 def _from_hub(model: str) -> Path:
     """The snapshot in the local Hugging Face cache, else downloaded."""
     try:

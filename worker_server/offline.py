@@ -4,27 +4,29 @@ import asyncio
 import atexit
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from distill.protocol.message import Record
 from distill.protocol.worker_link import ChatMessage, Failure, ModelCard, Request, Result, Sampling
 from distill.worker_server import device, model
 from distill.worker_server.engine import Engine
 from distill.worker_server.errors import EngineDied, RequestRefused
 
 T = TypeVar("T")
-OWN_OPTIONS = ("gpu", "cores", "window_tokens")
+OWN_OPTIONS = ("gpu", "cores", "window_tokens", "max_lora_rank", "chat_template")
 
 
 class OfflineEngine:
     """A loaded model with an event loop of its own in a background thread.
 
-    ``source`` is a folder, a Hugging Face id, or "default". Of ``options``, ``gpu``,
-    ``cores`` and ``window_tokens`` are as on the worker server's command line, the rest are
-    vLLM's engine arguments. Blocks until the engine has generated a token; raises a
-    WorkerError (see ``errors``) where it can't.
+    ``source`` is a folder, a Hugging Face id, or "default". Of ``options``, ``gpu``, ``cores``,
+    ``window_tokens``, ``max_lora_rank`` and ``chat_template`` (a file) are as on the worker
+    server's command line, the rest are vLLM's engine arguments. Blocks until the engine has
+    generated a token; raises a WorkerError (see ``errors``) where it can't.
 
     ``close`` also runs at the interpreter's exit; if this process is killed instead, the
     engine's process notices and ends by itself (see ``inside``).
@@ -34,21 +36,28 @@ class OfflineEngine:
         own = {name: options.pop(name, None) for name in OWN_OPTIONS}
         cache = model.cache_dir()
         chosen = device.choose(own["gpu"], own["cores"])
+        template = own["chat_template"]
+        template = None if template is None else model.read_template(str(template))
         folder = model.resolve(source, cache)
         model.check_fits(folder, chosen)
         self._engine = Engine(
             folder,
             chosen,
             window_tokens=own["window_tokens"],
+            max_lora_rank=own["max_lora_rank"],
+            chat_template=template,
             arguments=options,
             cache=cache,
             log_level="ERROR",
         )
         self._numbers = itertools.count(1)
+        self._versions: Counter[str] = Counter()
+        self._adapter: tuple[str | None, int] = (None, 0)
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self.card: ModelCard = self._engine.start()
+        self._cards: dict[tuple[str | None, int], ModelCard] = {(None, 0): self.card}
         self._thread.start()
         atexit.register(self.close)
         try:
@@ -67,7 +76,8 @@ class OfflineEngine:
     ) -> list[Result | Exception]:
         """Reply to several conversations in one continuous batch, in their order.
 
-        An item that can't be served is a RequestRefused in its place. Raises ValueError for
+        ``sampling`` may have ``logprobs``: True. An item that can't be served is a RequestRefused
+        in its place. Raises ValueError for
         unknown sampling parameters, EngineDied when the engine is gone.
         """
         conversations = [
@@ -81,12 +91,46 @@ class OfflineEngine:
         """Continue several texts as they stand, without the chat template; else as ``chat``."""
         return self._answer(sampling, [{"prompt": prompt} for prompt in prompts])
 
+    def load_adapter(self, path: str, name: str) -> int:
+        """Load a LoRA adapter; what is asked from here on is answered with it. Its version.
+
+        A name that was loaded before gets the next one. Raises AdapterRefused.
+        """
+        self._versions[name] += 1
+        version = self._versions[name]
+        files_hash = self._call(self._engine.load_adapter(name, version, path))
+        before, before_version = self._adapter
+        self._adapter = name, version
+        self._cards[name, version] = msgspec.structs.replace(
+            self.card, adapter=name, weights_version=version, adapter_hash=files_hash
+        )
+        if before is not None:
+            self._call(self._engine.drop_adapter(before, before_version))
+        return version
+
+    @property
+    def card_now(self) -> ModelCard:
+        """What answers from here on."""
+        return self._cards[self._adapter]
+
+    def card_of(self, result: Result) -> ModelCard:
+        """What exactly has answered: the model, or a version of an adapter."""
+        return self._cards[result.adapter, result.weights_version]
+
     def _answer(
         self, sampling: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
     ) -> list[Result | Exception]:
-        parameters = as_sampling(sampling)
+        given = dict(sampling)
+        record: Record = "ids+logprobs" if given.pop("logprobs", False) else "ids"
+        parameters = as_sampling(given)
+        adapter, version = self._adapter
+        named: dict[str, Any] = {
+            "record": record,
+            "adapter": adapter,
+            "weights_version": version,
+        }
         requests = [
-            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each)
+            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each, **named)
             for each in inputs
         ]
         return [_outcome(result) for result in self.complete(requests)]

@@ -17,15 +17,19 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from distill.protocol.errors import LocalProtocolError, ProtocolError
 from distill.protocol.message import Shutdown
 from distill.protocol.worker_link import (
+    AdapterLoaded,
     Cancel,
     Drain,
+    DropAdapter,
     Heartbeat,
+    LoadAdapter,
     Requests,
     Results,
     ToWorker,
@@ -37,6 +41,7 @@ from distill.protocol.worker_link import (
 from distill.worker_server.connection import Connection
 from distill.worker_server.engine import Engine
 from distill.worker_server.errors import (
+    AdapterRefused,
     DriverUnreachable,
     EngineDied,
     EngineFailed,
@@ -81,6 +86,7 @@ class Server:
             self._on_engine_back,
         )
         self._outbox = Outbox(self._send_results)
+        self._background: set[asyncio.Future[None]] = set()
         self._work = Work(self._outbox.add, self._on_engine_died, self._on_idle)
 
     async def run(self) -> ExitCode:
@@ -145,6 +151,8 @@ class Server:
         """Its requests go to others; what is in flight here is nobody's."""
         self._announce(f"lost {self._options.endpoint}; dialling again")
         self._work.cancel_all()
+        if self._engine is not None:
+            self._in_background(self._engine.drop_adapters())
         if self._state == "draining":
             self._stop()
 
@@ -188,12 +196,40 @@ class Server:
                 self._work.begin(message.requests)
             case Cancel():
                 self._work.cancel(message.ids)
+            case LoadAdapter():
+                self._in_background(self._load_adapter(message))
+            case DropAdapter() if self._engine is not None:
+                self._in_background(self._engine.drop_adapter(message.adapter, message.version))
             case Drain():
                 self._drain()
             case WorkerRefused():
                 self._end_with(Refused(f"the engine refused this worker: {message.detail}"))
             case Shutdown():
                 self._stop()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start ``work``; it begins after the requests that came before it."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _load_adapter(self, asked: LoadAdapter) -> None:
+        assert self._engine is not None
+        files_hash, refused = "", None
+        try:
+            files_hash = await self._engine.load_adapter(asked.adapter, asked.version, asked.path)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is said, and harms no answer)
+            known = isinstance(error, AdapterRefused)
+            refused = str(error) if known else f"{type(error).__name__}: {error}"
+        loaded = AdapterLoaded(asked.adapter, asked.version, files_hash, refused)
+        told = {"detail": refused} if refused else {"files_hash": files_hash}
+        self._event(
+            "adapter_refused" if refused else "adapter_loaded",
+            adapter=asked.adapter,
+            version=asked.version,
+            **told,
+        )
+        self._link.send_if_legal(loaded)
 
     def _stop(self) -> None:
         """End now, whatever is in flight."""

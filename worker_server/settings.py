@@ -6,6 +6,7 @@ Figures: SmolLM2-135M on 2 cores, warm disk, noisy; ratios are what to trust.
 import os
 from typing import Any
 
+from distill.worker_server.adapters import HELD_LIMIT
 from distill.worker_server.device import GIB, Device
 from distill.worker_server.inside import OWNER_VARIABLE, SCRATCH_VARIABLE, Inside
 from distill.worker_server.model import OVERHEAD_BYTES, WEIGHTS_FACTOR, ModelFolder
@@ -15,6 +16,11 @@ CPU_STEP_TOKENS = 1024
 CPU_SEQUENCES = 64
 CPU_CACHE_SHARE = 0.25
 CPU_CACHE_LIMITS_BYTES = (GIB // 4, 4 * GIB)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM has room for; an adapter of a lower one fits."""
+LORAS_AT_ONCE = 2
+"""Adapters in one step; each has room on the device. Two, so that a new version need not wait
+for the last answers of the one before."""
 
 
 def engine_arguments(
@@ -37,6 +43,21 @@ def engine_arguments(
     if device.kind == "cpu":
         arguments |= _cpu_arguments(folder, device)
     return arguments
+
+
+def lora_arguments(max_lora_rank: int | None) -> dict[str, Any]:
+    """What makes an engine take LoRA adapters, up to this rank. Raises ValueError: too high."""
+    if max_lora_rank is None:
+        return {}
+    ranks = [rank for rank in LORA_RANKS if rank >= max_lora_rank]
+    if not ranks:
+        raise ValueError(f"a LoRA rank of {max_lora_rank}; the most is {LORA_RANKS[-1]}")
+    return {
+        "enable_lora": True,
+        "max_lora_rank": ranks[0],
+        "max_loras": LORAS_AT_ONCE,
+        "max_cpu_loras": HELD_LIMIT,
+    }
 
 
 def _cpu_arguments(folder: ModelFolder, device: Device) -> dict[str, Any]:

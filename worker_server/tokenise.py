@@ -11,6 +11,7 @@ from typing import Any
 from distill.protocol.worker_link import ChatMessage, Request
 
 BATCH_PROMPTS = 256
+PROBE = "Is anybody there?"
 
 
 class NoChatTemplate(ValueError):
@@ -18,10 +19,17 @@ class NoChatTemplate(ValueError):
 
 
 class Tokeniser:
-    """A fast Hugging Face tokenizer behind a queue; used by one event loop."""
+    """A fast Hugging Face tokenizer behind a queue; used by one event loop.
 
-    def __init__(self, tokenizer: Any) -> None:
+    ``template``, if given, takes the place of the tokenizer's own. Raises ValueError where it can't
+    render a conversation.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self._template = template or getattr(tokenizer, "chat_template", None)
+        if template is not None:
+            self._try(template)
         self._waiting: list[tuple[Request, asyncio.Future[tuple[list[int], str]]]] = []
         self._encoding: asyncio.Task[None] | None = None
         # One thread: a Rust tokenizer must not be reconfigured while another thread uses it.
@@ -95,14 +103,29 @@ class Tokeniser:
         for (position, text), ids in zip(group, encoded, strict=True):
             outcomes[position] = (ids, text)
 
+    def _try(self, template: str) -> None:
+        try:
+            told = self._rendered((ChatMessage("user", PROBE),))
+        except Exception as error:
+            raise ValueError(f"the chat template does not work: {error}") from error
+        if PROBE not in told:
+            raise ValueError(f"the chat template leaves out what the user says: {template[:200]!r}")
+
     def _rendered(self, messages: tuple[ChatMessage, ...]) -> str:
-        if not getattr(self._tokenizer, "chat_template", None):
+        if not self._template:
             raise NoChatTemplate(
-                "this model has no chat template (a base model?): send a prompt instead of messages"
+                "this model has no chat template (a base model?): ask with worker(prompt, "
+                "chat=False), which sends the text as it stands, or start its worker with "
+                "--chat-template FILE"
             )
         plain = [{"role": m.role, "content": m.content} for m in messages]
         return str(
-            self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+            self._tokenizer.apply_chat_template(
+                plain,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
         )
 
     def _decoded(self, ids: list[int]) -> str:

@@ -126,6 +126,8 @@ def answer(request: Request, prompt: str, output: Any) -> Result | Failure:
         ),
         queue_s=queue_s,
         compute_s=compute_s,
+        adapter=request.adapter,
+        weights_version=request.weights_version,
     )
 
 

@@ -205,7 +205,8 @@ class Batch(Record, frozen=True, tag="batch"):
     """A ``worker`` or ``worker_batch`` call: its items are ``call`` lines in worker.jsonl.
 
     ``key`` is the hash of function and arguments, empty where a primitive made the call.
-    ``error`` is what the cell was told if it was not the value.
+    ``error`` is what the cell was told if it was not the value. ``n``: the items are that many
+    answers to each prompt.
     """
 
     cell: int
@@ -216,6 +217,7 @@ class Batch(Record, frozen=True, tag="batch"):
     elapsed_s: float
     key: str = ""
     error: str | None = None
+    n: int | None = None
 
 
 class Final(Record, frozen=True, tag="final"):
@@ -240,6 +242,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     worker_calls: int
     elapsed_s: float
     error: str | None = None
+    worker_cached: int = 0
 
 
 class Span(Part, frozen=True):
@@ -271,6 +274,7 @@ class Model(Part, frozen=True):
     template_hash: str = ""
     adapter: str | None = None
     weights_version: int = 0
+    adapter_hash: str = ""
     dtype: str = ""
     device: str = ""
     engine: str = ""
@@ -285,7 +289,8 @@ class Call(Record, frozen=True, tag="call", gc=False):
     ``prompt`` is the text as the model saw it, template included; ``messages`` what was
     asked. ``token_ids`` and ``logprobs`` are as sampled, never retokenised. ``call`` and
     ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is ``reused`` where an
-    equal call of a failed cell had got this response: that line has the ids, and was paid for.
+    equal call of a failed cell had got this response: that line has the ids, and was paid for;
+    ``cached`` where the answer cache had it, maybe from another run: no tokens, no ids.
     """
 
     id: str

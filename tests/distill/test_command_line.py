@@ -434,7 +434,11 @@ def test_words_about_joining_that_make_no_sense(words: str, said: str) -> None:
 
 def test_where_nobody_can_listen(short: Path) -> None:
     words = ("up", "--no-local-workers", "--listen", "tcp://192.0.2.7:0")
-    refused(command(short, *words), 2, "can't listen at tcp://192.0.2.7:0: Cannot assign requested address\n")
+    refused(
+        command(short, *words),
+        2,
+        "can't listen at tcp://192.0.2.7:0: Cannot assign requested address\n",
+    )
     (short / "distill" / "keys").chmod(0o755)
     refused(command(short, *words), 2, f"chmod 700 {short / 'distill' / 'keys'}")
 

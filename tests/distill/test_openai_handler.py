@@ -194,6 +194,25 @@ def test_constrained_answers_are_asked_for() -> None:
     assert "seed" not in regex
 
 
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": 0}]}, (-0.5, 0.0)),
+        ({"content": None}, None),
+        ({"content": [{"token": "a"}]}, None),
+        ({"content": [{"token": "a", "logprob": "much"}]}, None),
+        ("nonsense", None),
+    ],
+)
+def test_log_probabilities_are_passed_on(told: Any, wanted: Any) -> None:
+    reply = completion("ab")
+    reply.body["choices"][0]["logprobs"] = told
+    with endpoint(lambda request: reply) as server:
+        answer = OpenAIHandler("m", server.url).chat(HELLO, logprobs=True)
+        assert server.requests[0]["logprobs"] is True
+    assert (answer.text, answer.logprobs) == ("ab", wanted)
+
+
 def test_many_threads_may_share_a_handler() -> None:
     with endpoint(prompt_of) as server:
         handler = OpenAIHandler("scripted", server.url)

@@ -20,9 +20,12 @@ def worker_spec(
     name: str = "w0",
     *,
     slots: int = 96,
+    max_lora_rank: int | None = None,
     latency_s: float = 0.0,
     at_once: int = 0,
     words: int = 8,
+    is_base: bool = False,
+    chat_template: Path | None = None,
     through_core: bool = False,
     poison: str = "",
 ) -> WorkerSpec:
@@ -32,6 +35,8 @@ def worker_spec(
         *(sys.executable, "-m", "distill.worker_server"),
         *("--connect", endpoint, "--worker", name, "--model", str(MODEL)),
         *("--cores", str(core), "--slots", str(slots)),
+        *(("--max-lora-rank", str(max_lora_rank)) if max_lora_rank is not None else ()),
+        *(("--chat-template", str(chat_template)) if chat_template is not None else ()),
     )
     paths = [str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
@@ -39,6 +44,7 @@ def worker_spec(
         "STAND_IN_LATENCY_S": str(latency_s),
         "STAND_IN_AT_ONCE": str(at_once),
         "STAND_IN_WORDS": str(words),
+        "STAND_IN_BASE": str(int(is_base)),
         "STAND_IN_CORE": str(int(through_core)),
         "STAND_IN_POISON": poison,
     }

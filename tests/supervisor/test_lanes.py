@@ -1,11 +1,13 @@
 """Who is served next: fair between runs, questions before batches, one passage to one worker."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 from distill.protocol import worker_link as W
+from distill.supervisor.answer_form import AnswerForm
 from distill.supervisor.lanes import ALIKE_CHARS, Queue, grouped
-from distill.supervisor.requests import Pending, Submission
+from distill.supervisor.requests import Pending, Questions, Submission
 
 TOKENS = 10
 
@@ -130,6 +132,20 @@ def test_a_run_is_removed_wherever_it_waits() -> None:
     queue.remove("nobody's")
     assert [pending.submission.run for pending in queue] == ["b"]
     assert len(queue) == 1
+
+
+def test_what_waits_is_numbers() -> None:
+    prompts = [f"tiny {number}" for number in range(20_000)]
+    questions = Questions("r-1", prompts, W.Sampling(), "ids", AnswerForm())
+    queue = Queue()
+    tracemalloc.start()
+    try:
+        queue.add(Submission(questions, lambda _: None, "r", "m"), 0.0)
+        waiting_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert waiting_bytes < 16 * len(prompts)
+    assert [pop(queue).request.id for _ in range(3)] == ["r-1.0", "r-1.1", "r-1.2"]
 
 
 def test_all_can_be_taken_out_at_once() -> None:

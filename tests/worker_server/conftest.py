@@ -206,9 +206,8 @@ def model_folder() -> str:
 def served(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """The session's worker server, ready. Its last test takes it down (see test_serving)."""
     folder = tmp_path_factory.mktemp("served")
-    worker = Worker(
-        Driver(folder), folder / "log", "--model", model_folder, "--window-tokens", "2048"
-    )
+    arguments = ("--model", model_folder, "--window-tokens", "2048", "--max-lora-rank", "8")
+    worker = Worker(Driver(folder), folder / "log", *arguments)
     try:
         worker.driver.await_ready()
         yield worker

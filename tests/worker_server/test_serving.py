@@ -7,15 +7,19 @@ import json
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.protocol.worker_link import (
+    AdapterLoaded,
     Cancel,
     ChatMessage,
     Drain,
+    DropAdapter,
     Failure,
+    LoadAdapter,
     Request,
     Requests,
     Result,
@@ -23,6 +27,7 @@ from distill.protocol.worker_link import (
     WorkerGoodbye,
     unpack_ids,
 )
+from tests.adapter_folder import write_adapter
 
 pytestmark = pytest.mark.vllm
 
@@ -229,6 +234,89 @@ def test_a_shared_prefix_is_counted(served: Any) -> None:
     warm = ask_one(served, request("warm-prefix", chunk + "Second?"))
     assert cold.cached_tokens == 0
     assert 128 <= warm.cached_tokens < warm.prompt_tokens
+
+
+def test_a_prompt_is_read_once_for_all_answers_to_it(served: Any) -> None:
+    """What n answers are made of: requests with one prompt, sent together."""
+    prompt = "It was the age of wisdom, it was the age of foolishness. " * 30
+    fields = {"temperature": 1.2, "record": "ids+logprobs"}
+    asked = [request(f"n-{n}", prompt, seed=n, **fields) for n in range(4)]
+    answers = [answer for answer in served.driver.ask(*asked) if isinstance(answer, Result)]
+    assert len({answer.token_ids for answer in answers}) > 1
+    assert sorted(answer.cached_tokens > 128 for answer in answers) == [False, True, True, True]
+
+
+def load(worker: Any, version: int, path: Path) -> AdapterLoaded:
+    worker.driver.send(LoadAdapter("tuned", version, str(path)))
+    loaded = worker.driver.receive(AdapterLoaded)
+    assert isinstance(loaded, AdapterLoaded)
+    assert (loaded.adapter, loaded.version) == ("tuned", version)
+    return loaded
+
+
+def test_adapters_are_switched_while_it_runs(served: Any, tmp_path: Path) -> None:
+    layers = {f"model.layers.{n}.self_attn.o_proj": (576, 576) for n in range(8)}
+    folder = tmp_path / "adapter"
+    prompt = "The capital of France is the city of"
+
+    def ask(name: str, version: int) -> Result:
+        adapter = "tuned" if version else None
+        answer = ask_one(served, request(name, prompt, adapter=adapter, weights_version=version))
+        assert (answer.adapter, answer.weights_version) == (adapter, version)
+        return answer
+
+    bare = ask("bare", 0)
+    first = load(served, 1, write_adapter(folder, 0.5, layers=layers))
+    assert (len(first.files_hash), first.refused) == (64, None)
+    one = ask("one", 1)
+    assert one.token_ids != bare.token_ids
+    assert one.cached_tokens == 0, "another adapter's prefix is another prefix"
+    many = [
+        request(f"old-{n}", f"{n}: {prompt}", max_tokens=48, adapter="tuned", weights_version=1)
+        for n in range(8)
+    ]
+    served.driver.send(Requests(requests=tuple(many)))
+    # The same folder, another adapter; what is in flight ends on what it began with.
+    second_hash = _load_beside(served, 2, write_adapter(folder, 1.0, layers=layers, rank=2), many)
+    assert second_hash not in ("", first.files_hash)
+    two = ask("two", 2)
+    assert two.token_ids not in (one.token_ids, bare.token_ids)
+    assert ask("bare again", 0).token_ids == bare.token_ids
+    gone = request("gone", prompt, adapter="tuned", weights_version=1)
+    assert "version 1" in refused(served, gone).detail
+
+
+def _load_beside(worker: Any, version: int, path: Path, open_: list[Request]) -> str:
+    """Load a version and drop the one before while these are open; the hash of its files."""
+    worker.driver.send(LoadAdapter("tuned", version, str(path)))
+    files_hash, answers = "", 0
+    while not files_hash or answers < len(open_):
+        message = worker.driver.inbox.get(timeout=60)
+        if isinstance(message, AdapterLoaded):
+            assert message.refused is None
+            files_hash = message.files_hash
+            worker.driver.send(DropAdapter("tuned", version - 1))
+            continue
+        for answer in message.results:
+            assert isinstance(answer, Result), answer
+            assert answer.weights_version == version - 1
+            answers += 1
+    return files_hash
+
+
+def test_an_adapter_that_can_not_be_served_says_why(served: Any, tmp_path: Path) -> None:
+    layer = "model.layers.0.self_attn.o_proj"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"layers": {layer: (2048, 2048)}}, "576 × 576, not 2048 × 2048"),
+        ({"layers": {layer: (576, 576)}, "rank": 16}, "higher --max-lora-rank"),
+        ({"layers": {"model.norm": (576, 576)}}, "model.norm"),
+    ]
+    for version, (fields, why) in enumerate(cases, start=10):
+        loaded = load(served, version, write_adapter(tmp_path / str(version), 0.1, **fields))
+        assert loaded.refused is not None
+        assert why in loaded.refused
+        assert loaded.files_hash == ""
+    assert ask_one(served, request("alive", "Still there?")).completion_tokens > 0
 
 
 def test_a_cancelled_request_ends_soon_and_says_so(served: Any) -> None:

@@ -1,6 +1,7 @@
 """The real worker server on the engine that does no work, asked through the real driver."""
 
 import asyncio
+import hashlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from distill.errors import WorkerBatchError
+from distill.errors import ModelError, WorkerBatchError
 from distill.supervisor import background, driver
 from distill.supervisor.backends import FleetBackend
 from distill.supervisor.calls import WorkerCalls
@@ -110,6 +111,41 @@ def test_a_killed_engine_loses_no_answer(tmp_path: Path) -> None:
     calls = with_stand_in(tmp_path, body, latency_s=0.1, at_once=20)
     assert sorted(call.item for call in calls) == list(range(300))
     assert {call.attempt for call in calls} == {1, 2}
+
+
+def test_a_base_model_says_how_it_can_be_asked(tmp_path: Path) -> None:
+    async def body(ask: Ask, _: Fleet) -> None:
+        with pytest.raises(WorkerBatchError, match=r"chat=False.*--chat-template"):
+            await ask(["p"])
+        assert await ask(["p"], chat=False) == [answer_to("p")]
+
+    with_stand_in(tmp_path, body, is_base=True)
+
+
+def test_a_chat_template_of_ones_own(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("Question: {}\nAnswer:")
+
+    async def body(ask: Ask, _: Fleet) -> None:
+        assert await ask(["p"]) == [answer_to("Question: p\nAnswer:")]
+
+    (call,) = with_stand_in(tmp_path / "log", body, is_base=True, chat_template=template)
+    assert call.model.template_hash == hashlib.sha256(template.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{ is not closed", "does not work"), ("it has no {{}}", "leaves out"), ("", "is empty")],
+)
+def test_a_chat_template_that_does_not_work_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text(text)
+
+    async def body(ask: Ask, _: Fleet) -> None:
+        """It never comes to this."""
+
+    with pytest.raises(ModelError, match=why):
+        with_stand_in(tmp_path / "log", body, chat_template=template)
 
 
 @pytest.mark.slow  # the trials stop engines, too

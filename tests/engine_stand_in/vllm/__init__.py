@@ -9,6 +9,7 @@ Environment variables of the worker server:
 - ``STAND_IN_LATENCY_S``: how long each request takes in the engine; 0.
 - ``STAND_IN_AT_ONCE``: how many are in the engine at once, the others wait; no limit.
 - ``STAND_IN_WORDS``: words, and so tokens, of an answer; 8.
+- ``STAND_IN_BASE``: 1 for a model without a chat template.
 - ``STAND_IN_CORE``: 1 if each answer waits for the engine's process, so that it is missed.
 - ``STAND_IN_POISON``: a prompt, after the template, that ends the engine's process.
 - ``STAND_IN_ASKED``: a file to which the prompts that reach the engine are added, one a line, as

@@ -30,6 +30,11 @@ def answer_ids(prompt_ids: Sequence[int], words: int) -> list[int]:
     return [seed >> 3 * (word % 10) & 7 for word in range(words)]
 
 
+def adapted(ids: Sequence[int], changed: int) -> list[int]:
+    """The answer that an adapter makes of it; ``changed`` is its file's checksum, 0 for none."""
+    return [(each + changed) % len(WORDS) for each in ids] if changed else list(ids)
+
+
 def decode(ids: Sequence[int]) -> str:
     """The words of an answer."""
     return " ".join(WORDS[each % len(WORDS)] for each in ids)
@@ -40,8 +45,10 @@ def answer_to(prompt: str, words: int = 8) -> str:
     return decode(answer_ids(encode(prompt), words))
 
 
-def render(messages: Sequence[dict[str, str]]) -> str:
-    """The chat template."""
+def render(messages: Sequence[dict[str, str]], template: str = "") -> str:
+    """The chat template: this one, or another, with ``{}`` for what the last message says."""
+    if "{" in template:
+        return template.format(messages[-1]["content"])
     said = (f"<{message['role']}>{message['content']}\n" for message in messages)
     return "".join(itertools.chain(said, ["<assistant>"]))
 
@@ -49,7 +56,8 @@ def render(messages: Sequence[dict[str, str]]) -> str:
 class Tokenizer:
     """As much of a Hugging Face tokenizer as ``worker_server.tokenise`` calls."""
 
-    chat_template = "<role>content, one a line; then <assistant>"
+    def __init__(self, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
 
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [encode(text) for text in texts]}
@@ -57,8 +65,10 @@ class Tokenizer:
     def __len__(self) -> int:
         return VOCABULARY
 
-    def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> str:
-        return render(messages)
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, str]], *, chat_template: str, **_: Any
+    ) -> str:
+        return render(messages, chat_template)
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return decode(ids)

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import os
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import Tokens
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
-from vllm.tokens import Tokenizer, answer_ids, decode, encode
+from vllm.tokens import Tokenizer, adapted, answer_ids, decode, encode
 from vllm.v1.engine import core
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -21,7 +24,7 @@ CACHE_BLOCKS = 1 << 18
 
 
 class AsyncLLM:
-    """Of its arguments, max_model_len, logprobs_mode and worker_extension_cls have an effect."""
+    """Of its arguments, those that the constructor reads have an effect."""
 
     def __init__(self, arguments: AsyncEngineArgs, stat_loggers: Sequence[Callable[..., Any]]):
         asked = arguments.max_model_len
@@ -39,6 +42,8 @@ class AsyncLLM:
         self._sentinel = os.pidfd_open(self._core.pid)
         manager = SimpleNamespace(sentinels=lambda: [self._sentinel])
         self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
+        self._loras: dict[int, int] = {}
+        self._most_loras = getattr(arguments, "max_cpu_loras", 0)
         self._latency_s = float(os.environ.get("STAND_IN_LATENCY_S", "0"))
         self._words = int(os.environ.get("STAND_IN_WORDS", "8"))
         self._through_core = os.environ.get("STAND_IN_CORE") == "1"
@@ -58,21 +63,43 @@ class AsyncLLM:
         return cls(arguments, stat_loggers)
 
     def get_tokenizer(self) -> Tokenizer:
-        return Tokenizer()
+        is_base = os.environ.get("STAND_IN_BASE") == "1"
+        return Tokenizer(None if is_base else "<role>content, one a line; then <assistant>")
 
     async def collective_rpc(self, method: str) -> list[Any]:
         """Call a method of the worker's extension, as its one worker would."""
         return [getattr(core.extended(self._extension), method)()]
 
+    async def add_lora(self, lora: LoRARequest) -> bool:
+        """Load an adapter: what it changes is a function of its file's bytes."""
+        weights = await asyncio.to_thread(
+            Path(lora.lora_path, "adapter_model.safetensors").read_bytes
+        )
+        if b"broken" in weights:
+            raise ValueError("LoRA rank 64 is greater than max_lora_rank 8.")
+        assert lora.lora_int_id not in self._loras, "a version needs a number of its own"
+        assert len(self._loras) < self._most_loras, "another would be evicted"
+        self._loras[lora.lora_int_id] = zlib.crc32(weights)
+        return True
+
+    async def remove_lora(self, number: int) -> bool:
+        """Forget an adapter, which nobody must be using."""
+        return self._loras.pop(number, None) is not None
+
     async def generate(
-        self, prompt: Tokens, parameters: SamplingParams, request_id: str
+        self,
+        prompt: Tokens,
+        parameters: SamplingParams,
+        request_id: str,
+        lora_request: LoRARequest | None = None,
     ) -> AsyncIterator[SimpleNamespace]:
         """The one, finished output of a request. Raises EngineDeadError."""
         queued_s = time.monotonic()
         async with self._room:
             scheduled_s = time.monotonic()
             await self._compute(prompt["prompt_token_ids"][-2:])
-        output = self._answer(prompt["prompt_token_ids"], parameters)
+        changed = 0 if lora_request is None else self._loras[lora_request.lora_int_id]
+        output = self._answer(prompt["prompt_token_ids"], parameters, changed)
         output.metrics = SimpleNamespace(
             queued_ts=queued_s, scheduled_ts=scheduled_s, last_token_ts=time.monotonic()
         )
@@ -101,8 +128,10 @@ class AsyncLLM:
         if self._core.poll() is not None:
             raise EngineDeadError
 
-    def _answer(self, prompt_ids: list[int], parameters: SamplingParams) -> SimpleNamespace:
-        ids = answer_ids(prompt_ids, self._words)
+    def _answer(
+        self, prompt_ids: list[int], parameters: SamplingParams, changed: int
+    ) -> SimpleNamespace:
+        ids = adapted(answer_ids(prompt_ids, self._words), changed)
         text, reason = decode(ids[: parameters.max_tokens]), "stop"
         if parameters.structured_outputs is not None:
             choices = parameters.structured_outputs.choice or [""]

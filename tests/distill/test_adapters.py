@@ -1,0 +1,154 @@
+"""LoRA adapters by the command line and by ``Engine``, on real worker servers that do no work."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill import Engine
+from distill.cli import cli
+from distill.errors import ModelError
+from distill.traces import read
+from tests.adapter_folder import write_adapter
+from tests.distill.commands import QUESTION, TEXT, Command
+from tests.engine_stand_in.spec import MODEL, worker_spec
+from tests.supervisor.processes import environment
+
+SETTINGS = worker_spec("").env
+STAND_IN: dict[str, Any] = {
+    name: SETTINGS[name] for name in SETTINGS if name.startswith(("STAND_IN", "PYTHONPATH"))
+}
+
+
+@pytest.fixture
+def up(short: Path) -> Iterator[Command]:
+    """An engine that is up, with an adapter."""
+    first = write_adapter(short / "first", 1.0)
+    words = ("--worker", str(MODEL), "--cores", "0", "--adapter", f"tuned={first}")
+    started = Command(short, "up", *words, **STAND_IN)
+    try:
+        started.wait_for("The engine is up")
+        yield started
+    finally:
+        started.end()
+
+
+def answered(folder: Path) -> set[tuple[str, int]]:
+    (run,) = read(folder).runs.values()
+    assert run.calls
+    return {(call.model.adapter or "", call.model.weights_version) for call in run.calls}
+
+
+def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up: Command) -> None:
+    text = short / "text.txt"
+    text.write_text(TEXT)
+
+    def ask(log: str, *words: str, says: str = "") -> set[tuple[str, int]]:
+        question = ("-c", str(text), "-q", QUESTION, "--log-dir", str(short / log))
+        done = Command(short, "run", *question, *words).done()
+        assert done.code in (0, 5), done.err
+        assert says in done.err
+        return answered(short / log)
+
+    assert ask("a") == {("tuned", 1)}
+    second = write_adapter(short / "second", 2.0)
+    assert ask("b", "--adapter", f"tuned={second}") == {("tuned", 2)}
+    assert ask("c") == {("tuned", 2)}
+    assert ask("d", "--adapter", str(second)) == {("second", 1)}
+    assert ask("e", "--adapter", "tuned") == {("tuned", 2)}
+    unknown = Command(short, "run", "-c", str(text), "-q", QUESTION, "--adapter", "other").done()
+    assert unknown.code == 2
+    assert "no adapter 'other'; loaded: tuned, second" in unknown.err
+    with Engine(_endpoint(up)) as engine:
+        third = engine.load_adapter(write_adapter(short / "third", 3.0), "tuned")
+        assert (third.version, third.model, len(third.files_hash)) == (3, str(MODEL), 64)
+        with pytest.raises(ModelError, match="no adapter_model"):
+            engine.load_adapter(short / "log-of-nothing")
+    assert ask("f", "--answer-cache", "shared") == {("tuned", 3)}
+    assert ask("g", "--answer-cache", "shared", says="more from the cache") == {("tuned", 3)}
+
+
+def _endpoint(up: Command) -> str:
+    return up.err.partition("distill.Engine('")[2].partition("'")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--adapter", "nowhere"], "nowhere is no LoRA adapter"),
+        (["--adapter", "="], "give NAME=PATH"),
+        (["--adapter", "x", "--worker-url", "http://127.0.0.1:9"], "not for --worker-url"),
+        (["--adapter", "a/x", "--adapter", "b/x"], "the same name"),
+    ],
+)
+def test_what_can_not_be_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011  (what ends a command is its own)
+        cli.main(["up", "--check-only", *words], standalone_mode=False)
+    assert getattr(raised.value, "code", None) == 2
+    assert why in capsys.readouterr().err
+
+
+SCRIPT = """
+import sys
+from distill import LMResponse, ModelHandler, Usage, VLLMHandler, run
+from distill.errors import ModelError
+from distill.traces import read
+
+class Code(ModelHandler):
+    model = "code"
+    def chat(self, messages, **kw):
+        code = "FINAL([worker('p'), worker('p', n=2, temperature=1.0, seed=3, logprobs=True)])"
+        return LMResponse(f"```repl\\n{code}\\n```", Usage(1, 1), "code", 0.1)
+    def chat_batch(self, batches, **kw):
+        return [self.chat(messages) for messages in batches]
+
+model, one, two, broken, log = sys.argv[1:]
+worker = VLLMHandler(model, engine_cores=(0,), engine_max_lora_rank=8)
+answers = []
+for number, adapter in enumerate((None, one, two, None)):
+    if adapter is not None:
+        print(worker.load_adapter(adapter, "tuned"))
+    folder = f"{log}/{number}"
+    result = run("q", "text", Code(), worker, log_dir=folder, answer_cache="shared")
+    answers.append(result.answer)
+    (told,) = read(folder).runs.values()
+    card = told.calls[0].model
+    print(card.adapter, card.weights_version, len(card.adapter_hash), result.worker_cached)
+    seeds = [(call.cell, call.call, call.item, call.sampling.get("seed")) for call in told.calls]
+    print([seed for *_, seed in sorted(seeds, key=str)])
+    assert told.calls[0].token_ids or told.calls[0].source == "cached"
+    assert set(result.answer[1][0]) == {"text", "token_ids", "logprobs"}
+assert answers[0][0] != answers[1][0] != answers[2][0] == answers[3][0]
+try:
+    worker.load_adapter(broken)
+except ModelError as error:
+    print(error)
+worker.close()
+"""
+
+
+def test_a_handler_in_ones_own_process_takes_adapters(short: Path) -> None:
+    one, two = (write_adapter(short / name, float(len(name))) for name in ("a", "bb"))
+    script = short / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script), str(MODEL), *map(str, (one, two, short / "no", short))],
+        env=environment(short) | STAND_IN | {"XDG_CACHE_HOME": str(short / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:10] == [
+        *("None 0 0 0", "[None, 3, 4]"),
+        *("1", "tuned 1 64 0", "[None, 3, 4]"),
+        *("2", "tuned 2 64 0", "[None, 3, 4]"),
+        *("tuned 2 64 1", "[None, 3, 4]"),
+    ]
+    assert "is no LoRA adapter" in done.stdout
