@@ -34,14 +34,16 @@ class Figures:
 
 
 def aims(figures: Figures) -> list[Aim]:
-    """The slowest of each kind."""
+    """The median of kills, which wait for a core that is free; the slowest of freezes."""
     found = []
     for title, noticed in figures.faults.items():
-        worst_s = max(each.lost_s for each in noticed)
+        lost_s = [each.lost_s for each in noticed]
         if title.endswith("killed"):
-            found.append(Aim(f"{title}: the slowest", 1e3 * worst_s, KILL_MS, "ms"))
+            found.append(
+                Aim(f"{title}: the median", 1e3 * statistics.median(lost_s), KILL_MS, "ms")
+            )
         else:
-            found.append(Aim(f"{title}: the slowest", worst_s, STOP_S, "s"))
+            found.append(Aim(f"{title}: the slowest", max(lost_s), STOP_S, "s"))
     return found
 
 

@@ -100,9 +100,10 @@ _question = _options(
     click.option("--query", "-q", metavar="TEXT", help="The question."),
     click.option(
         "--supervisor",
-        metavar="MODEL|recipe:NAME|replay:RUN",
-        help="Who writes the code: an API model; a recipe, which needs no key: find (facts; the "
-        "default), map-reduce (summaries); or a recorded run, done again from its log folder.",
+        metavar="MODEL|local:MODEL|recipe:NAME|replay:RUN",
+        help="Who writes the code: an API model; a model of the engine's own (--supervisor-gpus); "
+        "a recipe, which needs no key: find (facts; the default), map-reduce (summaries); or a "
+        "recorded run, done again from its log folder.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
     _rate("supervisor", "the supervisor's endpoint", "requests"),
@@ -197,6 +198,13 @@ def cli() -> None:
     help="Without a GPU: one worker server on each of these sets of CPU cores (default: one on "
     "all).",
 )
+@click.option(
+    "--supervisor-gpus",
+    metavar="4+5",
+    help="The GPUs of --supervisor local:MODEL, as --gpus. Without it (and --supervisor-cores) "
+    "the workers, which then have the same model, answer for the supervisor as well.",
+)
+@click.option("--supervisor-cores", metavar="4-7", help="The same for CPU cores, as --cores.")
 @_window_tokens
 @click.option(
     "--adapter",
@@ -228,6 +236,11 @@ def cli() -> None:
     metavar="TIER",
     help="How the supervisor's code is confined: the best way that works here, or this one and no "
     "other: namespaces, landlock (for containers), or none, for development only.",
+)
+@click.option(
+    "--metrics-port",
+    metavar="[ADDRESS:]PORT",
+    help="Answer Prometheus there, at /metrics (address: 127.0.0.1 unless given; port 0: any).",
 )
 @click.option(
     "--prepare",
@@ -315,16 +328,20 @@ def worker(**options: Any) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("run_folder", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+@click.option("--engine", "only_engine", is_flag=True, help="Check only the engine that is up.")
+@click.option("--connect", metavar="ENDPOINT", help="Check only the engine there.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @_limit
 @_sandbox_package
 def doctor(
     run_folder: Path | None,
+    only_engine: bool,
+    connect: str | None,
     as_json: bool,
     limits: tuple[str, ...],
     sandbox_packages: tuple[str, ...],
 ) -> int:
-    """Check this machine, or the files of a run (RUN is a log folder).
+    """Check this machine, an engine that is up, or the files of a run (RUN is a log folder).
 
     Green: it is there. Red (BAD): a run would fail, and the line below says what to do. Grey
     (--): nobody needs it, or not everybody. The exit code is 0 only if a run would work.
@@ -332,6 +349,10 @@ def doctor(
     from distill import doctor as checks
 
     with _errors(False):
+        if only_engine or connect is not None:
+            if run_folder is not None:
+                raise InputError("a run's files or an engine: leave out RUN, or --connect/--engine")
+            return checks.check_engine(connect, as_json=as_json)
         if run_folder is not None:
             return checks.check_run(run_folder, as_json=as_json)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)

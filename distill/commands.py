@@ -11,25 +11,26 @@ from typing import Any
 
 import click
 
-from distill.adapters import is_path, needed_rank
+from distill.adapters import is_path
 from distill.adapters import parse as parse_adapter
 from distill.display import Display
 from distill.engine import Engine
+from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.inputs import STDIN, read_context
 from distill.limits import Limits, parse, replaced
+from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
-from distill.protocol.endpoints import host_and_port
-from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates, taken_from
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible
+from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 
 
@@ -43,20 +44,22 @@ def up(
     worker_url: str | None,
     gpus: str | None,
     cores: str | None,
+    supervisor_gpus: str | None,
+    supervisor_cores: str | None,
     window_tokens: int | None,
     adapters: Sequence[str],
     max_lora_rank: int | None,
     chat_template: str | None,
     listen: str | None,
     only_joined: bool,
+    metrics_port: str | None,
     prepare: bool,
     check_only: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
-    settings = _worker_settings(
+    settings = worker_settings(
         worker,
         worker_url,
         gpus,
@@ -69,6 +72,8 @@ def up(
         listen,
         only_joined,
     )
+    own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
+    metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
     if check_only:
         if not prepare:
@@ -76,8 +81,8 @@ def up(
             _check_first(files, query, supervisor, base_url, rates, options)
         return 0
     if prepare:
-        return _prepare(settings)
-    _check_gpus(settings.gpus)
+        return _prepare(settings, *([] if own is None else [own]))
+    _check_gpus((*settings.gpus, *(own.gpus if own is not None else ())))
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -85,7 +90,8 @@ def up(
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, rates, options)
-        with Display() as display, _engine(settings, sandbox, handler, display) as resident:
+        resident = Resident(settings, sandbox, own)
+        with Display() as display, _up(resident, handler, display, metrics_at):
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
@@ -94,68 +100,42 @@ def up(
         return _print(result, text)
 
 
-def _worker_settings(
-    model: str | None,
-    url: str | None,
-    gpus: str | None,
-    cores: str | None,
-    window_tokens: int | None,
-    adapters: Sequence[str],
-    max_lora_rank: int | None,
-    chat_template: str | None,
-    rates: Rates,
-    listen: str | None,
-    only_joined: bool,
-) -> WorkerSettings:
-    """The engine's workers. Raises InputError for options that do not go together."""
-    if (gpus is not None or cores is not None) and url is not None:
-        raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
-    if gpus is not None and cores is not None:
-        raise InputError("--gpus and --cores exclude each other")
-    if (adapters or max_lora_rank or chat_template) and url is not None:
-        raise InputError("--adapter, --max-lora-rank and --chat-template are not for --worker-url")
-    if rates.are_given and url is None:
-        raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
-    named = tuple(parse_adapter(word) for word in adapters)
-    if len({adapter.name for adapter in named}) < len(named):
-        raise InputError("two adapters have the same name: give --adapter NAME=PATH")
-    return WorkerSettings(
-        model,
-        url,
-        _split("--gpus", gpus),
-        _split("--cores", cores),
-        window_tokens,
-        rates,
-        named,
-        max_lora_rank or needed_rank(named),
-        chat_template,
-        listen,
-        only_joined,
-    )
-
-
 @contextlib.contextmanager
-def _engine(
-    workers: WorkerSettings,
-    sandbox: SandboxSettings,
+def _up(
+    resident: Resident,
     supervisor: ModelHandler | None,
     display: Display,
-) -> Iterator[Resident]:
-    """An engine with its workers up; a recorded run that is done again needs none."""
-    resident = Resident(workers, sandbox)
+    metrics_at: tuple[str, int] | None,
+) -> Iterator[None]:
+    """The engine with its workers up; a recorded run that is done again needs none."""
     try:
-        if not isinstance(supervisor, RecordedSupervisor):
-            if (endpoint := resident.listen(display.line)) is not None:
-                display.line(_how_to_join(endpoint, workers))
-            if workers.only_joined:
-                display.phase("waiting for a worker to join")
-            else:
-                display.phase(f"starting the worker: {workers.model or 'SmolLM2-135M-Instruct'}")
-            resident.start()
-        yield resident
+        display.watch(resident.status)
+        with _scraped(resident, metrics_at, display):
+            if not isinstance(supervisor, RecordedSupervisor):
+                if (endpoint := resident.listen(display.line)) is not None:
+                    display.line(_how_to_join(endpoint, resident.settings))
+                display.phase(f"starting {resident.wanted}")
+                resident.start()
+            yield
     finally:
         display.phase("ending")
         resident.close()
+
+
+@contextlib.contextmanager
+def _scraped(resident: Resident, at: tuple[str, int] | None, display: Display) -> Iterator[None]:
+    """Prometheus may ask there meanwhile; nothing is imported if it may not."""
+    if at is None:
+        yield
+        return
+    from distill.metrics import MetricsServer
+
+    server = MetricsServer(*at, resident.status)
+    display.line(f"Metrics: {server.url}")
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def run(
@@ -191,7 +171,9 @@ def run(
             if adapter is not None:
                 asked["adapter"] = named.name if named is not None else adapter
             display.phase("asking the engine")
-            result, text = engine.ask(query or "", files, supervisor, asked, display.progress)
+            result, text = engine.ask(
+                query or "", files, supervisor, asked, display.progress, display.status
+            )
         return _print(result, text)
 
 
@@ -211,11 +193,12 @@ def _check_first(
             raise InputError(NO_MODEL)
         if supervisor is None:
             return None
-        return supervisor_from(supervisor, base_url, rates=rates)
+        return _supervisor_from(supervisor, base_url, rates)
     if query is None and paths:
         raise InputError("a text but no question: add --query TEXT")
-    asked = supervisor or base_url or rates.are_given or options.get("log_dir") or options["label"]
-    if query is None and asked:
+    is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
+    asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
+    if query is None and (asked or (supervisor and not is_local)):
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
             "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
@@ -226,6 +209,16 @@ def _check_first(
         if paths:
             read_context(paths, options["encoding"])
     _check_folder(options.get("log_dir") or default_log_dir().parent)
+    return _supervisor_from(supervisor, base_url, rates)
+
+
+def _supervisor_from(
+    supervisor: str | None, base_url: str | None, rates: Rates
+) -> ModelHandler | None:
+    """The supervisor; None for a local one, which is asked of the engine once it is up."""
+    if supervisor is not None and supervisor.startswith(SUPERVISOR_PREFIX):
+        check_local(base_url, rates)
+        return None
     return supervisor_from(supervisor, base_url, rates=rates)
 
 
@@ -242,27 +235,6 @@ def _is_recorded(
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
-
-
-def _check_joining(
-    listen: str | None,
-    only_joined: bool,
-    worker_url: str | None,
-    gpus: str | None,
-    cores: str | None,
-) -> None:
-    """Whether the options about workers that join make sense together."""
-    if worker_url is not None and (listen is not None or only_joined):
-        raise InputError("--listen and --no-local-workers are not for --worker-url")
-    if only_joined and (gpus is not None or cores is not None):
-        raise InputError(
-            "--no-local-workers excludes --gpus and --cores: they are for workers here"
-        )
-    if listen is not None:
-        try:
-            host_and_port(listen)
-        except LocalProtocolError as error:
-            raise InputError(f"--listen {error}") from error
 
 
 def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:
@@ -346,29 +318,6 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _split(option: str, given: str | None) -> tuple[str, ...]:
-    """One word for each worker server; each of its devices once in all."""
-    if given is None:
-        return ()
-    servers = tuple(server.strip() for server in given.split(","))
-    devices = [device for server in servers for device in _devices(option, server)]
-    if not all(devices) or len(set(devices)) != len(devices):
-        raise InputError(f"{option} {given}: give each once, for example {option} 0,1 or 0+1,2+3")
-    return servers
-
-
-def _devices(option: str, server: str) -> list[str]:
-    """``0+1``, and of cores also ``0-3``."""
-    found = []
-    for part in server.split("+"):
-        first, dash, last = part.partition("-")
-        if option == "--cores" and dash and first.isdigit() and last.isdigit():
-            found += [str(core) for core in range(int(first), int(last) + 1)]
-        else:
-            found.append(part.strip())
-    return found
-
-
 def _check_gpus(servers: Sequence[str]) -> None:
     """Raises MachineError where they are not there, or two of them are one."""
     from distill.worker_server import gpus
@@ -402,22 +351,23 @@ def _distill() -> str:
     return str(beside) if beside.exists() else f"{sys.executable} -m distill"
 
 
-def _prepare(settings: WorkerSettings) -> int:
+def _prepare(*wanted: WorkerSettings) -> int:
     """Do the downloads and conversions that a run would do."""
-    if settings.url is not None:
-        click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
-        return 0
     from distill.worker_server import model
     from distill.worker_server.errors import WorkerError
 
-    try:
-        folder = model.resolve(settings.model, model.cache_dir())
-    except WorkerError as error:
-        raise ModelError(str(error)) from error
-    click.echo(f"ready: {folder.path}", err=True)
-    if settings.listen is not None:
-        server_keys()
-        click.echo(f"ready: {worker_key_path()}", err=True)
+    for settings in wanted:
+        if settings.url is not None:
+            click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
+            continue
+        try:
+            folder = model.resolve(settings.model, model.cache_dir())
+        except WorkerError as error:
+            raise ModelError(str(error)) from error
+        click.echo(f"ready: {folder.path}", err=True)
+        if settings.listen is not None:
+            server_keys()
+            click.echo(f"ready: {worker_key_path()}", err=True)
     return 0
 
 

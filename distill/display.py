@@ -1,34 +1,54 @@
-"""Progress on stderr: a live line on a terminal, plain lines elsewhere."""
+"""Progress on stderr: live lines on a terminal, plain lines elsewhere."""
 
 import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.status import Status
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
+from distill.protocol.client_link import EngineStatus, WorkerStatus
 from distill.rollout import Progress
+from distill.supervisor.text import visible
+from distill.worker_lines import in_words, lines
 
 PLAIN_EVERY_S = 10.0
+WORKERS_EVERY_S = 60.0
+"""How often a plain line tells of the workers while they work."""
 REFRESH_S = 1.0
+FRAMES_PER_S = 8
+INDENT = "  "
+TOLD = frozenset(("frozen", "failed", "draining", "left"))
+"""States of a worker that a plain line tells of, beside its restarts and that it is ready again."""
 
 
 class Display:
     """What is going on, for a person. A context manager; thread-safe; a broken stderr is ignored.
 
-    On a terminal one line is kept up to date; elsewhere a line is printed when the phase
-    changes, and at most every PLAIN_EVERY_S within one.
+    On a terminal some lines are kept up to date: the phase or the run, and the workers.
+    Elsewhere a line is printed when the phase changes, and at most every PLAIN_EVERY_S within
+    one; of the workers when one is in trouble, and every WORKERS_EVERY_S while runs go on.
     """
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._status: Status | None = None
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._spinner = Spinner("dots")
+        self._look: Callable[[], EngineStatus] | None = None
+        self._engine: EngineStatus | None = None
+        self._troubled: set[str] = set()
+        """Workers whose trouble was told."""
+        self._before: dict[str, WorkerStatus] = {}
         self._phase = ""
         self._since_s = time.monotonic()
         self._printed_s = 0.0
+        self._workers_printed_s = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
@@ -52,22 +72,75 @@ class Display:
             self._phase = text
             self._show(text, new=turned or finished)
 
+    def status(self, engine: EngineStatus) -> None:
+        """How the engine and its workers are."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._engine = engine
+            if self._live is None:
+                self._tell_changes(engine)
+
+    def watch(self, look: Callable[[], EngineStatus]) -> None:
+        """Ask this, every REFRESH_S, how the engine is."""
+        self._look = look
+
     def line(self, text: str) -> None:
         """A line that stays."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             self._console.print(text, markup=False, soft_wrap=True)
 
+    # -- plain
+
     def _show(self, text: str, *, new: bool) -> None:
-        if self._status is not None:
-            self._status.update(text)
-        elif new or time.monotonic() - self._printed_s > PLAIN_EVERY_S:
+        if self._live is not None:
+            self._spinner.update(text=Text(text))
+        elif text and (new or time.monotonic() - self._printed_s > PLAIN_EVERY_S):
             self._printed_s = time.monotonic()
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            self._write(text)
+
+    def _tell_changes(self, engine: EngineStatus) -> None:
+        for worker in engine.workers:
+            name, why = worker.worker, worker.fault.partition("\n")[0]
+            before = self._before.get(name, worker)
+            self._before[name] = worker
+            if worker.restarts > before.restarts:
+                self._write(visible(f"{name}: is started again: {why}"))
+                self._troubled.add(name)
+            elif worker.state in TOLD and worker.state != before.state:
+                self._write(visible(f"{name}: {worker.state}{': ' if why else ''}{why}"))
+                self._troubled.add(name)
+            if worker.state == "ready" and name in self._troubled:
+                self._write(visible(f"{name}: ready"))
+                self._troubled.discard(name)
+        busy = engine.runs and any(worker.in_flight for worker in engine.workers)
+        if busy and time.monotonic() - self._workers_printed_s > WORKERS_EVERY_S:
+            self._workers_printed_s = time.monotonic()
+            self._write(in_words(engine.workers))
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    # -- live
+
+    def _picture(self) -> RenderableType:
+        """Called by rich, from its thread: takes no lock of ours."""
+        engine = self._engine
+        if engine is None:
+            return self._spinner
+        head: list[RenderableType] = [self._spinner]
+        if not self._phase:
+            head = [Text(f"{engine.runs} runs, {engine.waiting} requests waiting")]
+        width = self._console.width - len(INDENT)
+        told = [Text(INDENT + text, style) for text, style in lines(engine, width)]
+        return Group(*head, *told)
 
     def _tick(self) -> None:
-        """Count the seconds of a phase that says nothing of its own."""
+        """Count the seconds of a phase that says nothing of its own, and look at the engine."""
         while not self._ended.wait(REFRESH_S):
+            if self._look is not None:
+                with contextlib.suppress(TimeoutError, RuntimeError):  # it is ending
+                    self.status(self._look())
             with self._lock, contextlib.suppress(OSError, ValueError):
                 if self._phase and not self._phase.startswith("turn "):
                     seconds = time.monotonic() - self._since_s
@@ -75,8 +148,13 @@ class Display:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._status = self._console.status("")
-            self._status.start()
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._picture,
+                refresh_per_second=FRAMES_PER_S,
+                transient=True,
+            )
+            self._live.start()
         threading.Thread(target=self._tick, name="distill-display", daemon=True).start()
         return self
 
@@ -88,6 +166,6 @@ class Display:
     ) -> None:
         self._ended.set()
         with self._lock:
-            if self._status is not None:
-                self._status.stop()
-                self._status = None
+            if self._live is not None:
+                self._live.stop()
+                self._live = None

@@ -1,4 +1,4 @@
-"""``distill doctor``: is this machine fit, and are these logs whole?"""
+"""``distill doctor``: is this machine fit, how does an engine do, and are these logs whole?"""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from distill.checks import Check, isolation, machine, models
+from distill.checks import Check, engine, isolation, machine, models
 from distill.errors import MachineError
 from distill.limits import Limits, parse, replaced
 from distill.packages import described
@@ -48,6 +48,20 @@ def check_machine(limit_words: Sequence[str], packages: Sequence[str], *, as_jso
     return 0 if fine else MachineError.exit_code
 
 
+def check_engine(endpoint: str | None, *, as_json: bool) -> int:
+    """Look at an engine (this user's newest if None); 0 if it serves, else 3. Raises InputError."""
+    found, status = engine.look(endpoint, _text_columns())
+    fine = status is not None and all(check.fine is not False for check in found)
+    if as_json:
+        checks = [dataclasses.asdict(check) for check in found]
+        told = {"fine": fine, "checks": checks, "engine": msgspec.to_builtins(status)}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for check in found:
+            _show(check)
+    return 0 if fine else MachineError.exit_code
+
+
 def _looks(limits: Limits, packages: Sequence[str]) -> Iterator[Check]:
     """All checks, in the order of showing; vLLM is imported meanwhile."""
     vllm = models.VllmImport()
@@ -69,7 +83,7 @@ def _looks(limits: Limits, packages: Sequence[str]) -> Iterator[Check]:
             yield cuda
         yield from vllm.checks()
         yield models.default_model()
-        yield machine.engine()
+        yield from engine.look(None, _text_columns())[0]
     finally:
         vllm.close()
 
@@ -83,14 +97,19 @@ def _show(check: Check) -> None:
         _line("   ", "", f"→ {visible(check.remedy)}")
 
 
+def _text_columns() -> int:
+    """What a line has room for, beside the check's name; a file has any."""
+    columns = shutil.get_terminal_size().columns if os.isatty(1) else 10_000
+    return columns - NAME_COLUMNS
+
+
 def _line(mark: str, name: str, text: str) -> None:
     """One line, wrapped where the terminal is narrower; a file gets it whole."""
-    columns = shutil.get_terminal_size().columns if os.isatty(1) else 10_000
     indent = " " * NAME_COLUMNS
     start = len(text) - len(text.lstrip())
     wrapped = textwrap.wrap(
         text,
-        max(columns - NAME_COLUMNS, 40),
+        max(_text_columns(), 40),
         subsequent_indent=" " * start,
         break_long_words=False,
         break_on_hyphens=False,

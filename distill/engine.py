@@ -1,9 +1,11 @@
 """A client of an engine that is up: `distill run`, and ``Engine(endpoint)`` in Python."""
 
 import json
+import math
 import os
 import secrets
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
 from distill.protocol.conversation import Conversation
-from distill.protocol.message import Message
+from distill.protocol.message import Message, Welcome
 from distill.protocol.sockets import Inbound, Sockets
 from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
@@ -26,6 +28,7 @@ from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context
 
 GREETING_S = 5.0
+STATUS_EVERY_S = 1.0
 PATIENCE_S = 1.0
 """How often a client that waits looks whether the engine still lives."""
 
@@ -59,9 +62,19 @@ class Engine:
             "engine", self.endpoint, identity=name.encode(), limit_bytes=wire.FRAME_LIMIT_BYTES
         )
         self._send(wire.ClientHello(PROTOCOL_VERSION, name, os.getpid()))
-        if self._receive(GREETING_S) is None:
-            self.close()
+        self._greet()
+
+    def _greet(self) -> None:
+        welcome = self._receive(GREETING_S)
+        if isinstance(welcome, Welcome) and welcome.protocol == PROTOCOL_VERSION:
+            return
+        self.close()
+        if not isinstance(welcome, Welcome):
             raise MachineError(f"no engine answers at {self.endpoint}")
+        raise MachineError(
+            f"the engine at {self.endpoint} speaks version {welcome.protocol} of the protocol, "
+            f"this distill {PROTOCOL_VERSION}: end it and start it again from this installation"
+        )
 
     def _send(self, message: Message) -> None:
         payload = CLIENT_TO_DRIVER.encode(message)  # type: ignore[arg-type]
@@ -128,24 +141,47 @@ class Engine:
         supervisor: str | None,
         options: dict[str, Any],
         on_progress: Callable[[Progress], None] | None = None,
+        on_status: Callable[[wire.EngineStatus], None] | None = None,
     ) -> tuple[RunResult, str]:
-        """Put a question about files; the result and its summary. Raises what the run raised."""
+        """Put a question about files; the result and its summary. Raises what the run raised.
+
+        ``on_status`` hears every STATUS_EVERY_S how the engine's workers do.
+        """
         ask = secrets.token_hex(8)
         absolute = tuple(str(Path(path).resolve()) for path in paths)
         self._send(wire.Ask(ask, query, absolute, supervisor, options))
         try:
-            return self._wait(ask, on_progress)
+            return self._wait(ask, on_progress, on_status)
         except KeyboardInterrupt:
             self._send(wire.Stop(ask))
             raise
 
+    def status(self) -> wire.EngineStatus:
+        """How the engine, its workers and its runs are now. Raises MachineError: no answer."""
+        self._send(wire.Inspect())
+        deadline_s = time.monotonic() + GREETING_S
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            message = self._receive(left_s)
+            if isinstance(message, wire.EngineStatus):
+                return message
+        raise MachineError(f"the engine at {self.endpoint} does not say how it is")
+
     def _wait(
-        self, ask: str, on_progress: Callable[[Progress], None] | None
+        self,
+        ask: str,
+        on_progress: Callable[[Progress], None] | None,
+        on_status: Callable[[wire.EngineStatus], None] | None,
     ) -> tuple[RunResult, str]:
+        looked_s = -math.inf
         while True:
+            if on_status is not None and time.monotonic() - looked_s > STATUS_EVERY_S:
+                looked_s = time.monotonic()
+                self._send(wire.Inspect())
             message = self._receive(PATIENCE_S)
             if message is None:
                 self._check_alive()
+            elif isinstance(message, wire.EngineStatus) and on_status is not None:
+                on_status(message)
             elif isinstance(message, wire.Progress) and message.ask == ask:
                 if on_progress is not None:
                     on_progress(_progress(message))

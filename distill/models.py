@@ -68,8 +68,8 @@ class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
-    endpoint's limits and between attempts. ``card`` says which weights answered, ``token_ids`` what
-    was sampled, ``logprobs`` (nats) one value for each, where these are known.
+    endpoint's limits and between attempts. ``card`` says which weights answered, token ids what
+    was read and sampled, ``logprobs`` (nats) one value for each of ``token_ids``, where known.
     """
 
     text: str
@@ -80,6 +80,7 @@ class LMResponse:
     attempts: int = 1
     waited_s: float = 0.0
     card: "ModelCard | None" = None
+    prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
 
@@ -168,7 +169,11 @@ def _check_what_is_known(name: str, response: LMResponse) -> None:
 
     if not isinstance(response.card, ModelCard | None):
         raise ModelError(f"{name} returned an LMResponse whose card is no ModelCard")
-    kinds = (("token_ids", "ids", _is_id), ("logprobs", "logarithms", _is_logarithm))
+    kinds = (
+        ("prompt_token_ids", "ids", _is_id),
+        ("token_ids", "ids", _is_id),
+        ("logprobs", "logarithms", _is_logarithm),
+    )
     for field, what, fits in kinds:
         values = getattr(response, field)
         is_sequence = values is None or isinstance(values, list | tuple)

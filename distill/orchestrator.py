@@ -122,6 +122,7 @@ async def answer_on_loop(
             output_limit=output_limit,
             primitives=asked.primitive_lines(),
             packages=packages,
+            models=backend.models()[1:],
         )
         asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await asked.work(opening)

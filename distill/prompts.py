@@ -57,13 +57,15 @@ def build_system_prompt(
     output_limit: int = 2000,
     primitives: Mapping[str, str] | None = None,
     packages: Sequence[str] = (),
+    models: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """The first messages of a run: a system message and the question.
 
     ``worker_ctx_k`` is the worker's window in thousands of tokens, None where unknown;
     ``primitives`` maps the names of further functions to a line about each, and those that
-    SYSTEM_PROMPT does not name are added; ``packages`` can be imported in the REPL. Raises
-    InputError for a brace in SYSTEM_PROMPT that is no field.
+    SYSTEM_PROMPT does not name are added; ``packages`` can be imported in the REPL; ``models`` are
+    further ones that a worker call may name. Raises InputError for a brace in SYSTEM_PROMPT that is
+    no field.
     """
     window = "Its window is not known; keep a prompt under 2,000 tokens."
     if worker_ctx_k is not None:
@@ -81,6 +83,9 @@ def build_system_prompt(
     added = [line for name, line in (primitives or {}).items() if f"`{name}(" not in SYSTEM_PROMPT]
     if added:
         text += "\nFurther functions in the REPL:\n" + "\n".join(added) + "\n"
+    if models:
+        named = ", ".join(repr(model) for model in models)
+        text += f"\nFurther worker models, asked with worker(prompt, model=NAME): {named}\n"
     return [
         {"role": "system", "content": text},
         {"role": "user", "content": QUESTION.replace("{query}", query)},

@@ -17,6 +17,7 @@ from distill.adapters import NamedAdapter
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
+from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.notices import notice
 from distill.orchestrator import answer_on_loop, resume_on_loop
@@ -39,13 +40,16 @@ from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.worker_command import worker_argv, worker_environment
-from distill.supervisor.workers import WorkerSpec
-from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.supervisor.workers import SUPERVISOR_PREFIX, Role, WorkerSpec
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run, records
+from distill.version import __version__
 
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
+STATUS_LIMIT_S = 5.0
+DEFAULT_MODEL = "default"
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
 
 
@@ -97,16 +101,25 @@ class SandboxSettings:
 
 
 class Resident:
-    """The engine of this process. Methods are called from any thread but the loop's."""
+    """The engine of this process. Methods are called from any thread but the loop's.
+
+    ``supervisor`` are worker servers that answer runs' supervisors, if it has some.
+    """
 
     def __init__(
-        self, settings: WorkerSettings, sandbox: SandboxSettings = SandboxSettings()
+        self,
+        settings: WorkerSettings,
+        sandbox: SandboxSettings = SandboxSettings(),
+        supervisor: WorkerSettings | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._sandbox = sandbox
+        self._supervisor = supervisor
         self._host = driver.shared()
         self._fleet: Fleet | None = None
         self._backend: Backend | None = None
+        self._model_names: dict[str, str] = {}
+        """The models of this engine's own workers, by what the user called them."""
         self._card: worker_wire.ModelCard | None = None
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -128,7 +141,7 @@ class Resident:
         ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
         can't be had.
         """
-        if self._settings.listen is None:
+        if self.settings.listen is None:
             return None
 
         def hear(event: records.Event) -> None:
@@ -136,7 +149,18 @@ class Resident:
                 tell(line)
 
         self._host.on_event = hear
-        return self._host.listen_to_remote_workers(self._settings.listen)
+        return self._host.listen_to_remote_workers(self.settings.listen)
+
+    @property
+    def wanted(self) -> str:
+        """What ``start`` brings up, for people."""
+        worker = f"the worker: {self.settings.model or 'SmolLM2-135M-Instruct'}"
+        if self.settings.only_joined:
+            worker = "without a worker: one must join"
+        if self._supervisor is None:
+            return worker
+        model = self._supervisor.model or "SmolLM2-135M-Instruct"
+        return f"{worker}, and the supervisor: {model}"
 
     def start(self) -> None:
         """Bring the workers up. Raises ModelError when none comes."""
@@ -144,17 +168,37 @@ class Resident:
 
     async def _start(self) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
-        if self._settings.url is not None:
-            self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
-            return
-        specs = _specs(self._settings, self._host.endpoints["workers"])
-        awaits_others = self._settings.listen is not None or self._settings.only_joined
-        self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
-        self._card = await self._fleet.ready()
-        for adapter in self._settings.adapters:
-            await self.load_adapter(adapter)
-        default = self._settings.adapters[0].name if self._settings.adapters else None
-        self._backend = self._workers(default)
+        endpoint = self._host.endpoints["workers"]
+        specs = [] if self.settings.url is not None else _specs(self.settings, endpoint)
+        if self._supervisor is not None:
+            specs += _specs(self._supervisor, endpoint, "supervisor")
+        awaits_others = self.settings.listen is not None or self.settings.only_joined
+        if specs or awaits_others:
+            self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
+        if self.settings.url is not None:
+            self._backend = HandlerBackend(self._host, _endpoint_worker(self.settings))
+        # At once: where one of them can't be, nobody waits for the other to load.
+        roles = (self._bring_up_workers(), self._bring_up_supervisor())
+        tasks = [self._host.loop.create_task(each) for each in roles]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _bring_up_workers(self) -> None:
+        if self.settings.url is None and self._fleet is not None:
+            self._card = await self._fleet.ready()
+            for adapter in self.settings.adapters:
+                await self.load_adapter(adapter)
+            default = self.settings.adapters[0].name if self.settings.adapters else None
+            self._backend = self._workers(default)
+            self._model_names[self.settings.model or DEFAULT_MODEL] = self._card.model
+
+    async def _bring_up_supervisor(self) -> None:
+        if self._supervisor is not None and self._fleet is not None:
+            card = await self._fleet.ready("supervisor")
+            self._model_names[self._supervisor.model or DEFAULT_MODEL] = card.model
 
     async def load_adapter(self, adapter: NamedAdapter, model: str | None = None) -> Served:
         """Load a version of an adapter everywhere. Raises InputError, ModelError. On the loop."""
@@ -195,6 +239,7 @@ class Resident:
     ) -> tuple[RunResult, str]:
         """``supervisor`` may be None where a run goes on: then it is the recorded one."""
         options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = self._workers(options.get("adapter"))
             result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
@@ -229,6 +274,45 @@ class Resident:
         )
         return result, self._summary(result, supervisor, workers)
 
+    async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
+        """The supervisor of this question, if it is a model of this engine's."""
+        name, record = ask.supervisor, ask.options.get("record", "ids")
+        if name is None and (folder := ask.options.get("resume")) is not None:
+            run: Run = await driver.in_thread(self._host, recorded_run, str(folder))
+            assert run.start is not None
+            name, record = run.start.supervisor, run.start.options["record"]
+        if name is None or not name.startswith(SUPERVISOR_PREFIX):
+            return None
+        named = name.removeprefix(SUPERVISOR_PREFIX)
+        if self._fleet is None:
+            raise not_served(named, [])
+        queue = queue_of(self._model_names.get(named, named), self._fleet.models())
+        return LocalSupervisor(self._fleet, self._host.loop, queue, record)
+
+    def status(self) -> wire.EngineStatus:
+        """How the engine, its workers and its runs are now. Raises TimeoutError: it hangs."""
+
+        async def look() -> wire.EngineStatus:
+            return self._status()
+
+        looking = asyncio.run_coroutine_threadsafe(look(), self._host.loop)
+        return looking.result(STATUS_LIMIT_S)
+
+    def _status(self) -> wire.EngineStatus:
+        fleet, activity = self._fleet, self._host.activity
+        return wire.EngineStatus(
+            version=__version__,
+            pid=os.getpid(),
+            up_s=time.monotonic() - activity.since_s,
+            model=self.worker_name,
+            workers=fleet.status() if fleet is not None else (),
+            waiting=fleet.waiting if fleet is not None else 0,
+            runs=activity.runs,
+            runs_total=activity.runs_total,
+            host_calls_total=dict(activity.host_calls),
+            dropped_results=fleet.dropped_results if fleet is not None else 0,
+        )
+
     def _summary(
         self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
     ) -> str:
@@ -254,8 +338,10 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is not None and self._fleet.failure is not None:
-                raise self._fleet.failure
+            if self._fleet is None or not isinstance(self._backend, FleetBackend):
+                continue
+            if (failure := self._fleet.failure) is not None:
+                raise failure
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -279,6 +365,10 @@ class Resident:
         match message:
             case wire.ClientHello():
                 self._send(client, Welcome(PROTOCOL_VERSION, 0.0))
+                if message.protocol != PROTOCOL_VERSION:  # it has been told, and can't be served
+                    self._forget(client)
+            case wire.Inspect():
+                self._send(client, self._status())
             case wire.Ask():
                 task = self._host.loop.create_task(self._serve_ask(client, message))
                 self._asks[client, message.ask] = task
@@ -318,7 +408,9 @@ class Resident:
             options = dict(ask.options)
             base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
             supervisor = None
-            if ask.supervisor is not None or "resume" not in options:
+            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+                check_local(base_url, rates)
+            elif ask.supervisor is not None or "resume" not in options:
                 supervisor = await driver.in_thread(
                     self._host, _supervisor_here, ask.supervisor, base_url, rates
                 )
@@ -422,14 +514,14 @@ def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
     return handler
 
 
-def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
+def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> list[WorkerSpec]:
     """One worker server for each device that is named, or one on what is there."""
     if settings.only_joined:
         return []
     devices = [{"gpu": gpu} for gpu in settings.gpus] + [{"cores": one} for one in settings.cores]
     specs = []
     for number, device in enumerate(devices or [{}]):
-        name = f"worker-{number}"
+        name = f"{role}-{number}"
         argv = worker_argv(
             endpoint,
             name,
@@ -439,5 +531,5 @@ def _specs(settings: WorkerSettings, endpoint: str) -> list[WorkerSpec]:
             max_lora_rank=settings.max_lora_rank,
             chat_template=settings.chat_template,
         )
-        specs.append(WorkerSpec(name, tuple(argv), worker_environment()))
+        specs.append(WorkerSpec(name, tuple(argv), worker_environment(), role))
     return specs

@@ -263,6 +263,7 @@ class Rollout:
         )
         status: Any = "failed"
         error: str | None = None
+        self._host.activity.begin()
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
@@ -277,6 +278,7 @@ class Rollout:
             status, error = "cancelled" if cancelled else "failed", repr(failure)
             raise
         finally:
+            self._host.activity.end()
             self._calls.cancel()
             if self._cache is not None:
                 self._cache.close()
@@ -317,6 +319,9 @@ class Rollout:
         self._log.processes(named)
 
     def _log_primitive(self, call: HostCallRecord) -> None:
+        # A name that the host does not have is the jail's own word.
+        known = call.function in self._repl.functions
+        self._host.activity.host_calls[call.function if known else "unknown"] += 1
         if call.function in ("worker", "worker_batch"):
             return
         self._log.write(

@@ -7,6 +7,7 @@ from distill.errors import InputError, ModelError
 from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
 from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
+from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.traces import Run, read
 
 DEFAULT_SUPERVISOR = "recipe:find"
@@ -71,6 +72,11 @@ def supervisor_from(
         if rates.are_given:
             raise InputError(f"--supervisor-…-per-minute is for a model; {spec} calls none")
         return RecipeHandler(name) if kind == "recipe" else RecordedSupervisor(recorded_run(name))
+    if spec.startswith(SUPERVISOR_PREFIX):
+        raise InputError(
+            f"{spec} is a model of an engine's own workers: give it to bin/distill-up or `distill "
+            "run`. In Python, supervisor=VLLMHandler(…) loads a model of its own"
+        )
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
     handler = OpenAIHandler(

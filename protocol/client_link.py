@@ -3,6 +3,10 @@
 Same machine, same uid: contexts travel as paths, keys never travel.
 """
 
+from typing import Annotated, Literal
+
+import msgspec
+
 from distill.protocol.message import (
     Count,
     Detail,
@@ -12,10 +16,16 @@ from distill.protocol.message import (
     Seconds,
     Text,
     Transitions,
+    Value,
     Welcome,
 )
 
 FRAME_LIMIT_BYTES = 64 << 20
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+WorkerState = Literal[
+    "starting", "loading", "ready", "draining", "frozen", "restarting", "failed", "left"
+]
 
 
 class ClientHello(Message, frozen=True):
@@ -77,6 +87,58 @@ class Answer(Message, frozen=True):
     summary: Text
 
 
+class WorkerStatus(Value, frozen=True):
+    """One worker server as the driver sees it.
+
+    Counters are of all its lives; ``…_per_s`` are of the last ten seconds, ``cached_share`` of
+    the prompts' tokens then (of all, if there were none). ``waiting`` of ``in_flight`` the engine
+    has not begun. ``fault`` says why it was last started again, or is not there.
+    """
+
+    worker: Name
+    role: Literal["worker", "supervisor"]
+    model: str
+    device: str
+    state: WorkerState
+    in_flight: Count
+    slots: Count
+    waiting: Count
+    prompt_tokens: Count
+    cached_tokens: Count
+    completion_tokens: Count
+    prompt_tokens_per_s: Seconds
+    completion_tokens_per_s: Seconds
+    cached_share: Share
+    cache_usage: Share
+    failures: Count
+    restarts: Count
+    last_step_age_s: Seconds
+    silent_s: Seconds
+    fault: str = ""
+
+
+class Inspect(Message, frozen=True):
+    """How does the engine do? It answers with EngineStatus."""
+
+
+class EngineStatus(Message, frozen=True):
+    """The engine, its workers, its queue and its runs, at one moment.
+
+    ``model`` is what answers worker calls by default; ``workers`` is empty where an endpoint does.
+    """
+
+    version: str
+    pid: Count
+    up_s: Seconds
+    model: str
+    workers: tuple[WorkerStatus, ...]
+    waiting: Count
+    runs: Count
+    runs_total: Count
+    host_calls_total: dict[str, Count]
+    dropped_results: Count
+
+
 class AdapterAdded(Message, frozen=True):
     """The version that answers from now on; ``refused`` has the reasons of workers that can't."""
 
@@ -102,8 +164,8 @@ class Failed(Message, frozen=True):
     exit_code: int
 
 
-FromClient = ClientHello | Ask | Stop | AddAdapter
-ToClient = Welcome | Progress | Answer | AdapterAdded | Failed
+FromClient = ClientHello | Ask | Stop | AddAdapter | Inspect
+ToClient = Welcome | Progress | Answer | AdapterAdded | Failed | EngineStatus
 
 TRANSITIONS: Transitions = {
     "new": {ClientHello: "greeted"},
@@ -116,6 +178,8 @@ TRANSITIONS: Transitions = {
         AddAdapter: "open",
         AdapterAdded: "open",
         Failed: "open",
+        Inspect: "open",
+        EngineStatus: "open",
     },
 }
 """State → message → next state, whoever sends it."""

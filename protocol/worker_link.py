@@ -271,6 +271,10 @@ class Heartbeat(Message, frozen=True):
     last_step_age_s: Seconds
     prompt_tokens: Count
     completion_tokens: Count
+    cached_tokens: Count = 0
+    waiting: Count = 0
+    cache_usage: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    failures: Count = 0
 
 
 class WorkerRefused(Message, frozen=True):

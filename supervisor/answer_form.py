@@ -49,6 +49,11 @@ class AnswerForm:
         return AnswerForm(line.sampling.get("n"), line.sampling.get("logprobs", False))
 
     @property
+    def count(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
     def logged(self) -> dict[str, Any]:
         """What a line's ``sampling`` says of it."""
         told: dict[str, Any] = {} if self.n is None else {"n": self.n}
@@ -66,7 +71,7 @@ class AnswerForm:
 
     def sampling(self, sampling: wire.Sampling, item: int) -> wire.Sampling:
         """The parameters of one answer: each to a prompt has a seed of its own, if there is one."""
-        number = item % (self.n or 1)
+        number = item % self.count
         if sampling.seed is None or not number:
             return sampling
         return msgspec.structs.replace(sampling, seed=(sampling.seed + number) & wire.MOST_SEED)
@@ -86,7 +91,7 @@ class AnswerForm:
         """The first error of each prompt that has one."""
         found: dict[int, WorkerError] = {}
         for item in sorted(errors):
-            found.setdefault(item // (self.n or 1), errors[item])
+            found.setdefault(item // self.count, errors[item])
         return found
 
     def answer(self, result: wire.Result) -> Any:
@@ -102,6 +107,9 @@ class AnswerForm:
         if not self.logprobs:
             return line.response
         return _with_logprobs(line.response or "", line.token_ids, line.logprobs)
+
+
+ONE_TEXT = AnswerForm()
 
 
 def _with_logprobs(

@@ -18,7 +18,7 @@ from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
 from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
-from distill.supervisor.answer_form import AnswerForm
+from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
 from distill.supervisor.call_lines import CallLines
@@ -150,7 +150,7 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
-        form = AnswerForm()
+        form = ONE_TEXT
         refusal: WorkerError | WorkerBatchError | None = None
         try:
             options = {**self._defaults, **options}
@@ -217,7 +217,8 @@ class WorkerCalls:
                     self._deliver,
                     self._log.run,
                     model,
-                    interactive=function == "worker",
+                    # Several answers to one prompt are a batch: it is read by one worker.
+                    interactive=function == "worker" and asked.form.count == 1,
                     logprobs=form.logprobs,
                 )
             )
@@ -254,7 +255,7 @@ class WorkerCalls:
                 f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
                 kind="bad_request",
             )
-        if (count := len(prompts) * (form.n or 1)) > BATCH_LIMIT:
+        if (count := len(prompts) * form.count) > BATCH_LIMIT:
             raise WorkerError(
                 f"{count} answers in one call, the limit is {BATCH_LIMIT}",
                 kind="bad_request",

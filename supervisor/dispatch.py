@@ -7,6 +7,7 @@ worker's death is tried again with care (``distill.supervisor.suspects``), and a
 poison gets an error instead of one more death.
 """
 
+import itertools
 import logging
 import time
 from collections import defaultdict
@@ -34,6 +35,8 @@ DEATHS_LIMIT = ALONE_FROM_DEATHS + DEATHS_ALONE_LIMIT
 """No request sees more: then it was alone at the last of them."""
 
 Finished = tuple[Worker, wire.Result | wire.Failure]
+Dealt = tuple[str, Worker, Pending]
+"""A request, with the model that it is for and who gets it."""
 
 
 class Dispatch:
@@ -69,37 +72,43 @@ class Dispatch:
             suspects.remove(run)
 
     def deal(self) -> None:
-        """Give what waits to those with room, the one with the fewest tokens in flight first."""
-        batches: dict[str, list[wire.Request]] = {}
-        workers = {worker.name: worker for worker in self._workers() if worker.is_ready}
+        """Give what waits to those with room, suspects first."""
+        workers = [worker for worker in self._workers() if worker.is_ready]
+        batches: dict[str, list[wire.Request]] = {worker.name: [] for worker in workers}
+        free = list(workers)
+        dealt = itertools.chain(self._deal_suspects(free), self._deal_queues(free))
+        for model, worker, pending in dealt:
+            pending.request = worker.stamped(pending.request, model)
+            worker.take(pending)
+            batches[worker.name].append(pending.request)
+        for worker in workers:
+            for group in frames(batches[worker.name]):
+                self._send_requests(worker, group)
+
+    def _deal_suspects(self, free: list[Worker]) -> Iterator[Dealt]:
+        """Who tries which suspect again; leaves who is being emptied for one out of ``free``."""
+        for model, suspects in self._suspects.items():
+            others_wait = bool(self._queues[model])
+            serving = [worker for worker in free if worker.serves(model)]
+            tried = [worker for worker in serving if worker.answered or not others_wait]
+            for worker, pending in suspects.place(tried):
+                yield model, worker, pending
+            if (emptied := suspects.emptied(tried)) is not None:
+                free.remove(emptied)
+
+    def _deal_queues(self, free: list[Worker]) -> Iterator[Dealt]:
+        """What has not been tried yet, to the one with the fewest tokens in flight first."""
         for model, queue in list(self._queues.items()):
-            open_ = [worker for worker in workers.values() if worker.serves(model)]
-            for worker, suspect in self._retries(model, open_):
-                suspect.request = worker.stamped(suspect.request, model)
-                worker.take(suspect)
-                batches.setdefault(worker.name, []).append(suspect.request)
+            open_ = [worker for worker in free if worker.serves(model)]
             while open_ and len(queue):
                 worker = min(open_, key=lambda each: each.tokens_in_flight)
                 pending = queue.pop(worker.name, worker.has_room)
                 if pending is None:
                     open_.remove(worker)
-                    continue
-                pending.request = worker.stamped(pending.request, model)
-                worker.take(pending)
-                batches.setdefault(worker.name, []).append(pending.request)
+                else:
+                    yield model, worker, pending
             # Models on the same workers, as adapters are, take turns at what gets free.
             self._queues[model] = self._queues.pop(model)
-        for name, requests in batches.items():
-            for group in frames(requests):
-                self._send_requests(workers[name], group)
-
-    def _retries(self, model: str, open_: list[Worker]) -> Iterator[tuple[Worker, Pending]]:
-        """Who tries which suspect again; takes who is being emptied for one out of ``open_``."""
-        suspects, others_wait = self._suspects[model], bool(self._queues[model])
-        tried = [worker for worker in open_ if worker.answered or not others_wait]
-        yield from suspects.place(tried)
-        if (worker := suspects.emptied(tried)) is not None:
-            open_.remove(worker)
 
     def _send_requests(self, worker: Worker, group: list[wire.Request]) -> None:
         try:
@@ -111,7 +120,10 @@ class Dispatch:
                     _settle(pending, "bad_request", str(error))
 
     def commit(self, finished: Iterable[Finished]) -> None:
-        """Deliver first results, a batch for each caller, and drop the rest."""
+        """Deliver first results, a batch for each caller, and drop the rest.
+
+        What waits is dealt before: no worker is idle while the driver looks at answers, and logs.
+        """
         by_caller: dict[Deliver, list[Outcome]] = {}
         for worker, result in finished:
             pending = worker.in_flight.get(result.id)
@@ -129,6 +141,7 @@ class Dispatch:
                 time.monotonic() - pending.since,
             )
             by_caller.setdefault(pending.submission.deliver, []).append(outcome)
+        self.deal()
         for deliver, outcomes in by_caller.items():
             _deliver(deliver, outcomes)
 
@@ -161,7 +174,7 @@ class Dispatch:
             if not queue and not suspects:
                 continue
             if not any(each.may_serve(model) for each in self._workers()):
-                for pending in (*suspects.clear(), *queue.clear()):
+                for pending in itertools.chain(suspects.clear(), queue.clear()):
                     _settle(pending, "lost", f"no worker is left{why or f' that serves {model}'}")
 
 

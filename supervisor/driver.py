@@ -29,6 +29,7 @@ from distill.protocol.errors import LocalProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
 from distill.supervisor import background, keyring, run_directory
+from distill.supervisor.activity import Activity
 from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.children import Children
 from distill.supervisor.journal import Journal, now
@@ -86,6 +87,7 @@ class Driver:
         self.launcher = records.Producer("launcher", "launcher", self.children.launcher_pid)
         self.loop.call_soon_threadsafe(self._listen)
         self.call_threads = CallThreads()
+        self.activity = Activity()
         self.is_closed = False
         atexit.register(self.close)
 

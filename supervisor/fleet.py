@@ -15,6 +15,7 @@ from pathlib import Path
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as wire
+from distill.protocol.client_link import WorkerStatus
 from distill.protocol.codec import DRIVER_TO_WORKER
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError, RemoteProtocolError
@@ -26,7 +27,8 @@ from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import REMOTE_WORKERS, Driver
 from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
-from distill.supervisor.workers import Worker, WorkerSpec, hang
+from distill.supervisor.worker_status import status_of
+from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Worker, WorkerSpec, hang
 from distill.traces import records
 
 HEARTBEAT_S = 1.0
@@ -72,14 +74,14 @@ class Fleet:
 
     # -- what callers see
 
-    async def ready(self) -> wire.ModelCard:
-        """Wait until a worker can serve; its model. Raises ModelError, MachineError: none will."""
+    async def ready(self, role: Role = "worker") -> wire.ModelCard:
+        """Wait until one can serve; its model. Raises ModelError, MachineError: none will."""
         while True:
-            for worker in self._workers.values():
+            for worker in self._of(role):
                 if worker.is_ready and worker.card is not None:
                     return worker.card
-            if self._failed():
-                raise self._failure()
+            if self._failed(role):
+                raise self._failure(role)
             self._changed.clear()
             await self._changed.wait()
 
@@ -87,6 +89,14 @@ class Fleet:
     def failure(self) -> DistillError | None:
         """Why no worker is left and none will come; None while there is hope."""
         return self._failure() if self._failed() else None
+
+    def _of(self, role: Role) -> list[Worker]:
+        return [worker for worker in list(self._workers.values()) if worker.role == role]
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """How each of them is now."""
+        now_s = time.monotonic()
+        return tuple(status_of(worker, now_s) for worker in self._workers.values())
 
     def workers(self) -> Iterable[Worker]:
         """The fleet's workers, whatever their state."""
@@ -168,8 +178,9 @@ class Fleet:
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if isinstance(message, Started):
             self._watch_process(worker, message.pid)
-            early, worker.early = worker.early, None
-            self._on_batch([early] if early is not None else [])
+            if (early := worker.early) is not None:
+                worker.early = None
+                self._on_batch([early])
         if not isinstance(message, Exited | NotStarted):
             return
         has_served = worker.card is not None
@@ -184,10 +195,11 @@ class Fleet:
         if worker.answered or time.monotonic() - worker.ready_s > HEALTHY_S:
             worker.restarts = 0
         if said_goodbye:
-            worker.failure = wire.WorkerFailed("engine", "the worker server was told to leave")
+            worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
         elif has_served and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += not worker.died_of_suspect
+            worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
             worker.failure = None
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
@@ -222,6 +234,7 @@ class Fleet:
         worker.conversation = Conversation(wire.TRANSITIONS, peer=worker.name)
         worker.conversation.state = "ended"
         self._release(worker, "it has ended")
+        worker.meter.ended()
         worker.is_leaving = False
         worker.step_age_s = worker.slowest_step_s = 0.0
 
@@ -297,16 +310,13 @@ class Fleet:
         self._dispatch.fail_hopeless(f": {self._failure()}" if self._failed() else "")
         self._dispatch.deal()
 
-    def _failed(self) -> bool:
-        if self._awaits_others and not self._workers:
-            return False
-        return all(
-            worker.conversation.state == "ended" and worker.failure is not None
-            for worker in list(self._workers.values())
-        )
+    def _failed(self, role: Role = "worker") -> bool:
+        known = self._of(role)
+        awaited = self._awaits_others and role == "worker" and not known
+        return not awaited and all(worker.has_failed for worker in known)
 
-    def _failure(self) -> DistillError:
-        causes = [w.failure for w in list(self._workers.values()) if w.failure is not None]
+    def _failure(self, role: Role = "worker") -> DistillError:
+        causes = [worker.failure for worker in self._of(role) if worker.failure is not None]
         if not causes:
             return ModelError("there is no worker")
         kind = MachineError if causes[0].kind in ("device", "memory") else ModelError
@@ -321,15 +331,15 @@ class Fleet:
         self._settle()
 
     async def _watch_silence(self) -> None:
-        listening_s = looked_s = time.monotonic()
+        looked_s = time.monotonic()
         while True:
             await asyncio.sleep(SILENCE_LOOK_S)
             now_s = time.monotonic()
-            if now_s - looked_s > HEARTBEAT_S:
-                listening_s = now_s  # this process was stopped, or busy: it was not they
-            looked_s = now_s
+            late_s, looked_s = now_s - looked_s - SILENCE_LOOK_S, now_s
             for worker in list(self._workers.values()):
-                if why := hang(worker, now_s - max(worker.heard_s, listening_s)):
+                if late_s > HEARTBEAT_S:  # this process was stopped, or busy: it was not they
+                    worker.heard_s = min(now_s, worker.heard_s + late_s)
+                if why := hang(worker, now_s - worker.heard_s):
                     self._driver.event("worker_frozen", worker.producer, why=why)
                     is_cut = worker.zone == REMOTE_WORKERS and why.startswith("silent")
                     (self._lose if is_cut else self._condemn)(worker, why)

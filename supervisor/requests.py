@@ -6,7 +6,7 @@ from typing import Any, overload
 
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
-from distill.supervisor.answer_form import AnswerForm
+from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
 from distill.supervisor.ledger import content_hash
 from distill.token_estimate import estimated_tokens
 from distill.traces import records
@@ -44,7 +44,7 @@ class Questions(Sequence[wire.Request]):
         prompts: Sequence[str | tuple[wire.ChatMessage, ...]],
         sampling: wire.Sampling,
         record: Record,
-        form: AnswerForm,
+        form: AnswerForm = ONE_TEXT,
         *,
         system: str = "",
         chat: bool = True,

@@ -161,6 +161,9 @@ class TurnLoop:
             elapsed_s=response.elapsed,
             attempt=response.attempts,
             queue_s=response.waited_s,
+            prompt_token_ids=response.prompt_token_ids,
+            token_ids=response.token_ids,
+            logprobs=response.logprobs,
             cells=len(read_reply(text).blocks),
             forced=forced,
         )

@@ -1,6 +1,7 @@
 """One worker server as the driver sees it: where it comes from, what it has in flight."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -8,6 +9,7 @@ from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
 from distill.protocol.sockets import Inbound
 from distill.supervisor.exits import Watch
+from distill.supervisor.meter import Meter
 from distill.supervisor.requests import ALONE_FROM_DEATHS, Pending
 from distill.traces import records
 
@@ -21,15 +23,21 @@ ENDING_LIMIT_S = 15.0
 STEP_LIMIT_S = 30.0
 STEP_FACTOR = 5
 """No progress for this long, and for this many times the slowest step seen: a hang."""
+TOLD_TO_LEAVE = "the worker server was told to leave"
+SUPERVISOR_PREFIX = "local:"
+"""Before the model that answers runs' supervisors: it is asked apart from the workers' models."""
+
+Role = Literal["worker", "supervisor"]
 
 
 @dataclass(slots=True)
 class WorkerSpec:
-    """How a local worker server is started."""
+    """How a local worker server is started, and for whom: worker calls, or runs' supervisors."""
 
     name: str
     argv: tuple[str, ...]
     env: dict[str, str]
+    role: Role = "worker"
 
 
 @dataclass(slots=True)
@@ -74,6 +82,7 @@ class Worker:
     """It finishes what it has, and takes nothing new."""
     step_age_s: float = 0.0
     slowest_step_s: float = 0.0
+    meter: Meter = field(default_factory=Meter)
     serving: dict[str, int] = field(default_factory=dict)
     """The adapters that it answers with, each in this version."""
     expected: set[str] = field(default_factory=set)
@@ -86,9 +95,21 @@ class Worker:
         return self.conversation.state == "ready" and not self.is_leaving and not self.has_exited
 
     @property
+    def role(self) -> Role:
+        """For whom it is."""
+        return self.spec.role if self.spec is not None else "worker"
+
+    @property
     def model(self) -> str | None:
-        """The model that it serves, once it has said."""
-        return self.card.model if self.card is not None else None
+        """The name by which its model is asked, once it has said."""
+        if self.card is None:
+            return None
+        return self.card.model if self.role == "worker" else SUPERVISOR_PREFIX + self.card.model
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is gone for good."""
+        return self.conversation.state == "ended" and self.failure is not None
 
     def is_followed_by(self, hello: wire.WorkerHello) -> bool:
         """Whether this Hello is of its next incarnation: it was lost, and here it is again."""
@@ -125,12 +146,15 @@ class Worker:
 
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""
-        has_failed = self.conversation.state == "ended" and self.failure is not None
-        may = self.model is None or self.serves(model) or model in self.expected
-        return may and not has_failed and not self.is_leaving
+        if self.has_failed or self.is_leaving:
+            return False
+        if self.model is None:
+            return (self.role == "supervisor") == model.startswith(SUPERVISOR_PREFIX)
+        return self.serves(model) or model in self.expected
 
     def note_beat(self, beat: wire.Heartbeat) -> None:
         """Learn from a heartbeat whether it leaves, and how long the engine's steps take."""
+        self.meter.note(beat, self.heard_s)
         self.is_leaving = beat.state == "draining"
         if beat.last_step_age_s < self.step_age_s:  # it was working at a step, and finished it
             self.slowest_step_s = max(self.slowest_step_s, self.step_age_s)

@@ -350,9 +350,13 @@ def _step_logger(clock: StepClock) -> type[Any]:
         def __init__(self, **_: Any) -> None:
             pass
 
-        def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:  # noqa: ARG002
+        def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
             if iteration_stats is not None:
-                clock.step(iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens)
+                prompts = iteration_stats.prompt_token_stats
+                generated = iteration_stats.num_generation_tokens
+                clock.step(prompts.total, generated, prompts.cached_tokens)
+            if scheduler_stats is not None:
+                clock.load(scheduler_stats.num_waiting_reqs, scheduler_stats.kv_cache_usage)
 
         def log_engine_initialized(self) -> None:
             pass

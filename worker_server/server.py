@@ -302,6 +302,10 @@ class Server:
             last_step_age_s=clock.age_s() if clock else 0.0,
             prompt_tokens=clock.prompt_tokens if clock else 0,
             completion_tokens=clock.completion_tokens if clock else 0,
+            cached_tokens=clock.cached_tokens if clock else 0,
+            waiting=min(clock.waiting, self._work.in_flight) if clock else 0,
+            cache_usage=clock.cache_usage if clock else 0.0,
+            failures=self._work.failures,
         )
 
 

@@ -30,6 +30,8 @@ class Work:
         self._on_idle = on_idle
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self.failures = 0
+        """Requests that were answered with a Failure, cancelled ones left out."""
 
     @property
     def in_flight(self) -> int:
@@ -58,10 +60,13 @@ class Work:
     async def _answer(self, request: Request) -> None:
         assert self.engine is not None
         try:
-            self._done(await self.engine.generate(request))
+            outcome = await self.engine.generate(request)
+            self.failures += isinstance(outcome, Failure)
+            self._done(outcome)
         except EngineDied as error:
             self._on_engine_died(str(error))
         except Exception as error:  # noqa: BLE001  (a bug of ours costs one answer, not the server)
+            self.failures += 1
             detail = f"{type(error).__name__}: {error}"
             self._done(failure(request, "engine", detail))
 

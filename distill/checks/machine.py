@@ -1,11 +1,10 @@
-"""The machine: system, versions, memory, disk, sockets, and an engine that is up."""
+"""The machine: system, versions, memory, disk, sockets."""
 
 import os
 import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +13,6 @@ import psutil
 from packaging.requirements import Requirement
 
 from distill.checks import GIB, Check, gib
-from distill.engine import Engine, find_endpoint
-from distill.errors import DistillError, MachineError
 from distill.orchestrator import default_log_dir
 from distill.sandbox import cache
 from distill.supervisor import run_directory
@@ -127,17 +124,3 @@ def sockets() -> Check:
     stale = [path for path in run_directory.sweep(base) if path.exists()]
     names = " ".join(map(str, stale))
     return Check("sockets", not stale, f"run directories in {base}", f"remove {names}")
-
-
-def engine() -> Check:
-    """An engine of this user that is up: whether it answers."""
-    try:
-        endpoint = find_endpoint()
-    except MachineError:
-        return Check("engine", None, "none is up", "bin/distill-up starts one that stays")
-    started_s = time.monotonic()
-    try:
-        Engine(endpoint).close()
-    except DistillError as error:
-        return Check("engine", False, f"{error}", "end it, and start it again: bin/distill-up")
-    return Check("engine", True, f"{endpoint} answers in {time.monotonic() - started_s:.2f} s")

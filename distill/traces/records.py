@@ -104,7 +104,8 @@ class Message(Record, frozen=True, tag="message"):
 class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
-    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts.
+    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
+    ids and log-probabilities are as sampled, where the engine's own model is the supervisor.
     """
 
     turn: int
@@ -117,6 +118,9 @@ class Turn(Record, frozen=True, tag="turn"):
     forced: bool = False
     attempt: int = 1
     queue_s: float = 0.0
+    prompt_token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class Variable(Part, frozen=True):

@@ -70,6 +70,10 @@ def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up
     assert ask("f", "--answer-cache", "shared") == {("tuned", 3)}
     assert ask("g", "--answer-cache", "shared", says="more from the cache") == {("tuned", 3)}
 
+    (told,) = read(short / "g").runs.values()
+    prompt = told.conversation()[0]["content"]
+    assert f"model=NAME): {str(MODEL)!r}, 'second'\n" in prompt
+
 
 def _endpoint(up: Command) -> str:
     return up.err.partition("distill.Engine('")[2].partition("'")[0]

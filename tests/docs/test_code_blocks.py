@@ -209,7 +209,13 @@ def distill_command(words: list[str], _: Path) -> None:
 
 
 def doctor(words: list[str], place: Path) -> None:
-    """Run: of a run that README's own block about the trace has made, or of the machine."""
+    """Run: of a run that README's own block about the trace has made, or of the machine.
+
+    Of an engine, which would have to be up, only the words are held against the parser.
+    """
+    if words and words[0].startswith("--"):
+        distill_command(["doctor", *words], place)
+        return
     if words:
         makes = next(block for block in blocks("python") if f'"{words[0]}"' in block.code)
         run(["-c", makes.code], place)

@@ -47,7 +47,7 @@ def trials(
             await fleet.ready()
             for seed, faults in seeds.items():
                 outcome = await fleet.trial(folder / str(seed), PROMPTS, faults)
-                told = f"{outcome.resent} re-sent, {outcome.dropped_results} dropped"
+                told = f"{outcome.told}, {outcome.dropped_results} dropped"
                 done = "; ".join(outcome.done)
                 print(f"seed {seed}: {outcome.took_s:.1f} s, {told}; {done}")  # noqa: T201
                 check(outcome, poison)

@@ -1,5 +1,6 @@
 """The whole of it with the real engine and the small model, on a real book; then its deaths."""
 
+import json
 import random
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def test_a_book_is_asked_and_the_engine_survives_its_deaths(short: Path) -> None
     try:
         up.wait_for("The engine is up", START_S)
         asks_the_book(short, up)
+        is_seen(short)
         for mark in ("worker_server", "EngineCore"):
             survives(short, up, mark)
         up.look()
@@ -69,6 +71,17 @@ def asks_the_book(short: Path, up: Command) -> None:
         text = (short / "log" / name).read_text()
         for kind in ("driver", "sandbox", "worker_server"):
             assert f'"kind":"{kind}"' in text
+
+
+def is_seen(short: Path) -> None:
+    """What the real engine's statistics say reaches whoever looks."""
+    done = Command(short, "doctor", "--engine", "--json", HOME=str(Path.home())).done(60)
+    assert done.code == 0, done.out
+    (worker,) = json.loads(done.out)["engine"]["workers"]
+    assert (worker["state"], worker["failures"], worker["restarts"]) == ("ready", 0, 0)
+    # The recipe's prompts begin with the same examples.
+    assert 0 < worker["cached_tokens"] < worker["prompt_tokens"]
+    assert worker["completion_tokens"] > 100
 
 
 def survives(short: Path, up: Command, mark: str) -> None:

@@ -55,7 +55,7 @@ def test_three_trials(tmp_path: Path) -> None:
                 check(outcome)
                 assert outcome.done
                 same = sum(map(str.__eq__, outcome.answers, whole.answers))
-                told = f"{outcome.resent} re-sent, {same} of {COUNT} as when undisturbed"
+                told = f"{outcome.told}, {same} of {COUNT} as when undisturbed"
                 took = f"{outcome.took_s:.1f} s for {whole.took_s:.1f} s"
                 print(f"seed {seed}: {took}; {told}; {'; '.join(outcome.done)}")  # noqa: T201
         finally:

@@ -77,6 +77,35 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
+def test_a_local_supervisor_that_writes_poor_code_ends_in_an_orderly_way(tmp_path: Path) -> None:
+    """One engine for both: the small model answers for the supervisor as well."""
+    text, logs = tmp_path / "text.txt", tmp_path / "logs"
+    text.write_text("Anna keeps the red key. Bert keeps the blue key.\n" * 40)
+    command = [
+        *(sys.executable, "-m", "distill", "up", "-c", str(text), "-q", "Who keeps the red key?"),
+        *("--supervisor", "local:default", "--window-tokens", "2048"),
+        *("--max-iterations", "2", "--log-dir", str(logs)),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=START_S + RUN_S, check=False
+    )
+    assert done.returncode in (0, 4, 5), done.stderr
+    assert "Traceback" not in done.stderr
+    trace, problems = validate(logs)
+    assert problems == []
+    (run,) = trace.runs.values()
+    assert run.start is not None
+    assert run.start.supervisor.startswith("local:SmolLM2")
+    assert run.end is not None
+    if done.returncode == 4:
+        assert "a supervisor with a larger window" in str(run.end.error)
+    for turn in run.turns:
+        assert turn.usage.input_tokens == len(turn.prompt_token_ids or ()) > 0
+        assert turn.usage.output_tokens == len(turn.token_ids or ()) <= 2048 // 4
+
+
+@pytest.mark.vllm
 def test_a_supervisor_that_writes_poor_code_ends_in_an_orderly_way(
     url: str, tmp_path: Path
 ) -> None:

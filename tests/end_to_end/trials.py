@@ -29,10 +29,11 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.workers import Worker, WorkerSpec
 from distill.traces import records
-from tests.engine_stand_in.spec import calls_in
+from tests.engine_stand_in.spec import calls_in, events_in
 from tests.supervisor.processes import kill, left
 
 READY_S = 30.0
+GONE_S = 15.0
 JOINED = "joined"
 
 
@@ -81,12 +82,16 @@ class Outcome:
     took_s: float
     done: list[str]
     """The faults that hit a process."""
+    noticed_s: list[float]
+    """From each SIGKILL that hit a worker with requests in flight until they were given up."""
     dropped_results: int
 
     @property
-    def resent(self) -> int:
-        """Answers that took more than one attempt."""
-        return sum(call.attempt > 1 for call in self.calls)
+    def told(self) -> str:
+        """In a few words."""
+        resent = sum(call.attempt > 1 for call in self.calls)
+        noticed = ", ".join(f"{1000 * each:.0f}" for each in self.noticed_s)
+        return f"{resent} re-sent, kills noticed after {noticed or 'no'} ms"
 
 
 class Trials:
@@ -107,6 +112,8 @@ class Trials:
         self._joined: list[subprocess.Popen[bytes]] = []
         self._seen: set[int] = set()
         self._stopped: set[int] = set()
+        self._kills: list[tuple[str, float]] = []
+        """Of which workers, and when by the clock of the log."""
 
     # -- processes
 
@@ -158,6 +165,8 @@ class Trials:
             return False
         if fault.signal == signal.SIGSTOP:
             self._stopped.add(pid)
+        else:
+            self._kills.append((worker.name, time.time()))
         kill(pid, fault.signal)
         if fault.continued_s is not None:
             self._host.loop.call_later(fault.continued_s, kill, pid, signal.SIGCONT)
@@ -170,6 +179,7 @@ class Trials:
     ) -> Outcome:
         """Ask the prompts as one batch, commit the faults meanwhile, and wait for peace."""
         before = self._fleet.dropped_results
+        self._kills.clear()
         journal = self._host.open_journal(folder)
         keeping = asyncio.ensure_future(self._keep_joined())
         try:
@@ -190,7 +200,7 @@ class Trials:
             self._host.release_journal(journal)
         await self._settled()
         dropped = self._fleet.dropped_results - before
-        return Outcome(answers, calls_in(folder), took_s, done, dropped)
+        return Outcome(answers, calls_in(folder), took_s, done, self._noticed_s(folder), dropped)
 
     async def _commit(
         self, faults: Sequence[Fault], started_s: float, asking: "asyncio.Future[Any]"
@@ -203,6 +213,14 @@ class Trials:
                 done.append(str(fault))
         return done
 
+    def _noticed_s(self, folder: Path) -> list[float]:
+        lost = events_in(folder, "worker_lost")
+        after = [
+            [event.t - at for event in lost if event.producer.name == name and event.t >= at]
+            for name, at in self._kills
+        ]
+        return [min(each) for each in after if each]
+
     async def _keep_joined(self) -> None:
         while True:
             self._rejoin()
@@ -214,15 +232,17 @@ class Trials:
             kill(pid, signal.SIGCONT)  # who was given up meanwhile is told so, and ends
         self._stopped.clear()
         await self.ready()
-        deadline_s = time.monotonic() + 15
-        while gone := self._seen - self._living():
-            if not left(gone):
-                break
-            assert time.monotonic() < deadline_s, f"left behind: {left(gone)}"
-            await asyncio.sleep(0.05)
+        await self._gone(self._seen - self._living())
         self._seen = self._living()
         for process in self._joined[:-1]:
             process.wait(5)
+
+    async def _gone(self, pids: set[int]) -> None:
+        """Wait until none of them is left."""
+        deadline_s = time.monotonic() + GONE_S
+        while left(pids):
+            assert time.monotonic() < deadline_s, f"left behind: {left(pids)}"
+            await asyncio.sleep(0.05)
 
     def _living(self) -> set[int]:
         """The processes of the workers that are up."""
@@ -235,8 +255,7 @@ class Trials:
         await self._fleet.close()
         for process in self._joined:
             await asyncio.to_thread(process.wait, 10)
-        await asyncio.sleep(0.2)
-        assert left(self._seen) == []
+        await self._gone(self._seen)
 
 
 def _family(pid: int) -> list[int]:

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from distill.protocol import worker_link as wire
@@ -41,10 +42,10 @@ class Engines:
         self.workers = [ready(f"w{number}") for number in range(self.count)]
         self.dispatch = Dispatch(lambda: self.workers, lambda worker, requests: None)
 
-    def ask(self, count: int, run: str = "r") -> None:
+    def ask(self, count: int, run: str = "r", model: str = "m") -> None:
         names = [f"{run}{number}" for number in range(count)]
         requests = [wire.Request(name, 1, wire.Sampling(), prompt=name) for name in names]
-        self.dispatch.add(Submission(requests, self.outcomes.extend, run, "m"))
+        self.dispatch.add(Submission(requests, self.outcomes.extend, run, model))
 
     def kill(self, worker: Worker) -> None:
         self.deaths += 1
@@ -102,6 +103,29 @@ def test_what_is_asked_by_itself_is_known_sooner() -> None:
     engines.run()
     assert [o.lost for o in engines.outcomes] == ["poison"]
     assert engines.deaths == DEATHS_ALONE_LIMIT
+
+
+def test_a_suspect_is_not_kept_waiting_by_another_model_on_its_worker() -> None:
+    """An adapter's requests go to the same workers: none of them may fill the one it waits for."""
+    engines = Engines(count=2)
+    weak, busy = engines.workers
+    busy.card = msgspec.structs.replace(CARD, model="other")
+    busy.serving["adapter"] = 1
+    engines.ask(1)
+    engines.ask(500, run="a", model="adapter")
+    for _ in range(2):
+        engines.dispatch.deal()
+        engines.kill(weak)
+    engines.workers.remove(weak)
+    busy.serving["m"] = 1
+    for _ in range(SLOTS):
+        engines.dispatch.deal()
+        assert "r0" not in busy.in_flight
+        name, pending = next(iter(busy.in_flight.items()))
+        result = wire.Result(name, pending.request.attempt, "", "stop", 1, 1, prompt="")
+        engines.dispatch.commit([(busy, result)])
+    engines.dispatch.deal()
+    assert list(busy.in_flight) == ["r0"]
 
 
 def test_few_suspects_share_a_worker_and_who_is_twice_suspect_is_alone() -> None:

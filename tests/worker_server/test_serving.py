@@ -234,6 +234,13 @@ def test_a_shared_prefix_is_counted(served: Any) -> None:
     warm = ask_one(served, request("warm-prefix", chunk + "Second?"))
     assert cold.cached_tokens == 0
     assert 128 <= warm.cached_tokens < warm.prompt_tokens
+    # The heartbeats count the same, and all else that the driver shows of a worker.
+    deadline = time.monotonic() + 10
+    while (beat := served.driver.heartbeats[-1][1]).cached_tokens < warm.cached_tokens:
+        assert time.monotonic() < deadline, beat
+        time.sleep(0.1)
+    assert beat.cached_tokens < beat.prompt_tokens
+    assert (beat.waiting, beat.failures > 0) == (0, True)  # the refusals above
 
 
 def test_a_prompt_is_read_once_for_all_answers_to_it(served: Any) -> None:

@@ -46,6 +46,9 @@ class AsyncLLM:
         self._most_loras = getattr(arguments, "max_cpu_loras", 0)
         self._latency_s = float(os.environ.get("STAND_IN_LATENCY_S", "0"))
         self._words = int(os.environ.get("STAND_IN_WORDS", "8"))
+        said = Path(arguments.model) / "answer.txt"
+        self._text = said.read_text() if said.is_file() else ""
+        self._cached_share = float(os.environ.get("STAND_IN_CACHED_SHARE", "0"))
         self._through_core = os.environ.get("STAND_IN_CORE") == "1"
         self._steps: core.Steps | None = None
         self._poison = encode(os.environ.get("STAND_IN_POISON", ""))[-2:]
@@ -103,9 +106,11 @@ class AsyncLLM:
         output.metrics = SimpleNamespace(
             queued_ts=queued_s, scheduled_ts=scheduled_s, last_token_ts=time.monotonic()
         )
+        prompts = SimpleNamespace(
+            total=len(output.prompt_token_ids), cached_tokens=output.num_cached_tokens
+        )
         counts = SimpleNamespace(
-            num_prompt_tokens=len(output.prompt_token_ids),
-            num_generation_tokens=len(output.outputs[0].token_ids),
+            prompt_token_stats=prompts, num_generation_tokens=len(output.outputs[0].token_ids)
         )
         for logger in self._loggers:
             logger.record(None, counts)
@@ -132,7 +137,8 @@ class AsyncLLM:
         self, prompt_ids: list[int], parameters: SamplingParams, changed: int
     ) -> SimpleNamespace:
         ids = adapted(answer_ids(prompt_ids, self._words), changed)
-        text, reason = decode(ids[: parameters.max_tokens]), "stop"
+        ids = encode(self._text) if self._text else ids
+        text, reason = self._text or decode(ids[: parameters.max_tokens]), "stop"
         if parameters.structured_outputs is not None:
             choices = parameters.structured_outputs.choice or [""]
             text = choices[sum(ids) % len(choices)]
@@ -146,7 +152,10 @@ class AsyncLLM:
             logprobs=None if parameters.logprobs is None else logprobs,
         )
         return SimpleNamespace(
-            outputs=[completion], prompt_token_ids=prompt_ids, num_cached_tokens=0, metrics=None
+            outputs=[completion],
+            prompt_token_ids=prompt_ids,
+            num_cached_tokens=int(self._cached_share * len(prompt_ids)),
+            metrics=None,
         )
 
     def shutdown(self, timeout: float) -> None:
