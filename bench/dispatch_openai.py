@@ -85,7 +85,8 @@ def serve(descriptor: int) -> None:
             "usage": {"prompt_tokens": 1, "completion_tokens": 8, "total_tokens": 9},
         }
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    # Its turns may lie further apart than the 5 s after which a connection would be closed.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=600)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 

@@ -117,12 +117,13 @@ class Engine:
 
         Calls name it with ``worker(prompt, model=name)``, runs with ``adapter=name``. A name that
         is there gets a new version, which later calls are answered with; what is in flight ends
-        on what it began with. ``path`` is a folder as the workers see it, one for each version:
-        a worker that starts later loads it again. Raises InputError, ModelError.
+        on what it began with. ``path`` is a folder as the workers see it (made absolute here), one
+        for each version: a worker that starts later loads it again. Raises InputError, ModelError.
         """
         ask = secrets.token_hex(8)
         name = name or Path(path).name
-        self._send(wire.AddAdapter(ask, name, str(path), model))
+        where = Path(path).expanduser().absolute()
+        self._send(wire.AddAdapter(ask, name, str(where), model))
         while True:
             message = self._receive(PATIENCE_S)
             if message is None:

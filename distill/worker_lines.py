@@ -71,7 +71,8 @@ def lines(status: EngineStatus, width_columns: int) -> list[tuple[str, str]]:
 
 def in_words(workers: Sequence[WorkerStatus]) -> str:
     """All of them in one plain line."""
-    row = _row(f"{len(workers)} workers", workers)
+    name = workers[0].worker if len(workers) == 1 else f"{len(workers)} workers"
+    row = _row(name, workers)
     return (
         f"{row.worker}: {row.state}, {row.in_flight} in flight, {row.tokens_per_s} tokens/s, "
         f"{row.cached} cached, {row.failed} failed, {row.restarts} restarts"

@@ -210,6 +210,8 @@ class WorkerCalls:
         self.tally.asked += len(questions)
         try:
             unanswered = await self._unanswered(questions, asked)
+            if self._ended:
+                raise WorkerError("the run has ended", kind="cancelled")
             self._on_progress()
             self._backend.submit(
                 Submission(

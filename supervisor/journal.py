@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import tempfile
@@ -86,9 +85,15 @@ class Journal:
         """
         if not lines:
             return []
-        encoded = [self._encode(line) for line in lines]
-        start = self._append(log, b"\n".join([*encoded, b""]))
-        return list(itertools.accumulate((len(line) + 1 for line in encoded[:-1]), initial=start))
+        try:
+            data = self._encoder.encode_lines(lines)
+        except UnicodeEncodeError:
+            data = b"\n".join([*map(self._encode, lines), b""])
+        start = self._append(log, data)
+        begins = [0]
+        while len(begins) < len(lines):
+            begins.append(data.index(b"\n", begins[-1]) + 1)
+        return [start + begin for begin in begins]
 
     def _encode(self, line: records.AnyRecord) -> bytes:
         try:

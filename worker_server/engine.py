@@ -15,6 +15,7 @@ import copy
 import gc
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import connection
 from pathlib import Path
@@ -32,6 +33,7 @@ from distill.worker_server.process import (
     bound_to,
     children,
     hidden_main,
+    is_ending,
     is_stopped,
     kill_children,
     make_scratch,
@@ -45,6 +47,7 @@ LOGPROBS_MODE = "raw_logprobs"
 PROBE_PROMPT = "Hello"
 REASON_LIMIT_CHARS = 2000
 ENDED = "the engine's process ended; its last words are in this log"
+LOOK_S = 0.025
 STOPPED_LOOK_S = 0.5
 STOPPED_LIMIT_S = 4.0
 """An engine's process that a signal has stopped for so long is given up."""
@@ -300,13 +303,16 @@ class Engine:
     def _watch(self) -> None:
         """In a thread: wait until any of the engine's processes has ended, or stands still."""
         manager = self._llm.engine_core.resources.engine_manager
-        sentinels = manager.sentinels()
+        sentinels, pids = manager.sentinels(), [process.pid for process in manager.processes]
         processes = children(started_with=self._scratch)
-        stopped_s = 0.0
-        while not (ended := connection.wait(sentinels, timeout=STOPPED_LOOK_S)):
-            stopped_s = stopped_s + STOPPED_LOOK_S if any(map(is_stopped, processes)) else 0.0
-            if stopped_s > STOPPED_LIMIT_S:
-                break
+        stopped_s, looked_s = 0.0, time.monotonic()
+        ended = False
+        while not ended and stopped_s <= STOPPED_LIMIT_S:
+            ended = bool(connection.wait(sentinels, timeout=LOOK_S)) or any(map(is_ending, pids))
+            if time.monotonic() - looked_s > STOPPED_LOOK_S:
+                looked_s = time.monotonic()
+                stopped = any(map(is_stopped, processes))
+                stopped_s = stopped_s + STOPPED_LOOK_S if stopped else 0.0
         if not self._closed:
             self._died = True
             if self._on_death is not None:

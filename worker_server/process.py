@@ -20,6 +20,8 @@ from distill.worker_server.inside import SCRATCH_VARIABLE
 
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
+PF_EXITING = 0x4
+"""In the flags of /proc/PID/stat."""
 SCRATCH_LIMIT_CHARS = 70
 """A socket's path ends at 107 bytes, and vLLM adds 37."""
 
@@ -126,6 +128,17 @@ def is_stopped(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.status() == psutil.STATUS_STOPPED
     return False
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the kernel ends it: its memory is freed first, which may take seconds, and only
+    then are its descriptors closed and its end told.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False  # it has ended, and that is told
+    return bool(int(stat.rpartition(")")[2].split()[6]) & PF_EXITING)
 
 
 def _belongs(child: psutil.Process, scratch: str) -> bool:

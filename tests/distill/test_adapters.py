@@ -1,5 +1,6 @@
 """LoRA adapters by the command line and by ``Engine``, on real worker servers that do no work."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up
     assert unknown.code == 2
     assert "no adapter 'other'; loaded: tuned, second" in unknown.err
     with Engine(_endpoint(up)) as engine:
-        third = engine.load_adapter(write_adapter(short / "third", 3.0), "tuned")
+        folder = os.path.relpath(write_adapter(short / "third", 3.0))  # from here, not from there
+        third = engine.load_adapter(folder, "tuned")
         assert (third.version, third.model, len(third.files_hash)) == (3, str(MODEL), 64)
         with pytest.raises(ModelError, match="no adapter_model"):
             engine.load_adapter(short / "log-of-nothing")

@@ -40,7 +40,7 @@ class AsyncLLM:
         self._extension = arguments.worker_extension_cls
         self._core = core.start(self._extension)
         self._sentinel = os.pidfd_open(self._core.pid)
-        manager = SimpleNamespace(sentinels=lambda: [self._sentinel])
+        manager = SimpleNamespace(sentinels=lambda: [self._sentinel], processes=[self._core])
         self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
         self._loras: dict[int, int] = {}
         self._most_loras = getattr(arguments, "max_cpu_loras", 0)
