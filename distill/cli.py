@@ -225,18 +225,6 @@ def cli() -> None:
     help="With --ray: CPU cores of each, and no GPU.",
 )
 @click.option(
-    "--listen",
-    metavar="tcp://ADDRESS:PORT",
-    help="Let workers on other machines join, with a key: ADDRESS is an address, a name or an "
-    "interface of this machine, or * for all; PORT may be 0, for a free one.",
-)
-@click.option(
-    "--no-local-workers",
-    "only_joined",
-    is_flag=True,
-    help="Start no worker here: wait for those that join.",
-)
-@click.option(
     "--supervisor-gpus",
     metavar="4+5",
     help="The GPUs of --supervisor local:MODEL, as --gpus. Without it (and --supervisor-cores) "
@@ -254,6 +242,18 @@ def cli() -> None:
 )
 @_max_lora_rank
 @_chat_template
+@click.option(
+    "--listen",
+    metavar="tcp://ADDRESS:PORT",
+    help="Let workers on other machines join, with a key: ADDRESS is an address, a name or an "
+    "interface of this machine, or * for all; PORT may be 0, for a free one.",
+)
+@click.option(
+    "--no-local-workers",
+    "only_joined",
+    is_flag=True,
+    help="Start no worker here: wait for those that join.",
+)
 @click.option(
     "--sandbox",
     type=click.Choice(["auto", "namespaces", "landlock", "none"]),
@@ -321,6 +321,8 @@ def run(**options: Any) -> int:
 @click.option("--cores", metavar="0+1", help="CPU cores instead, for example 0+1 or 0-3.")
 @click.option("--name", metavar="NAME", help="What the logs call it (default: one of its own).")
 @_window_tokens
+@_max_lora_rank
+@_chat_template
 @click.option(
     "--key",
     metavar="FILE",
@@ -334,8 +336,6 @@ def run(**options: Any) -> int:
     metavar="N",
     help="How long an engine on another machine is dialled, at first and when it was lost.",
 )
-@_max_lora_rank
-@_chat_template
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.

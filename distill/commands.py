@@ -6,7 +6,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from distill.models import ModelHandler
 from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
-from distill.protocol.endpoints import host_and_port
-from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
@@ -54,15 +51,14 @@ def up(
     adapters: Sequence[str],
     max_lora_rank: int | None,
     chat_template: str | None,
-    metrics_port: str | None,
     listen: str | None,
     only_joined: bool,
+    metrics_port: str | None,
     prepare: bool,
     check_only: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    _check_joining(listen, only_joined, worker_url, gpus, cores)
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
         worker,
@@ -74,12 +70,10 @@ def up(
         max_lora_rank,
         chat_template,
         taken_from(options, "worker"),
+        listen,
+        only_joined,
     )
-    others = {"--gpus": gpus, "--cores": cores, "--worker-url": worker_url}
-    others["--no-local-workers"] = "yes" if only_joined else None
-    settings = with_cluster(
-        replace(settings, listen=listen, only_joined=only_joined), options, others
-    )
+    settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
@@ -99,7 +93,7 @@ def up(
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
-        with Display() as display, _up(resident, settings, handler, display, metrics_at):
+        with Display() as display, _up(resident, handler, display, metrics_at):
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
@@ -111,7 +105,6 @@ def up(
 @contextlib.contextmanager
 def _up(
     resident: Resident,
-    workers: WorkerSettings,
     supervisor: ModelHandler | None,
     display: Display,
     metrics_at: tuple[str, int] | None,
@@ -122,12 +115,8 @@ def _up(
         with _scraped(resident, metrics_at, display):
             if not isinstance(supervisor, RecordedSupervisor):
                 if (endpoint := resident.listen(display.line)) is not None:
-                    display.line(_how_to_join(endpoint, workers))
-                display.phase(
-                    "waiting for a worker to join"
-                    if workers.only_joined
-                    else f"starting {resident.wanted}"
-                )
+                    display.line(_how_to_join(endpoint, resident.settings))
+                display.phase(f"starting {resident.wanted}")
                 resident.start(lambda status: display.phase(status or "all workers have a place"))
             yield
     finally:
@@ -248,27 +237,6 @@ def _is_recorded(
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
-
-
-def _check_joining(
-    listen: str | None,
-    only_joined: bool,
-    worker_url: str | None,
-    gpus: str | None,
-    cores: str | None,
-) -> None:
-    """Whether the options about workers that join make sense together."""
-    if worker_url is not None and (listen is not None or only_joined):
-        raise InputError("--listen and --no-local-workers are not for --worker-url")
-    if only_joined and (gpus is not None or cores is not None):
-        raise InputError(
-            "--no-local-workers excludes --gpus and --cores: they are for workers here"
-        )
-    if listen is not None:
-        try:
-            host_and_port(listen)
-        except LocalProtocolError as error:
-            raise InputError(f"--listen {error}") from error
 
 
 def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:

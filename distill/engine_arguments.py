@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from distill.adapters import needed_rank, parse
 from distill.errors import InputError
+from distill.protocol.endpoints import host_and_port
+from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates
 from distill.resident import DEFAULT_MODEL, WorkerSettings
 from distill.supervisor.workers import SUPERVISOR_PREFIX
@@ -21,6 +23,8 @@ def worker_settings(
     max_lora_rank: int | None,
     chat_template: str | None,
     rates: Rates,
+    listen: str | None,
+    only_joined: bool,
 ) -> WorkerSettings:
     """The workers of a command line. Raises InputError for options that do not go together."""
     if (gpus is not None or cores is not None) and url is not None:
@@ -31,6 +35,7 @@ def worker_settings(
         raise InputError("--adapter, --max-lora-rank and --chat-template are not for --worker-url")
     if rates.are_given and url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
+    _check_joining(listen, only_joined, url, gpus, cores)
     named = tuple(parse(word) for word in adapters)
     if len({adapter.name for adapter in named}) < len(named):
         raise InputError("two adapters have the same name: give --adapter NAME=PATH")
@@ -44,7 +49,30 @@ def worker_settings(
         named,
         max_lora_rank or needed_rank(named),
         chat_template,
+        listen,
+        only_joined,
     )
+
+
+def _check_joining(
+    listen: str | None,
+    only_joined: bool,
+    worker_url: str | None,
+    gpus: str | None,
+    cores: str | None,
+) -> None:
+    """Whether the options about workers that join make sense together."""
+    if worker_url is not None and (listen is not None or only_joined):
+        raise InputError("--listen and --no-local-workers are not for --worker-url")
+    if only_joined and (gpus is not None or cores is not None):
+        raise InputError(
+            "--no-local-workers excludes --gpus and --cores: they are for workers here"
+        )
+    if listen is not None:
+        try:
+            host_and_port(listen)
+        except LocalProtocolError as error:
+            raise InputError(f"--listen {error}") from error
 
 
 def split_devices(option: str, given: str | None) -> tuple[str, ...]:
@@ -110,7 +138,7 @@ def supervisor_settings(
 
 def _check_apart(own: WorkerSettings, workers: WorkerSettings) -> None:
     """No device twice: two engines on one would fight for its memory."""
-    if workers.url is None and not workers.gpus and not workers.cores:
+    if workers.url is None and not (workers.gpus or workers.cores or workers.only_joined):
         raise InputError("--supervisor-gpus and --supervisor-cores need --gpus or --cores as well")
     for kind in ("gpus", "cores"):
         theirs = _devices(kind, getattr(workers, kind))

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,26 @@ from distill.supervisor.placement import RayCluster
 NUMBERS = ("num_workers", "gpus_per_worker", "cores_per_worker")
 
 
-def with_cluster(
-    settings: WorkerSettings, options: dict[str, Any], others: Mapping[str, str | None]
-) -> WorkerSettings:
+def with_cluster(settings: WorkerSettings, options: dict[str, Any]) -> WorkerSettings:
     """The settings with the cluster of --ray, which is taken out of a command's options.
 
-    ``others`` are options that say where workers run in another way. Raises InputError.
+    Raises InputError where the options do not go together.
     """
-    cluster = _cluster(options, others)
+    cluster = _cluster(options)
     if cluster is None:
         return settings
+    others = {
+        "--gpus": settings.gpus,
+        "--cores": settings.cores,
+        "--worker-url": settings.url,
+        "--no-local-workers": settings.only_joined,
+    }
+    for other in (name for name, value in others.items() if value):
+        raise InputError(f"--ray and {other} exclude each other: Ray says where workers run")
     return replace(settings, model=_absolute(settings.model), ray=cluster)
 
 
-def _cluster(options: dict[str, Any], others: Mapping[str, str | None]) -> RayCluster | None:
+def _cluster(options: dict[str, Any]) -> RayCluster | None:
     address = options.pop("ray")
     numbers = {name: options.pop(name) for name in NUMBERS}
     given = {name: number for name, number in numbers.items() if number is not None}
@@ -35,8 +40,6 @@ def _cluster(options: dict[str, Any], others: Mapping[str, str | None]) -> RayCl
         for name in given:
             raise InputError(f"--{name.replace('_', '-')} is for --ray")
         return None
-    for other in (name for name, value in others.items() if value is not None):
-        raise InputError(f"--ray and {other} exclude each other: Ray says where workers run")
     if {"gpus_per_worker", "cores_per_worker"} <= set(given):
         raise InputError("--gpus-per-worker and --cores-per-worker exclude each other")
     return RayCluster(address or None, **given)

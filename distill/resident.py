@@ -91,9 +91,9 @@ class WorkerSettings:
     adapters: tuple[NamedAdapter, ...] = ()
     max_lora_rank: int | None = None
     chat_template: str | None = None
-    ray: RayCluster | None = None
     listen: str | None = None
     only_joined: bool = False
+    ray: RayCluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Resident:
         sandbox: SandboxSettings = SandboxSettings(),
         supervisor: WorkerSettings | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._sandbox = sandbox
         self._supervisor = supervisor
         self._host = driver.shared()
@@ -144,7 +144,9 @@ class Resident:
     @property
     def wanted(self) -> str:
         """What ``start`` brings up, for people."""
-        worker = f"the worker: {self._settings.model or 'SmolLM2-135M-Instruct'}"
+        worker = f"the worker: {self.settings.model or 'SmolLM2-135M-Instruct'}"
+        if self.settings.only_joined:
+            worker = "without a worker: one must join"
         if self._supervisor is None:
             return worker
         model = self._supervisor.model or "SmolLM2-135M-Instruct"
@@ -156,7 +158,7 @@ class Resident:
         ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
         can't be had.
         """
-        if self._settings.listen is None and self._settings.ray is None:
+        if self.settings.listen is None and self.settings.ray is None:
             return None
 
         def hear(event: records.Event) -> None:
@@ -164,9 +166,9 @@ class Resident:
                 tell(line)
 
         self._host.on_event = hear
-        if self._settings.listen is None:
+        if self.settings.listen is None:
             return None
-        return self._host.listen_to_remote_workers(self._settings.listen)
+        return self._host.listen_to_remote_workers(self.settings.listen)
 
     def start(self, on_status: Callable[[str], None] = lambda _: None) -> None:
         """Bring the workers up. Raises ModelError when none comes.
@@ -178,14 +180,14 @@ class Resident:
     async def _start(self, on_status: Callable[[str], None]) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
         endpoint = self._host.endpoints["workers"]
-        specs = [] if self._settings.url is not None else self._own_specs(on_status)
+        specs = [] if self.settings.url is not None else self._own_specs(on_status)
         if self._supervisor is not None:
             specs += _specs(self._supervisor, endpoint, "supervisor")
-        awaits_others = self._settings.listen is not None or self._settings.only_joined
+        awaits_others = self.settings.listen is not None or self.settings.only_joined
         if specs or awaits_others:
             self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
-        if self._settings.url is not None:
-            self._backend = HandlerBackend(self._host, _endpoint_worker(self._settings))
+        if self.settings.url is not None:
+            self._backend = HandlerBackend(self._host, _endpoint_worker(self.settings))
         # At once: where one of them can't be, nobody waits for the other to load.
         roles = (self._bring_up_workers(), self._bring_up_supervisor())
         tasks = [self._host.loop.create_task(each) for each in roles]
@@ -197,19 +199,19 @@ class Resident:
 
     def _own_specs(self, on_status: Callable[[str], None]) -> list[WorkerSpec]:
         """The worker servers that this engine starts, here or on a cluster."""
-        if self._settings.ray is None:
-            return _specs(self._settings, self._host.endpoints["workers"])
-        self._placement = Placement(self._host, self._settings.ray, on_status)
-        return _placed_specs(self._settings, self._settings.ray, self._placement, self._host)
+        if self.settings.ray is None:
+            return _specs(self.settings, self._host.endpoints["workers"])
+        self._placement = Placement(self._host, self.settings.ray, on_status)
+        return _placed_specs(self.settings, self.settings.ray, self._placement, self._host)
 
     async def _bring_up_workers(self) -> None:
-        if self._settings.url is None and self._fleet is not None:
+        if self.settings.url is None and self._fleet is not None:
             self._card = await self._fleet.ready()
-            for adapter in self._settings.adapters:
+            for adapter in self.settings.adapters:
                 await self.load_adapter(adapter)
-            default = self._settings.adapters[0].name if self._settings.adapters else None
+            default = self.settings.adapters[0].name if self.settings.adapters else None
             self._backend = self._workers(default)
-            self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
+            self._model_names[self.settings.model or DEFAULT_MODEL] = self._card.model
 
     async def _bring_up_supervisor(self) -> None:
         if self._supervisor is not None and self._fleet is not None:

@@ -329,10 +329,9 @@ class Fleet:
         self._dispatch.deal()
 
     def _failed(self, role: Role = "worker") -> bool:
-        some = list(self._of(role))
-        if role == "worker" and self._awaits_others and not some:
-            return False
-        return all(worker.has_failed for worker in some)
+        known = self._of(role)
+        awaited = self._awaits_others and role == "worker" and not known
+        return not awaited and all(worker.has_failed for worker in known)
 
     def _failure(self, role: Role = "worker") -> DistillError:
         causes = [worker.failure for worker in self._of(role) if worker.failure is not None]

@@ -123,6 +123,25 @@ class Worker:
         """Whether it is gone for good."""
         return self.conversation.state == "ended" and self.failure is not None
 
+    def is_followed_by(self, hello: wire.WorkerHello) -> bool:
+        """Whether this Hello is of its next incarnation: it was lost, and here it is again."""
+        is_same = hello.succeeds is not None and hello.succeeds == self.epoch
+        return self.spec is None and (is_same or self.away_until_s > 0)
+
+    def may_be(self, zone: str, pid: int) -> bool:
+        """Whether a process that comes in there can be this one."""
+        is_there = (zone == LOCAL_WORKERS) != self.is_elsewhere
+        return self.spec is None or (is_there and self.pid in (0, pid))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is started on another machine."""
+        return self.spec is not None and self.spec.starter is not None
+
+    def is_lost_elsewhere(self, message: Exited | NotStarted) -> bool:
+        """Whether it ended on another machine without a word: the machine may be gone."""
+        return self.is_elsewhere and self.failure is None and isinstance(message, Exited)
+
     def serves(self, model: str) -> bool:
         """Whether it answers for this model, or for the adapter of this name."""
         return model == self.model or model in self.serving
@@ -146,25 +165,6 @@ class Worker:
         if isinstance(result, wire.Failure) or result.adapter is None:
             return self.card
         return self.adapter_cards.get((result.adapter, result.weights_version), self.card)
-
-    def is_followed_by(self, hello: wire.WorkerHello) -> bool:
-        """Whether this Hello is of its next incarnation: it was lost, and here it is again."""
-        is_same = hello.succeeds is not None and hello.succeeds == self.epoch
-        return self.spec is None and (is_same or self.away_until_s > 0)
-
-    def may_be(self, zone: str, pid: int) -> bool:
-        """Whether a process that comes in there can be this one."""
-        is_there = (zone == LOCAL_WORKERS) != self.is_elsewhere
-        return self.spec is None or (is_there and self.pid in (0, pid))
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether it is started on another machine."""
-        return self.spec is not None and self.spec.starter is not None
-
-    def is_lost_elsewhere(self, message: Exited | NotStarted) -> bool:
-        """Whether it ended on another machine without a word: the machine may be gone."""
-        return self.is_elsewhere and self.failure is None and isinstance(message, Exited)
 
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""

@@ -59,7 +59,8 @@ class Adapters:
         if len(self._held) >= HELD_LIMIT:
             raise AdapterRefused(f"{HELD_LIMIT} versions of adapters are loaded, the most there is")
         files = await in_daemon_thread(lambda: AdapterFiles.read(path, self._base))
-        held = Held(f"{adapter}@{version}", next(self._numbers), str(files.folder))
+        number = next(self._numbers)
+        held = Held(f"{adapter}@{version}.{number}", number, str(files.folder))
         try:
             await self._add(held)
         except Exception as error:
@@ -88,6 +89,13 @@ class Adapters:
         if (held := self._held.get((adapter, version))) is not None:
             held.is_dropped = True
             await self.sweep()
+
+    async def drop_all(self) -> None:
+        """Who named them is out of reach; the next may name others by the same names."""
+        self._held = {(held.name, -held.number): held for held in self._held.values()}
+        for held in self._held.values():
+            held.is_dropped = True
+        await self.sweep()
 
     async def sweep(self) -> None:
         """Remove what was dropped and is in use no more."""

@@ -252,6 +252,10 @@ class Engine:
             raise AdapterRefused("the engine does not run")
         return await self._adapters.load(adapter, version, path)
 
+    async def drop_adapters(self) -> None:
+        """Let all versions go: who named them is gone."""
+        await self._adapters.drop_all()
+
     async def drop_adapter(self, adapter: str, version: int) -> None:
         """No request will name it any more."""
         await self._adapters.drop(adapter, version)

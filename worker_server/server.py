@@ -151,6 +151,8 @@ class Server:
         """Its requests go to others; what is in flight here is nobody's."""
         self._announce(f"lost {self._options.endpoint}; dialling again")
         self._work.cancel_all()
+        if self._engine is not None:
+            self._in_background(self._engine.drop_adapters())
         if self._state == "draining":
             self._stop()
 

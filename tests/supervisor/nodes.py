@@ -61,4 +61,8 @@ def nodes(count: int) -> Iterator[list[Node]]:
         yield made
     finally:
         for node in made:
+            # The link by itself: with its namespace it would go when the kernel has time.
+            subprocess.run(
+                ["ip", "link", "del", f"{node.name}-h"], check=False, capture_output=True
+            )
             ip("netns", "del", node.name)

