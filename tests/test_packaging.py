@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("placement", "protocol", "sandbox", "supervisor", "worker_server")
+ROOMS = ("protocol", "sandbox", "supervisor", "worker_server")
 NOT_SOURCE = {".git", ".venv", "__pycache__", "build", "dist", "runs", ".hypothesis"}
 NOT_SOURCE |= {".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache"}
 PYTHON_311 = {"python_version": "3.11"}
@@ -102,7 +102,7 @@ for name, module in list(sys.modules.items()):
     file = getattr(module, "__file__", None)
     if file and name != "__main__":
         files.setdefault(os.path.realpath(file), set()).add(name)
-rooms = {"placement", "protocol", "sandbox", "supervisor", "worker_server"}
+rooms = {"protocol", "sandbox", "supervisor", "worker_server"}
 twice = {file: sorted(names) for file, names in files.items() if len(names) > 1 and
          any(name.partition(".")[0] in rooms | {"distill"} for name in names)}
 assert not twice, twice
