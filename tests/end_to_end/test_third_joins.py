@@ -24,7 +24,7 @@ from tests.supervisor.processes import below, kill, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 BOOK = Path(__file__).resolve().parents[2] / "examples" / "kjv.txt"
-PASSAGES, PASSAGE_CHARS = 1500, 300
+PASSAGES, PASSAGE_CHARS = 4000, 300
 CODE = f"""
 starts = range(0, len(context), {PASSAGE_CHARS})
 prompts = [context[start : start + {PASSAGE_CHARS}] + "\\n\\nIn short:" for start in starts]
