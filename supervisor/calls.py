@@ -26,7 +26,7 @@ from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
-from distill.supervisor.recorded import fill_spares, last_batch
+from distill.supervisor.recorded import fill_spares, times_resumed
 from distill.supervisor.requests import Outcome, Questions, Submission, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spare_calls import SpareCalls
@@ -113,6 +113,8 @@ class WorkerCalls:
         self._asked: dict[str, Asked] = {}
         """By the beginning that the names of their requests have in common."""
         self._ended = False
+        self._names = log.run
+        """What the names of its requests begin with."""
         self._numbers = itertools.count(1)
         self.tally = Tally()
         self.spares = SpareCalls(log.call_line)
@@ -195,7 +197,7 @@ class WorkerCalls:
             raise WorkerError("the run has ended", kind="cancelled")
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        name = f"{self._log.run}-{next(self._numbers)}"
+        name = f"{self._names}-{next(self._numbers)}"
         sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
         questions = self._questions(name, prompts, sampling, options, form)
         asked = self._asked[name] = Asked(
@@ -367,7 +369,8 @@ class WorkerCalls:
 
     def take_up(self, run: Run) -> None:
         """Go on with the calls of a run that was cut off."""
-        self._numbers = itertools.count(last_batch(run) + 1)
+        # Calls in flight at the cut are not in the log; one may still be answered by then.
+        self._names = f"{run.id}.{times_resumed(run) + 1}"
         fill_spares(self.spares.recorded, run)
         for line in run.calls:
             self.tally.asked += 1

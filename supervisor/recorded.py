@@ -175,7 +175,6 @@ def line_key(line: records.Call) -> str:
     return asked_key(messages, prompt, msgspec.convert(asked, Sampling), model)
 
 
-def last_batch(run: Run) -> int:
-    """The highest number among the ids of its worker calls, ``RUN-NUMBER.ITEM``."""
-    numbers = (line.id.removeprefix(f"{run.id}-").partition(".")[0] for line in run.calls)
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+def times_resumed(run: Run) -> int:
+    """How often it has gone on after a cut. Nothing was asked before the log said so."""
+    return sum(event.event == "run_resumed" for event in run.events)
