@@ -17,7 +17,7 @@ import os
 import resource
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class Driver:
         self._child_handlers: dict[str, ChildHandler] = {}
         self._journals: dict[Path, Journal] = {}
         self._uses: Counter[Path] = Counter()
+        self._runs: set[str] = set()
+        """Runs that are under way, by their ids."""
         self.on_event: Callable[[records.Event], None] | None = None
         """Hears every event as it is logged."""
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
@@ -202,6 +204,17 @@ class Driver:
         self.lost.set()
         for handler in list(self._lost):
             handler()
+
+    @contextlib.contextmanager
+    def under_way(self, run: str) -> Iterator[None]:
+        """This run goes on while the context lasts. Raises InputError if it does already."""
+        if run in self._runs:
+            raise InputError(f"run {run} is under way in this engine: wait for its end, or stop it")
+        self._runs.add(run)
+        try:
+            yield
+        finally:
+            self._runs.discard(run)
 
     # -- events
 
