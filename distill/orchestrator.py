@@ -208,7 +208,7 @@ def check_resumable(
 @contextlib.asynccontextmanager
 async def _journal(host: driver.Driver, folder: str | Path, run_id: str) -> AsyncIterator[Journal]:
     """The journal, for this run alone. Raises InputError: the run is under way already."""
-    with host.under_way(run_id):
+    async with host.under_way(run_id):
         journal = host.open_journal(Path(folder))
         try:
             yield journal
