@@ -26,7 +26,7 @@ from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
-from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
+from distill.resident import NO_MODEL, OWN_ASK, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
@@ -97,7 +97,7 @@ def up(
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
-            ask = Ask("up", query or "", tuple(files), supervisor, _given(options))
+            ask = Ask(OWN_ASK, query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
         return _print(result, text)
 

@@ -109,8 +109,9 @@ async def answer_on_loop(
         answer_cache,
         on_progress,
     )
-    async with _journal(host, log_dir if log_dir is not None else default_log_dir()) as journal:
-        asked = Rollout(host, RunLog(journal, _run_id()), Question(query, context), options)
+    run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
+    async with _journal(host, folder, run_id) as journal:
+        asked = Rollout(host, RunLog(journal, run_id), Question(query, context), options)
         await asked.prepare(handler, backend)
         packages = described(asked.packages)
         if worker_ctx_k is None and backend.window_tokens is not None:
@@ -154,7 +155,7 @@ async def resume_on_loop(
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     backend = await _backend(host, worker, handler)
-    async with _journal(host, log_dir) as journal:
+    async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
         assert recorded.start is not None
@@ -205,12 +206,14 @@ def check_resumable(
 
 
 @contextlib.asynccontextmanager
-async def _journal(host: driver.Driver, folder: str | Path) -> AsyncIterator[Journal]:
-    journal = host.open_journal(Path(folder))
-    try:
-        yield journal
-    finally:
-        host.release_journal(journal)
+async def _journal(host: driver.Driver, folder: str | Path, run_id: str) -> AsyncIterator[Journal]:
+    """The journal, for this run alone. Raises InputError: the run is under way already."""
+    async with host.under_way(run_id):
+        journal = host.open_journal(Path(folder))
+        try:
+            yield journal
+        finally:
+            host.release_journal(journal)
 
 
 run = background.waiting(answer_on_loop)

@@ -20,7 +20,7 @@ from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, OpenAIHandler, model_name
 from distill.notices import notice
-from distill.orchestrator import answer_on_loop, resume_on_loop
+from distill.orchestrator import answer_on_loop, check_resumable, resume_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -53,6 +53,8 @@ WORKER_KEY = "DISTILL_WORKER_KEY"
 PROGRESS_EVERY_S = 0.25
 STATUS_LIMIT_S = 5.0
 DEFAULT_MODEL = "default"
+OWN_ASK = "up"
+"""The id of the question that an engine was started for."""
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
 
 
@@ -240,6 +242,31 @@ class Resident:
             )
         return FleetBackend(self._fleet, self._card, adapter)
 
+    async def _workers_again(self, ask: wire.Ask) -> Backend | None:
+        """What goes on answering a run: the adapter that is named now, or what did before.
+
+        Where that is not here, it is another if this engine was started for just this run, with
+        another worker. Raises InputError otherwise.
+        """
+        folder, adapter = str(ask.options["resume"]), ask.options.get("adapter")
+        if adapter is not None:
+            return self._workers(adapter)
+        run = await driver.in_thread(self._host, check_resumable, folder)
+        assert run.start is not None
+        name = run.start.worker
+        if self._backend is not None and self._backend.name == name:
+            return self._backend
+        if self._fleet is not None:
+            if any(served.name == name for served in self._fleet.adapters.served()):
+                return self._workers(name)
+            if name in self._fleet.models() and (card := self._fleet.card(name)) is not None:
+                return FleetBackend(self._fleet, card)
+        was_adapter = any(call.model.adapter == name for call in run.calls)
+        named = self.settings.adapters or (self.settings.model and not was_adapter)
+        if ask.ask == OWN_ASK and named:
+            return self._workers(None)
+        raise _not_here(run, self._backend)
+
     def answer(
         self,
         ask: wire.Ask,
@@ -259,7 +286,7 @@ class Resident:
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
-            workers = self._workers(options.get("adapter"))
+            workers = await self._workers_again(ask)
             result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -455,6 +482,9 @@ class Resident:
             self._send(client, wire.AdapterAdded(asked.ask, **served))
         except DistillError as error:
             self._send(client, _failed(asked.ask, error))
+        except Exception as error:
+            self._send(client, wire.Failed(asked.ask, type(error).__name__, repr(error), 6))
+            raise
 
     # -- ending
 
@@ -474,6 +504,19 @@ class Resident:
             await self._fleet.close()
         if self._placement is not None:
             await self._placement.close()
+
+
+def _not_here(run: Run, backend: Backend | None) -> InputError:
+    """Nobody here is the run's worker; what to do."""
+    assert run.start is not None
+    name = run.start.worker
+    there = ", ".join(backend.models()) if backend is not None else ""
+    return InputError(
+        f"the worker of run {run.id} was {name!r}, which this engine does not serve; there is "
+        f"{there or 'none'}. An adapter is loaded with --adapter {name}=PATH; --adapter OTHER goes "
+        "on with another; for another model start an engine for this run: bin/distill-up --worker "
+        f"MODEL --resume {run.folder}"
+    )
 
 
 def _failed(ask: str, error: DistillError) -> wire.Failed:

@@ -7,6 +7,7 @@ window. A request is known by ``id`` and ``attempt``; the driver commits the fir
 of an id and drops the rest.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -118,9 +119,14 @@ class Result(Value, frozen=True, tag_field="type", tag=True, omit_defaults=True)
     weights_version: Count = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError (of a peer's: RemoteProtocolError) for bytes that are no ids."""
+        """Raise ValueError (of a peer's: RemoteProtocolError) for what the log can't say.
+
+        That is bytes that are no ids, and numbers that are not finite: JSON has none of these.
+        """
         if len(self.prompt_token_ids or b"") % ID_BYTES or len(self.token_ids or b"") % ID_BYTES:
             raise ValueError(f"token ids take {ID_BYTES} bytes each")
+        if not all(map(math.isfinite, (self.queue_s, self.compute_s, *(self.logprobs or ())))):
+            raise ValueError("log-probabilities and seconds are finite")
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:

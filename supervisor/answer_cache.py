@@ -23,6 +23,8 @@ from distill.traces import records
 AnswerCaching = Literal["off", "run", "shared"]
 RUN_LIMIT_BYTES = 256 << 20
 SHARED_LIMIT_BYTES = 1 << 30
+ASKED_FOR_LIMIT = 1000
+"""Answers that were asked for, of which the file is not told yet."""
 SPARED_SHARE = 0.8
 """Of the limit, what is left after the answers that were not asked for longest have gone."""
 LOCKED_S = 0.2
@@ -55,6 +57,8 @@ def answer_key(request: wire.Request, card: wire.ModelCard | None, name: str) ->
     if card is not None:
         hashes = (card.weights_hash, card.tokenizer_hash, card.template_hash, card.adapter_hash)
         weights = [*hashes, card.dtype, card.engine, card.engine_version]
+        if request.sampling.max_tokens is None:  # the answer may fill the window
+            weights.append(str(card.window_tokens))
     return content_hash([weights, request_key(request)])
 
 
@@ -68,7 +72,8 @@ class AnswerCache:
 
     def __init__(self, path: Path | None, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._asked_for: list[tuple[float, str]] = []
+        self._asked_for: dict[str, float] = {}
+        """When, by key."""
         if path is not None:
             _make_private(path)
         try:
@@ -94,7 +99,9 @@ class AnswerCache:
         except (sqlite3.Error, msgspec.DecodeError):
             return None
         if known is not None:
-            self._asked_for.append((time.time(), key))
+            self._asked_for[key] = time.time()
+            if len(self._asked_for) >= ASKED_FOR_LIMIT:
+                self._write([])
         return known
 
     def keep(self, answers: Iterable[tuple[str | None, Known]]) -> None:
@@ -107,12 +114,14 @@ class AnswerCache:
             self._write(rows)
 
     def _write(self, rows: list[tuple[str, float, bytes]]) -> None:
+        # Forgotten where the file is busy: it would be tried again with each answer.
+        asked_for, self._asked_for = self._asked_for, {}
+        used = [(when, key) for key, when in asked_for.items()]
         with contextlib.suppress(sqlite3.Error):
             self._file.execute("BEGIN IMMEDIATE")
             try:
                 self._file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-                self._file.executemany("UPDATE answers SET used = ? WHERE key = ?", self._asked_for)
-                self._asked_for.clear()
+                self._file.executemany("UPDATE answers SET used = ? WHERE key = ?", used)
                 self._make_room()
             finally:
                 self._file.execute("COMMIT")

@@ -26,8 +26,8 @@ from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
-from distill.supervisor.recorded import fill_spares, last_batch
-from distill.supervisor.requests import Outcome, Questions, Submission, request_key
+from distill.supervisor.recorded import fill_spares, times_resumed
+from distill.supervisor.requests import Outcome, Questions, Submission, frames, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spare_calls import SpareCalls
 from distill.supervisor.text import printable
@@ -113,6 +113,8 @@ class WorkerCalls:
         self._asked: dict[str, Asked] = {}
         """By the beginning that the names of their requests have in common."""
         self._ended = False
+        self._names = log.run
+        """What the names of its requests begin with."""
         self._numbers = itertools.count(1)
         self.tally = Tally()
         self.spares = SpareCalls(log.call_line)
@@ -164,8 +166,7 @@ class WorkerCalls:
                 )
         except WorkerError as error:
             refusal = error
-        if self._ended:
-            raise WorkerError("the run has ended", kind="cancelled")
+        self._refuse_if_ended()
         self._log.write(
             records.Batch,
             cell=caller.cell,
@@ -191,11 +192,10 @@ class WorkerCalls:
         form: AnswerForm,
     ) -> list[Any]:
         """Each answer, or a WorkerError in its place. Raises WorkerError: none can be asked."""
-        if self._ended:
-            raise WorkerError("the run has ended", kind="cancelled")
+        self._refuse_if_ended()
         model = self._model_of(options)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
-        name = f"{self._log.run}-{next(self._numbers)}"
+        name = f"{self._names}-{next(self._numbers)}"
         sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
         questions = self._questions(name, prompts, sampling, options, form)
         asked = self._asked[name] = Asked(
@@ -210,8 +210,7 @@ class WorkerCalls:
         self.tally.asked += len(questions)
         try:
             unanswered = await self._unanswered(questions, asked)
-            if self._ended:
-                raise WorkerError("the run has ended", kind="cancelled")
+            self._refuse_if_ended()
             self._on_progress()
             self._backend.submit(
                 Submission(
@@ -228,6 +227,10 @@ class WorkerCalls:
         finally:
             self._asked.pop(name, None)
         return [parse_answer(answer, options) for answer in asked.answers]
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            raise WorkerError("the run has ended", kind="cancelled")
 
     def _model_of(self, options: Mapping[str, Any]) -> str | None:
         """The model that a call names, by all of its name or by what comes after the last slash;
@@ -272,21 +275,42 @@ class WorkerCalls:
         return Questions(name, conversations, sampling, record, form, system=system, chat=chat)
 
     async def _unanswered(self, questions: Questions, asked: Asked) -> Sequence[wire.Request]:
-        """Give the items their answers from before; the requests of the others."""
-        if not self.spares.is_read:
-            await in_thread(self._driver, self.spares.read)
+        """Give the items their answers from before; the requests of the others.
+
+        It goes by frames, between which the loop has its turn: no other run, and no worker's
+        heartbeat, waits for all of a large batch.
+        """
+        await self._read_spares()
         # Neither kind of answer from before has log-probabilities.
         if asked.form.logprobs or not (self.spares or self._cache is not None):
             return questions
+        unanswered: list[wire.Request] = []
+        for frame in frames(questions):
+            await asyncio.sleep(0)
+            await self._read_spares()
+            self._refuse_if_ended()
+            unanswered += self._without_answers(frame, asked)
+        return unanswered
+
+    async def _read_spares(self) -> None:
+        while not self.spares.is_read:
+            await in_thread(self._driver, self.spares.read)
+
+    def _without_answers(self, frame: list[wire.Request], asked: Asked) -> list[wire.Request]:
+        """Answer what was answered before, after one write to the log; what is left."""
         card = self._backend.card(asked.model)
-        requests = []
-        for item, request in enumerate(questions):
+        unanswered: list[wire.Request] = []
+        lines: list[records.Call] = []
+        for request in frame:
+            item = int(request.id.rpartition(".")[2])
             line = self._line_from_before(asked, item, request, card)
             if line is None:
-                requests.append(request)
+                unanswered.append(request)
             else:
-                self._answer_again(asked, item, line)
-        return requests
+                lines.append(line)
+        if lines:
+            self._answer_again(asked, lines)
+        return unanswered
 
     def _line_from_before(
         self, asked: Asked, item: int, request: wire.Request, card: wire.ModelCard | None
@@ -300,20 +324,22 @@ class WorkerCalls:
         known = self._cache.find(key)
         return None if known is None else self._lines.cached(asked, item, request, known)
 
-    def _answer_again(self, asked: Asked, item: int, line: records.Call) -> None:
-        """Answer with what was given before; the line in the log says so."""
+    def _answer_again(self, asked: Asked, lines: list[records.Call]) -> None:
+        """Answer with what was given before; the lines in the log say so."""
         try:
-            (place,) = self._log.calls([line])
+            places = self._log.calls(lines)
         except OSError as error:
-            asked.settle(item, WorkerError(f"the log can't be written: {error}"))
+            for line in lines:
+                asked.settle(line.item, WorkerError(f"the log can't be written: {error}"))
             return
-        if line.source == "reused":
-            self.spares.enter(asked.cell, place)
-            self.tally.reused += 1
-            self.tally.done += 1
-        else:
-            self._count(line)
-        asked.settle(item, line.response or "")
+        for line, place in zip(lines, places, strict=True):
+            if line.source == "reused":
+                self.spares.enter(asked.cell, place)
+                self.tally.reused += 1
+                self.tally.done += 1
+            else:
+                self._count(line)
+            asked.settle(line.item, line.response or "")
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
@@ -367,7 +393,8 @@ class WorkerCalls:
 
     def take_up(self, run: Run) -> None:
         """Go on with the calls of a run that was cut off."""
-        self._numbers = itertools.count(last_batch(run) + 1)
+        # Calls in flight at the cut are not in the log; one may still be answered by then.
+        self._names = f"{run.id}.{times_resumed(run) + 1}"
         fill_spares(self.spares.recorded, run)
         for line in run.calls:
             self.tally.asked += 1

@@ -17,7 +17,7 @@ import os
 import resource
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ REMOTE_WORKERS = "remote_workers"
 """The zone of workers on other machines, which has keys; it is there when somebody listens."""
 EVENTS_KEPT = 500
 """Events from before a journal was attached that it still gets."""
+ENDING_S = 1.0
+"""A run that was just stopped may take so long to end, before it can go on."""
 
 ZoneHandler = Callable[[list[Inbound]], None]
 ChildHandler = Callable[[FromLauncher], None]
@@ -69,6 +71,8 @@ class Driver:
         self._child_handlers: dict[str, ChildHandler] = {}
         self._journals: dict[Path, Journal] = {}
         self._uses: Counter[Path] = Counter()
+        self._runs: dict[str, asyncio.Event] = {}
+        """The end of each run that is under way."""
         self.on_event: Callable[[records.Event], None] | None = None
         """Hears every event as it is logged."""
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
@@ -207,6 +211,21 @@ class Driver:
         self.lost.set()
         for handler in list(self._lost):
             handler()
+
+    @contextlib.asynccontextmanager
+    async def under_way(self, run: str) -> AsyncIterator[None]:
+        """This run goes on while the context lasts. Raises InputError if it does already."""
+        if (before := self._runs.get(run)) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(before.wait(), ENDING_S)
+        if run in self._runs:
+            raise InputError(f"run {run} is under way in this engine: wait for its end, or stop it")
+        ended = self._runs[run] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._runs[run]
+            ended.set()
 
     # -- events
 

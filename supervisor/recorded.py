@@ -84,7 +84,10 @@ def ledger_of(run: Run) -> Ledger:
 
 
 def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
-    """Enter what the calls of these cells got, under the number that is given for each."""
+    """Enter what the calls of these cells got, under the number that is given for each.
+
+    A call some of whose lines can't be read is left out: it counts as one never made.
+    """
     for call in run.primitives:
         if (cell := numbers.get(call.cell)) is not None:
             ledger.enter(cell, call.key, Answer(call.value, _error(call.error)))
@@ -94,7 +97,8 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
     for batch in run.batches:
         if batch.key and (cell := numbers.get(batch.cell)) is not None:
             lines = items.get((batch.cell, batch.call), {})
-            ledger.enter(cell, batch.key, _batch_answer(batch, lines))
+            if len(lines) == batch.items:
+                ledger.enter(cell, batch.key, _batch_answer(batch, lines))
 
 
 def _by_cell(called: Iterable[Called]) -> dict[int, list[Called]]:
@@ -175,7 +179,6 @@ def line_key(line: records.Call) -> str:
     return asked_key(messages, prompt, msgspec.convert(asked, Sampling), model)
 
 
-def last_batch(run: Run) -> int:
-    """The highest number among the ids of its worker calls, ``RUN-NUMBER.ITEM``."""
-    numbers = (line.id.removeprefix(f"{run.id}-").partition(".")[0] for line in run.calls)
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+def times_resumed(run: Run) -> int:
+    """How often it has gone on after a cut. Nothing was asked before the log said so."""
+    return sum(event.event == "run_resumed" for event in run.events)

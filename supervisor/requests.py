@@ -140,7 +140,7 @@ def estimate_tokens(request: wire.Request) -> int:
     return ids + estimated_tokens(chars, request.sampling.max_tokens)
 
 
-def frames(requests: list[wire.Request]) -> Iterable[list[wire.Request]]:
+def frames(requests: Iterable[wire.Request]) -> Iterable[list[wire.Request]]:
     """Groups of at most BATCH_REQUESTS requests and about BATCH_BYTES."""
     group: list[wire.Request] = []
     size = 0

@@ -1,5 +1,6 @@
 """LoRA adapters by the command line and by ``Engine``, on real worker servers that do no work."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import pytest
 
 from distill import Engine
 from distill.cli import cli
-from distill.errors import ModelError
-from distill.traces import read
+from distill.errors import InputError, ModelError
+from distill.traces import read, records
 from tests.adapter_folder import write_adapter
 from tests.distill.commands import QUESTION, TEXT, Command
 from tests.engine_stand_in.spec import MODEL, worker_spec
@@ -69,12 +70,45 @@ def test_adapters_are_loaded_and_switched_while_the_engine_is_up(short: Path, up
         assert (third.version, third.model, len(third.files_hash)) == (3, str(MODEL), 64)
         with pytest.raises(ModelError, match="no adapter_model"):
             engine.load_adapter(short / "log-of-nothing")
+        goes_on_with_what_had_answered(engine, short / "d")
     assert ask("f", "--answer-cache", "shared") == {("tuned", 3)}
     assert ask("g", "--answer-cache", "shared", says="more from the cache") == {("tuned", 3)}
 
     (told,) = read(short / "g").runs.values()
     prompt = told.conversation()[0]["content"]
     assert f"model=NAME): {str(MODEL)!r}, 'second'\n" in prompt
+
+
+def cut_off(folder: Path, worker: str | None = None) -> None:
+    """Leave of a run what a driver leaves that is killed at its supervisor's first reply."""
+    log = folder / records.SUPERVISOR_LOG
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    first = next(i for i, line in enumerate(lines) if line.get("role") == "assistant")
+    kept = [{**line, "worker": worker or line["worker"]} if line["type"] == "run_start" else line
+            for line in lines[:first]]  # fmt: skip
+    log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    (folder / records.WORKER_LOG).write_text("")
+
+
+def goes_on_with_what_had_answered(engine: Engine, log: Path) -> None:
+    """A run that "second" answered, which is not the engine's default."""
+
+    def goes_on(**options: str) -> set[tuple[str, int]]:
+        engine.ask("", [], None, {"resume": str(log), **options})
+        return answered(log)
+
+    cut_off(log)
+    assert goes_on() == {("second", 1)}
+    cut_off(log, str(MODEL))
+    assert goes_on() == {("", 0)}
+    cut_off(log, "gone")
+    with pytest.raises(InputError, match="was 'gone', which this engine does not serve") as told:
+        goes_on()
+    assert "--adapter gone=PATH" in str(told.value)
+    assert goes_on(adapter="tuned") == {("tuned", 3)}
+    (run,) = read(log).runs.values()
+    resumed = [event.detail["worker"] for event in run.events if event.event == "run_resumed"]
+    assert resumed[-1] == "tuned"
 
 
 def _endpoint(up: Command) -> str:
@@ -102,8 +136,8 @@ def test_what_can_not_be_is_said_at_once(
 SCRIPT = """
 import sys
 from distill import LMResponse, ModelHandler, Usage, VLLMHandler, run
-from distill.errors import ModelError
-from distill.traces import read
+from distill.errors import InputError, ModelError
+from distill.traces import read, records
 
 class Code(ModelHandler):
     model = "code"

@@ -242,6 +242,17 @@ def test_token_ids_survive_packing(ids: list[int]) -> None:
     assert codec.DRIVER_TO_WORKER.decode(codec.WORKER_TO_DRIVER.encode(results)) == results
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ["logprobs", "queue_s", "compute_s"])
+def test_numbers_that_no_log_can_hold_are_the_peers_error(field: str, number: float) -> None:
+    lie = {"type": "Result", "id": "r", "attempt": 1, "text": "", "finish_reason": "stop"}
+    value = [-0.5, number] if field == "logprobs" else number
+    lie |= {"prompt_tokens": 0, "completion_tokens": 0, field: value}
+    payload = msgpack.packb({"type": "Results", "results": [lie]})
+    with pytest.raises(RemoteProtocolError, match=r"finite|>= 0"):
+        codec.DRIVER_TO_WORKER.decode(payload)
+
+
 @pytest.mark.parametrize("field", ["token_ids", "prompt_token_ids"])
 def test_bytes_that_are_no_ids_are_the_peers_error(field: str) -> None:
     lie = {"type": "Result", "id": "r", "attempt": 1, "text": "", "finish_reason": "stop"}
