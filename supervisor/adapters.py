@@ -50,6 +50,8 @@ class _Load:
         self.served = served
         self.key = served.name, served.version
         self.waits_for = {worker.name for worker in workers}
+        self._first = ""
+        """Who has loaded it first; it may have ended since."""
         self.is_done = asyncio.Event()
 
     def settle(self, worker: str, files_hash: str, refused: str | None) -> None:
@@ -59,8 +61,9 @@ class _Load:
         served = self.served
         known_hash = served.files_hash or files_hash
         if refused is None and files_hash != known_hash:
-            refused = f"the files at {served.path} are others there than at {served.workers[0]}"
+            refused = f"the files at {served.path} are others there than at {self._first}"
         if refused is None:
+            self._first = self._first or worker
             loaded = tuple(sorted((*served.workers, worker)))
             self.served = replace(served, files_hash=known_hash, workers=loaded)
         else:

@@ -85,6 +85,8 @@ class Server:
                 self.send(W.WorkerFailed("engine", "EngineCore died"))
                 self.sockets.close()
                 sys.exit(1)
+            case "silent":
+                pass
             case "freeze":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "noise":
