@@ -136,7 +136,7 @@ class Dispatch:
                 pending.request,
                 result,
                 None,
-                worker.card_of(result),
+                worker.card_of(pending.request),
                 worker.producer,
                 time.monotonic() - pending.since,
             )

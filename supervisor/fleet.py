@@ -444,7 +444,9 @@ class Fleet:
         worker.conversation.received(message)
         worker.heard_s = time.monotonic()
         if isinstance(message, wire.Results):
-            finished.extend((worker, result) for result in message.results)
+            for result in message.results:
+                worker.check(result)
+                finished.append((worker, result))
         else:
             self._act(worker, message)
 
@@ -492,6 +494,8 @@ class Fleet:
     def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:
         if (why := self._differs(ready.card)) is not None:
             raise RemoteProtocolError(why, peer=worker.name)
+        if ready.card.adapter is not None or ready.card.weights_version:
+            raise RemoteProtocolError("its own card names an adapter", peer=worker.name)
         worker.card, worker.slots = ready.card, ready.slots
         worker.ready_s = time.monotonic()
         worker.token_budget = ready.token_budget

@@ -197,6 +197,19 @@ def test_cancelled_requests_are_forgotten(with_fleet: Callable[..., Any]) -> Non
     with_fleet(body, ["answer"])
 
 
+def test_an_answer_by_what_was_not_asked_is_no_answer(with_fleet: Callable[..., Any]) -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.ready()
+        outcomes = await ask(fleet, requests(4))
+        assert texts(outcomes) == {"r0": "p0:1", "r1": "p1:2", "r2": "p2:2", "r3": "p3:2"}
+        assert {o.card.adapter for o in outcomes if o.card is not None} == {None}
+        (worker,) = fleet.workers()
+        why = "asked of the model itself, and the answer is of version 2 of the adapter 't'"
+        assert why in worker.meter.last_fault
+
+    with_fleet(body, ["another adapter", "answer"])
+
+
 def stumble(*_: object) -> None:
     raise KeyError("a bug")
 
