@@ -191,7 +191,7 @@ class Worker:
         )
 
     def take(self, pending: Pending) -> None:
-        """Put a request in flight here."""
+        """Put a request in flight here; its id is none of those that are."""
         self.in_flight[pending.request.id] = pending
         self.tokens_in_flight += pending.tokens
 
