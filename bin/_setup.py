@@ -42,8 +42,9 @@ DOWNLOAD_MB = {
         "about 170 other packages": 532,
     },
     "dev": {"17 packages for the tests": 20},
+    "ray": {"Ray": 80},
 }
-DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120}
+DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210}
 
 
 class SetupError(Exception):
@@ -65,6 +66,10 @@ def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     return "gpu" if has_gpu else "cpu"
 
 
+def wants_ray(arguments: list[str]) -> bool:
+    return any(word == "--ray" or word.startswith("--ray=") for word in arguments)
+
+
 def only_help(arguments: list[str]) -> bool:
     return "--help" in arguments or "-h" in arguments
 
@@ -79,7 +84,7 @@ def has_nvidia_gpu() -> bool:
 
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
-    return [engine, "dev"] if profile == "test" else [profile]
+    return [engine, "dev", "ray"] if profile == "test" else [profile]
 
 
 def requirement_files(part: str) -> list[Path]:
@@ -400,6 +405,8 @@ def main(words: list[str]) -> int:
             profile = choose_profile(arguments, chosen, has_gpu=has_nvidia_gpu())
             profile = "api" if only_help(arguments) else profile
         parts = parts_of(profile, engine)
+        if wants_ray(arguments) and not only_help(arguments):
+            parts.append("ray")
         if not is_ready(venv, parts):
             if profile in ("cpu", "gpu") and (code := check_arguments(venv, engine, arguments)):
                 return code

@@ -199,6 +199,32 @@ def cli() -> None:
     "all).",
 )
 @click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Workers on a Ray cluster: the one at this address; without one that of RAY_ADDRESS, else "
+    "the one that `ray start` has made this machine part of, else a new one on this machine only.",
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: how many worker servers (default: 1).",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: GPUs of each, tensor-parallel (default: 1).",
+)
+@click.option(
+    "--cores-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: CPU cores of each, and no GPU.",
+)
+@click.option(
     "--supervisor-gpus",
     metavar="4+5",
     help="The GPUs of --supervisor local:MODEL, as --gpus. Without it (and --supervisor-cores) "
@@ -255,6 +281,7 @@ def up(**options: Any) -> int:
     Examples:
       bin/distill-up -c examples/kjv.txt -q "Who was Moses' brother?"
       bin/distill-up --worker Qwen/Qwen3-4B --gpus 0,1
+      bin/distill-up --worker Qwen/Qwen3-4B --ray --num-workers 8
       distill run -c report.txt -q "What was the revenue in 2024?"
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import commands

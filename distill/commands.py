@@ -25,6 +25,7 @@ from distill.orchestrator import check_resumable, default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
+from distill.ray_options import check_ray, with_cluster
 from distill.resident import NO_MODEL, Resident, SandboxSettings, WorkerSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
@@ -72,6 +73,7 @@ def up(
         listen,
         only_joined,
     )
+    settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
@@ -82,7 +84,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
-    _check_gpus((*settings.gpus, *(own.gpus if own is not None else ())))
+    _check_devices(settings, own)
     described(sandbox.packages)
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
@@ -115,7 +117,7 @@ def _up(
                 if (endpoint := resident.listen(display.line)) is not None:
                     display.line(_how_to_join(endpoint, resident.settings))
                 display.phase(f"starting {resident.wanted}")
-                resident.start()
+                resident.start(lambda status: display.phase(status or "all workers have a place"))
             yield
     finally:
         display.phase("ending")
@@ -318,11 +320,14 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _check_gpus(servers: Sequence[str]) -> None:
-    """Raises MachineError where they are not there, or two of them are one."""
+def _check_devices(workers: WorkerSettings, supervisor: WorkerSettings | None) -> None:
+    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed."""
     from distill.worker_server import gpus
     from distill.worker_server.errors import WorkerError
 
+    if workers.ray is not None:
+        check_ray()
+    servers = (*workers.gpus, *(supervisor.gpus if supervisor is not None else ()))
     try:
         if servers:
             gpus.check_apart(servers, gpus.list_gpus())

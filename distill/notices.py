@@ -3,6 +3,7 @@
 from distill.traces import records
 
 SENTENCES = {
+    "worker_placed": "{name} has a place: {where}",
     "worker_ready": "{name} on {host} serves {model}",
     "worker_left": "{name} on {host} is gone: {why}",
     "worker_failed": "{name} on {host} can't serve: {why}",

@@ -27,18 +27,21 @@ from distill.protocol import client_link as wire
 from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
+from distill.protocol.endpoints import EVERYWHERE, host_and_port
 from distill.protocol.errors import ProtocolError
+from distill.protocol.keys import KEY_VARIABLE, read_worker_key
 from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
 from distill.rates import UNLIMITED, Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
-from distill.supervisor import background, driver, standby
+from distill.supervisor import background, driver, keyring, standby
 from distill.supervisor.adapters import Served
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
+from distill.supervisor.placement import Placement, RayCluster
 from distill.supervisor.worker_command import worker_argv, worker_environment
 from distill.supervisor.workers import SUPERVISOR_PREFIX, Role, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
@@ -73,9 +76,10 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings:
     """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
 
-    Both empty means one, on what is there, or none if ``only_joined``. Others may join at
-    ``listen``, a tcp address. ``rates`` are ``url``'s. The first of ``adapters`` answers where a
-    run names none; ``max_lora_rank`` None means that workers take no adapters.
+    Both empty means one, on what is there, or none if ``only_joined``, or those that are placed on
+    the cluster ``ray``. Others may join at ``listen``, a tcp address. ``rates`` are ``url``'s.
+    The first of ``adapters`` answers where a run names none; ``max_lora_rank`` None means that
+    workers take no adapters.
     """
 
     model: str | None = None
@@ -89,6 +93,7 @@ class WorkerSettings:
     chat_template: str | None = None
     listen: str | None = None
     only_joined: bool = False
+    ray: RayCluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class Resident:
         self._supervisor = supervisor
         self._host = driver.shared()
         self._fleet: Fleet | None = None
+        self._placement: Placement | None = None
         self._backend: Backend | None = None
         self._model_names: dict[str, str] = {}
         """The models of this engine's own workers, by what the user called them."""
@@ -135,22 +141,6 @@ class Resident:
         """The worker model's name, once it is up."""
         return self._backend.name if self._backend is not None else ""
 
-    def listen(self, tell: Callable[[str], None]) -> str | None:
-        """Let workers on other machines join, if that was asked for; the address that they dial.
-
-        ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
-        can't be had.
-        """
-        if self.settings.listen is None:
-            return None
-
-        def hear(event: records.Event) -> None:
-            if (line := notice(event)) is not None:
-                tell(line)
-
-        self._host.on_event = hear
-        return self._host.listen_to_remote_workers(self.settings.listen)
-
     @property
     def wanted(self) -> str:
         """What ``start`` brings up, for people."""
@@ -162,14 +152,35 @@ class Resident:
         model = self._supervisor.model or "SmolLM2-135M-Instruct"
         return f"{worker}, and the supervisor: {model}"
 
-    def start(self) -> None:
-        """Bring the workers up. Raises ModelError when none comes."""
-        background.wait(self._start())
+    def listen(self, tell: Callable[[str], None]) -> str | None:
+        """Let workers on other machines join, if that was asked for; the address that they dial.
 
-    async def _start(self) -> None:
+        ``tell`` gets a line when one comes, goes or is refused. Raises InputError if the address
+        can't be had.
+        """
+        if self.settings.listen is None and self.settings.ray is None:
+            return None
+
+        def hear(event: records.Event) -> None:
+            if (line := notice(event)) is not None:
+                tell(line)
+
+        self._host.on_event = hear
+        if self.settings.listen is None:
+            return None
+        return self._host.listen_to_remote_workers(self.settings.listen)
+
+    def start(self, on_status: Callable[[str], None] = lambda _: None) -> None:
+        """Bring the workers up. Raises ModelError when none comes.
+
+        ``on_status`` hears, on the loop, what workers on a cluster wait for; now and later.
+        """
+        background.wait(self._start(on_status))
+
+    async def _start(self, on_status: Callable[[str], None]) -> None:
         await driver.in_thread(self._host, prepare, self._sandbox.packages)
         endpoint = self._host.endpoints["workers"]
-        specs = [] if self.settings.url is not None else _specs(self.settings, endpoint)
+        specs = [] if self.settings.url is not None else self._own_specs(on_status)
         if self._supervisor is not None:
             specs += _specs(self._supervisor, endpoint, "supervisor")
         awaits_others = self.settings.listen is not None or self.settings.only_joined
@@ -185,6 +196,13 @@ class Resident:
         finally:
             for task in tasks:
                 task.cancel()
+
+    def _own_specs(self, on_status: Callable[[str], None]) -> list[WorkerSpec]:
+        """The worker servers that this engine starts, here or on a cluster."""
+        if self.settings.ray is None:
+            return _specs(self.settings, self._host.endpoints["workers"])
+        self._placement = Placement(self._host, self.settings.ray, on_status)
+        return _placed_specs(self.settings, self.settings.ray, self._placement, self._host)
 
     async def _bring_up_workers(self) -> None:
         if self.settings.url is None and self._fleet is not None:
@@ -454,6 +472,8 @@ class Resident:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._fleet is not None:
             await self._fleet.close()
+        if self._placement is not None:
+            await self._placement.close()
 
 
 def _failed(ask: str, error: DistillError) -> wire.Failed:
@@ -522,14 +542,38 @@ def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> li
     specs = []
     for number, device in enumerate(devices or [{}]):
         name = f"{role}-{number}"
-        argv = worker_argv(
-            endpoint,
-            name,
-            settings.model,
-            **device,
-            window_tokens=settings.window_tokens,
-            max_lora_rank=settings.max_lora_rank,
-            chat_template=settings.chat_template,
-        )
+        argv = _argv(settings, endpoint, name, device)
         specs.append(WorkerSpec(name, tuple(argv), worker_environment(), role))
+    return specs
+
+
+def _argv(settings: WorkerSettings, endpoint: str, name: str, device: dict[str, str]) -> list[str]:
+    return worker_argv(
+        endpoint,
+        name,
+        settings.model,
+        **device,
+        window_tokens=settings.window_tokens,
+        max_lora_rank=settings.max_lora_rank,
+        chat_template=settings.chat_template,
+    )
+
+
+def _placed_specs(
+    settings: WorkerSettings, cluster: RayCluster, placement: Placement, host: driver.Driver
+) -> list[WorkerSpec]:
+    """The cluster's worker servers; what is in braces is known on the node.
+
+    They join over tcp, wherever they are. Raises InputError if this engine can't listen.
+    """
+    asked = settings.listen or "tcp://*:*"
+    endpoint = host.endpoints.get(driver.REMOTE_WORKERS) or host.listen_to_remote_workers(asked)
+    if host_and_port(asked)[0] in EVERYWHERE:
+        endpoint = f"tcp://{{driver}}:{host_and_port(endpoint)[1]}"
+    key = {KEY_VARIABLE: read_worker_key(keyring.worker_key_path()).text}
+    device = {"cores" if cluster.cores_per_worker else "gpu": "{devices}"}
+    specs = []
+    for name in (f"ray-{number}" for number in range(cluster.num_workers)):
+        _, *argv = _argv(settings, endpoint, name, device)
+        specs.append(WorkerSpec(name, ("{python}", *argv), key, starter=placement))
     return specs

@@ -11,6 +11,7 @@ from distill.protocol import (
     client_link,
     jail_link,
     launcher_link,
+    placer_link,
     sandbox_link,
     worker_link,
 )
@@ -96,6 +97,7 @@ class Codec(Generic[Sent, Received]):
 
 
 W, S, J, C, L = worker_link, sandbox_link, jail_link, client_link, launcher_link
+P = placer_link
 
 DRIVER_TO_WORKER: Codec[W.ToWorker, W.FromWorker] = Codec(W.FromWorker, W.FRAME_LIMIT_BYTES)
 WORKER_TO_DRIVER: Codec[W.FromWorker, W.ToWorker] = Codec(W.ToWorker, W.FRAME_LIMIT_BYTES)
@@ -108,6 +110,8 @@ DRIVER_TO_LAUNCHER: Codec[L.ToLauncher, L.FromLauncher] = Codec(
     L.FromLauncher, L.PACKET_LIMIT_BYTES
 )
 LAUNCHER_TO_DRIVER: Codec[L.FromLauncher, L.ToLauncher] = Codec(L.ToLauncher, L.PACKET_LIMIT_BYTES)
+DRIVER_TO_PLACER: Codec[P.ToPlacer, P.FromPlacer] = Codec(P.FromPlacer, P.FRAME_LIMIT_BYTES)
+PLACER_TO_DRIVER: Codec[P.FromPlacer, P.ToPlacer] = Codec(P.ToPlacer, P.FRAME_LIMIT_BYTES)
 LAUNCHER_TO_KEEPER: Codec[S.LauncherToKeeper, S.KeeperToLauncher] = Codec(
     S.KeeperToLauncher, L.PACKET_LIMIT_BYTES
 )

@@ -125,7 +125,11 @@ class Division:
         """A cgroup for this jail. Raises OSError."""
         folder = self.folder / f"distill-{os.getpid()}-{jail}"
         folder.mkdir()
-        return Cgroup(folder, self.controllers)
+        try:
+            return Cgroup(folder, self.controllers)
+        except OSError:
+            folder.rmdir()
+            raise
 
 
 class Cgroup:
@@ -134,10 +138,10 @@ class Cgroup:
     def __init__(self, folder: Path, controllers: tuple[str, ...]) -> None:
         self.controllers = controllers
         self._folder = folder
-        # Opened here: the rights of whoever opened it count, and the jail's uid has none.
-        self._procs_fd = os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         self._write("memory.oom.group", 1)
         self._write("memory.swap.max", 0)
+        # Opened here: the rights of whoever opened it count, and the jail's uid has none.
+        self._procs_fd = os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def bound(self, memory_bytes: int, tasks: int) -> None:
         """Set its limits, as far as it has controllers; the slack is added here."""

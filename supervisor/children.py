@@ -51,6 +51,15 @@ def minimal_environment() -> dict[str, str]:
     }
 
 
+def last_words(path: Path) -> str:
+    """The last lines of a child's output, for a message about its death."""
+    try:
+        text = path.read_bytes()[-1500:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "Its last output:\n" + text if text.strip() else ""
+
+
 class Children:
     """The launcher process and what it started; lives on the driver's event loop.
 

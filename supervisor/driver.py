@@ -24,7 +24,7 @@ from typing import Any
 
 from distill.caller import WAITER
 from distill.errors import InputError
-from distill.protocol import client_link, sandbox_link, worker_link
+from distill.protocol import client_link, placer_link, sandbox_link, worker_link
 from distill.protocol.endpoints import published
 from distill.protocol.errors import LocalProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
@@ -42,6 +42,7 @@ ZONES = {
     "sandboxes": sandbox_link.FRAME_LIMIT_BYTES,
     "workers": worker_link.FRAME_LIMIT_BYTES,
     "clients": client_link.FRAME_LIMIT_BYTES,
+    "placer": placer_link.FRAME_LIMIT_BYTES,
 }
 """One ROUTER per trust zone, and the largest frame it takes."""
 REMOTE_WORKERS = "remote_workers"
@@ -75,7 +76,7 @@ class Driver:
         self._history: deque[records.Event] = deque(maxlen=EVENTS_KEPT)
         self._lost: list[Callable[[], None]] = []
         self.children = Children(
-            self.loop, self.run_directory, self._on_child, self._on_launcher_lost
+            self.loop, self.run_directory, self._on_launcher, self._on_launcher_lost
         )
         self._sockets = Sockets()
         self.endpoints = {
@@ -176,18 +177,22 @@ class Driver:
                 # What is read is in no socket any more: the other zones must hear theirs.
                 LOG.exception("distill: messages of the zone %s could not be taken in", zone)
 
-    def _on_child(self, message: FromLauncher) -> None:
+    def _on_launcher(self, message: FromLauncher) -> None:
+        self.on_child_message(message, self.launcher)
+
+    def on_child_message(self, message: FromLauncher, teller: records.Producer) -> None:
+        """What has become of a child, here or on another machine; ``teller`` has started it."""
         name = message.child
         match message:
             case Started():
                 more = {"cgroup": list(message.cgroup)} if message.cgroup else {}
-                self.event("child_started", self.launcher, child=name, pid=message.pid, **more)
+                self.event("child_started", teller, child=name, pid=message.pid, **more)
             case NotStarted():
-                self.event("child_not_started", self.launcher, child=name, why=message.detail)
+                self.event("child_not_started", teller, child=name, why=message.detail)
             case Exited():
                 self.event(
                     "child_exited",
-                    self.launcher,
+                    teller,
                     child=name,
                     status=message.status,
                     left_in_group=message.group_size,

@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from distill.errors import DistillError, MachineError, ModelError
 from distill.protocol import PROTOCOL_VERSION
@@ -24,12 +23,13 @@ from distill.protocol.launcher_link import Exited, FromLauncher, Kill, NotStarte
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
 from distill.supervisor.adapters import Adapters
+from distill.supervisor.children import last_words
 from distill.supervisor.dispatch import Dispatch, Finished
 from distill.supervisor.driver import REMOTE_WORKERS, Driver
 from distill.supervisor.exits import Watch
 from distill.supervisor.requests import Submission
 from distill.supervisor.worker_status import status_of
-from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Worker, WorkerSpec, hang
+from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Starter, Worker, WorkerSpec, hang
 from distill.traces import records
 
 LOG = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Fleet:
             if worker.conversation.allows(Shutdown):
                 self._send(worker, Shutdown())
             elif worker.spec is not None and worker.conversation.state != "gone":
-                self._driver.children.send(Kill(worker.name))
+                self._starter(worker.spec).send(Kill(worker.name))
         ours = [worker for worker in self._workers.values() if worker.spec is not None]
         deadline = time.monotonic() + deadline_s
         while any(worker.conversation.state != "ended" for worker in ours):
@@ -169,23 +169,29 @@ class Fleet:
 
     # -- processes
 
+    def _starter(self, spec: WorkerSpec) -> Starter:
+        return self._driver.children if spec.starter is None else spec.starter
+
     def _start(self, worker: Worker) -> None:
         assert worker.spec is not None
-        worker.heard_s, worker.pid, worker.has_exited = time.monotonic(), 0, False
+        # Not heard of until it is started: on a cluster it may have to wait.
+        worker.heard_s, worker.pid, worker.has_exited = math.inf, 0, False
         name = worker.name
         self._driver.on_child(name, lambda message: self._on_child(worker, message))
         output = str(self._driver.run_directory / f"{name}.log")
-        self._driver.children.send(Spawn(name, worker.spec.argv, worker.spec.env, output))
+        spawn = Spawn(name, worker.spec.argv, worker.spec.env, output)
+        self._starter(worker.spec).send(spawn)
 
     def _on_child(self, worker: Worker, message: FromLauncher) -> None:
         if isinstance(message, Started):
+            worker.heard_s = time.monotonic()
             self._watch_process(worker, message.pid)
             if (early := worker.early) is not None:
                 worker.early = None
                 self._on_batch([early])
         if not isinstance(message, Exited | NotStarted):
             return
-        has_served = worker.card is not None
+        may_try_again = worker.card is not None or worker.is_lost_elsewhere(message)
         if isinstance(message, Exited):
             why = f"ended with status {message.status}"
         else:
@@ -198,7 +204,7 @@ class Fleet:
             worker.restarts = 0
         if said_goodbye:
             worker.failure = wire.WorkerFailed("engine", TOLD_TO_LEAVE)
-        elif has_served and worker.restarts < RESTARTS_LIMIT:
+        elif may_try_again and worker.restarts < RESTARTS_LIMIT:
             delay_s = BACKOFF_S[min(worker.restarts, len(BACKOFF_S) - 1)]
             worker.restarts += not worker.died_of_suspect
             worker.meter.restarted(worker.failure.detail if worker.failure is not None else why)
@@ -206,8 +212,10 @@ class Fleet:
             self._driver.event("worker_restarting", worker.producer, why=why, delay_s=delay_s)
             self._driver.loop.call_later(delay_s, self._restart, worker)
         elif worker.failure is None:
-            tail = _tail(self._driver.run_directory / f"{worker.name}.log")
-            worker.failure = wire.WorkerFailed("engine", f"the worker server {why}. {tail}".strip())
+            words = last_words(self._driver.run_directory / f"{worker.name}.log")
+            worker.failure = wire.WorkerFailed(
+                "engine", f"the worker server {why}. {words}".strip()
+            )
         self._settle()
 
     def _watch_process(self, worker: Worker, pid: int) -> None:
@@ -218,6 +226,8 @@ class Fleet:
             self._driver.loop.call_later(LAST_WORDS_S, self._on_exit, worker, pid)
 
         worker.pid = pid
+        if worker.is_elsewhere:
+            return  # the number is of another machine
         with contextlib.suppress(OSError):
             worker.watch = Watch(self._driver.loop, pid, on_exit)
 
@@ -272,18 +282,26 @@ class Fleet:
         if worker.spec is not None:
             worker.failure = worker.failure or wire.WorkerFailed("engine", why)
             worker.heard_s = time.monotonic()  # it has ENDING_LIMIT_S to end
-            self._driver.children.send(Kill(worker.name))
+            self._starter(worker.spec).send(Kill(worker.name))
         else:
             self._refuse(worker.zone, worker.epoch, why)
         self._lost.append((worker, why))
 
     def _lose(self, worker: Worker, why: str) -> None:
-        """Its connection is gone, or as good as gone: it may come back as another incarnation."""
-        if worker.conversation.state not in ("gone", "ended"):
-            worker.conversation.state = "gone"
+        """Its connection is gone, or as good as gone: it may come back as another incarnation.
+
+        One that was placed on a cluster is started again there.
+        """
+        if worker.conversation.state in ("gone", "ended"):
+            return
+        worker.conversation.state = "gone"
+        if worker.spec is not None:
+            worker.heard_s = time.monotonic()
+            self._starter(worker.spec).send(Kill(worker.name))
+        else:
             worker.away_until_s = time.monotonic() + AWAY_LIMIT_S
             self._refuse(worker.zone, worker.epoch, why, again=True)
-            self._lost.append((worker, why))
+        self._lost.append((worker, why))
 
     def _look_for_lost(self) -> None:
         """A connection has ended, and nobody says whose: who can't be reached is an event."""
@@ -524,12 +542,3 @@ class Fleet:
 
 def _worker(name: str, spec: WorkerSpec | None) -> Worker:
     return Worker(name, spec, Conversation(wire.TRANSITIONS, peer=name))
-
-
-def _tail(path: Path) -> str:
-    """The last lines of a child's output, for a message about its death."""
-    try:
-        text = path.read_bytes()[-1500:].decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "Its last output:\n" + text if text.strip() else ""

@@ -109,8 +109,14 @@ class Journal:
             descriptor = self._files[log]
             start = os.lseek(descriptor, 0, os.SEEK_END)
             view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            try:
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            except OSError:
+                # All of a batch or none: what was refused is not in the log, and the next line
+                # does not begin in the middle of one.
+                os.ftruncate(descriptor, start)
+                raise
         return start
 
     def line(self, log: str, start: int) -> bytes:

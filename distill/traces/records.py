@@ -15,7 +15,7 @@ WORKER_LOG = "worker.jsonl"
 CONTEXT_FOLDER = "contexts"
 SPOOL_FOLDER = "spool"
 
-ProcessKind = Literal["driver", "launcher", "sandbox", "worker_server"]
+ProcessKind = Literal["driver", "launcher", "placer", "sandbox", "worker_server"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

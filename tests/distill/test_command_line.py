@@ -216,6 +216,8 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     ),
     "no rate at all": (["-c", "{text}", "--worker-tokens-per-minute", "0"], 2, "per-minute"),
     "a gpu twice": (["-c", "{text}", "--gpus", "0,0"], 2, "gpus"),
+    "a number of workers and no cluster": (["--num-workers", "8"], 2, "is for --ray"),
+    "a cluster and an endpoint": (["--ray"], 2, "--ray and --worker-url exclude each other"),
     "a gpu without a name": (["-c", "{text}", "--gpus", "0,,1"], 2, "gpus"),
     "a limit that is none": (["-c", "{text}", "--limit", "patience=1"], 2, "memory_bytes"),
     "a limit without a value": (["-c", "{text}", "--limit", "cell_s"], 2, "NAME=VALUE"),

@@ -31,7 +31,7 @@ from distill.cli import cli
 from distill.supervisor import keyring
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md", "docs/ray.md")
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
@@ -267,7 +267,16 @@ def job(words: list[str], _: Path) -> None:
     assert (ROOT / words[0]).is_file()
 
 
+def ray_start(words: list[str], _: Path) -> None:
+    """Held against Ray's own parser."""
+    from ray.scripts.scripts import start
+
+    with start.make_context("ray start", words):
+        pass
+
+
 RULES: dict[str, Check] = {
+    ".venv/bin/ray start": ray_start,
     "ssh gpu2": elsewhere,
     "scp": key_copy,
     "sbatch": job,
@@ -344,8 +353,10 @@ def test_readme_says_what_is_downloaded() -> None:
         for size_mb in setup.DOWNLOAD_MB[profile].values():
             assert re.search(rf"\b{size_mb:,}\b", row), (profile, size_mb)
         assert f"{setup.DISK_MB[profile] / 1000:.1f} GB" in row
-    (tests_mb,) = setup.DOWNLOAD_MB["dev"].values()
-    assert f"downloads {tests_mb} MB more" in text
+    (tools_mb,) = setup.DOWNLOAD_MB["dev"].values()
+    (ray_mb,) = setup.DOWNLOAD_MB["ray"].values()
+    assert f"downloads {tools_mb + ray_mb} MB more" in text
+    assert f"`--ray` adds Ray: {ray_mb} MB" in text
 
 
 def test_readme_names_every_exit_code() -> None:

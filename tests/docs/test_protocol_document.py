@@ -16,6 +16,7 @@ from distill.protocol import (
     jail_link,
     launcher_link,
     message,
+    placer_link,
     sandbox_link,
     sockets,
     worker_link,
@@ -30,6 +31,7 @@ MODULES: tuple[ModuleType, ...] = (
     jail_link,
     client_link,
     launcher_link,
+    placer_link,
 )
 LINKS: dict[tuple[str, str], tuple[Any, Any]] = {
     ("driver", "worker"): (worker_link.ToWorker, worker_link.FromWorker),
@@ -37,6 +39,7 @@ LINKS: dict[tuple[str, str], tuple[Any, Any]] = {
     ("keeper", "jail"): (jail_link.ToJail, jail_link.FromJail),
     ("driver", "client"): (client_link.ToClient, client_link.FromClient),
     ("driver", "launcher"): (launcher_link.ToLauncher, launcher_link.FromLauncher),
+    ("driver", "placer"): (placer_link.ToPlacer, placer_link.FromPlacer),
     ("launcher", "keeper"): (sandbox_link.LauncherToKeeper, sandbox_link.KeeperToLauncher),
 }
 CONVERSATIONS = {
@@ -44,6 +47,7 @@ CONVERSATIONS = {
     "States of driver and keeper": sandbox_link.TRANSITIONS,
     "States of keeper and jail": jail_link.TRANSITIONS,
     "States of driver and client": client_link.TRANSITIONS,
+    "States of driver and placer": placer_link.TRANSITIONS,
 }
 
 

@@ -99,6 +99,15 @@ def test_its_limits_are_memory_and_tasks_with_some_slack(tmp_path: Path) -> None
     assert group.was_out_of_memory
 
 
+def test_one_that_can_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+    division = cgroup.Division(tmp_path, ("memory",))  # no cgroup file system: no cgroup.procs
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError):
+        division.make("jail")
+    assert not list(tmp_path.iterdir())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_death_by_its_memory_is_told_by_name_and_amount() -> None:
     verdict = death(-9, Limits(memory_bytes=1 << 30), starting=False, out_of_memory=True)
     assert verdict.cause == "memory"

@@ -53,6 +53,22 @@ def test_a_line_is_found_where_it_was_said_to_begin(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_disk_that_fills_in_a_line_costs_no_other_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.supervisor(event("before"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            journal.supervisor(event("refused"), event("torn", text="x" * 9000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.supervisor(event("after"))
+    journal.close()
+    assert names(tmp_path) == ["before", "after"]
+    assert not read(tmp_path).skipped
+
+
 def test_long_fields_that_are_json_already_are_the_same_to_a_reader(tmp_path: Path) -> None:
     ids = [0, 7, 50_000, (1 << 32) - 1]
     journal = Journal(tmp_path)

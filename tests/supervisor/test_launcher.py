@@ -97,6 +97,22 @@ def test_a_child_starts_prints_and_is_reaped(short: Path) -> None:
     run(work)
 
 
+def test_a_name_is_one_childs_until_it_is_reaped(short: Path) -> None:
+    async def work() -> None:
+        async with hosting(short) as host:
+            host.spawn("a", NESTING)
+            first = await host.hear(Started)
+            host.spawn("a", "print('up', flush=True)")
+            assert "still there" in (await host.hear(NotStarted)).detail
+            host.children.send(Kill("a"))
+            assert (await host.hear(Exited)).status == -signal.SIGKILL
+            host.spawn("a", "print('up', flush=True)")
+            assert (await host.hear(Started)).pid != first.pid
+            assert (await host.hear(Exited)).status == 0
+
+    run(work)
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [("raise SystemExit(7)", 7), ("import os; os.abort()", -6), ("1/0", 1)],

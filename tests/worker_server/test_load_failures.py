@@ -1,5 +1,6 @@
 """What can't be loaded is refused quickly, typed, before the engine starts where possible."""
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.message import Welcome
 from distill.protocol.worker_link import WorkerFailed, WorkerHello, WorkerRefused
 
-pytest.importorskip("vllm", reason="vLLM is not installed")
+if importlib.util.find_spec("vllm") is None:  # to import it takes six seconds of every process
+    pytest.skip("vLLM is not installed", allow_module_level=True)
 
 QUICK_S = 20.0
 """Generous: these take 1-2 s on an idle machine; a start of vLLM would not fit."""
