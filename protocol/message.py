@@ -57,6 +57,16 @@ class LogRecords(Message, frozen=True):
 
     records: Annotated[tuple[dict[str, Json], ...], msgspec.Meta(max_length=1024)]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError (of a peer's: RemoteProtocolError) for what a log can't hold.
+
+        MessagePack has maps whose keys are lists, or nil; JSON has none.
+        """
+        try:
+            msgspec.json.encode(self.records)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"a record that JSON can't hold: {error}") from error
+
 
 class Shutdown(Message, frozen=True):
     """The driver asks a peer to finish at once; the launcher kills it soon after."""

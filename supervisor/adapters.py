@@ -7,7 +7,8 @@
          ─► DropAdapter: the old version goes with the last answer that began on it
 
 A worker that can't load a version does not serve the adapter until there is a version that it
-can; one that becomes ready later loads the current ones before it is given requests for them.
+can; one that becomes ready later loads the current ones before it is given requests for them. What
+a worker has loaded and nobody will ask for, it is told to drop.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from distill.errors import InputError, ModelError
 from distill.protocol import worker_link as wire
+from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.message import Message
 from distill.supervisor.workers import Worker
 
@@ -50,22 +52,29 @@ class _Load:
         self.served = served
         self.key = served.name, served.version
         self.waits_for = {worker.name for worker in workers}
+        self._first = ""
+        """Who has loaded it first; it may have ended since."""
         self.is_done = asyncio.Event()
 
-    def settle(self, worker: str, files_hash: str, refused: str | None) -> None:
-        """What came of it at a worker. The files that the first has loaded are the version's."""
+    def settle(self, worker: str, files_hash: str, refused: str | None) -> bool:
+        """What came of it at a worker; whether that one will serve it.
+
+        The files that the first has loaded are the version's.
+        """
         if worker not in self.waits_for:
-            return
+            return False
         served = self.served
         known_hash = served.files_hash or files_hash
         if refused is None and files_hash != known_hash:
-            refused = f"the files at {served.path} are others there than at {served.workers[0]}"
+            refused = f"the files at {served.path} are others there than at {self._first}"
         if refused is None:
+            self._first = self._first or worker
             loaded = tuple(sorted((*served.workers, worker)))
             self.served = replace(served, files_hash=known_hash, workers=loaded)
         else:
             self.served = replace(served, refused={**served.refused, worker: refused})
         self._heard_of(worker)
+        return refused is None
 
     def forget(self, worker: str) -> None:
         """It has ended, whatever it had loaded; started again, it is one that comes later."""
@@ -119,6 +128,11 @@ class Adapters:
                 for worker in ready:
                     self._ask(worker, load.served)
                 return await self._finish(load)
+            except BaseException:  # cancelled, as a rule
+                for worker in self._of(model):
+                    if worker.name in load.served.workers:
+                        self._drop(worker, *load.key)
+                raise
             finally:
                 self._load = None
 
@@ -137,6 +151,10 @@ class Adapters:
     def _ask(self, worker: Worker, served: Served) -> None:
         worker.expected.add(served.name)
         self._send(worker, wire.LoadAdapter(served.name, served.version, served.path))
+
+    def _drop(self, worker: Worker, name: str, version: int) -> None:
+        if worker.conversation.allows(wire.DropAdapter):
+            self._send(worker, wire.DropAdapter(name, version))
 
     async def _finish(self, load: _Load) -> Served:
         with contextlib.suppress(TimeoutError):
@@ -159,8 +177,8 @@ class Adapters:
                 worker.serving[new.name] = new.version
             else:
                 worker.serving.pop(new.name, None)
-            if old is not None and worker.conversation.allows(wire.DropAdapter):
-                self._send(worker, wire.DropAdapter(old.name, old.version))
+            if old is not None:
+                self._drop(worker, old.name, old.version)
             is_new_here = worker.name not in (*new.workers, *new.refused)
             if is_new_here and worker.is_ready:
                 self._ask(worker, new)
@@ -179,29 +197,38 @@ class Adapters:
                 self._ask(worker, served)
 
     def on_loaded(self, worker: Worker, message: wire.AdapterLoaded) -> None:
-        """It has loaded a version, or can't."""
+        """It has loaded a version, or can't. Raises RemoteProtocolError for one of no files."""
         name, version = message.adapter, message.version
+        if message.refused is None and not message.files_hash:
+            raise RemoteProtocolError("it has loaded an adapter without files", peer=worker.name)
         worker.expected.discard(name)
-        if message.refused is None:
+        if self._takes(worker, message):
             worker.learn(name, version, message.files_hash)
-        current = self._served.get(name)
-        if self._load is not None and (name, version) == self._load.key:
-            self._load.settle(worker.name, message.files_hash, message.refused)
-        elif current is not None and version == current.version and message.refused is None:
-            self._take_in(worker, current, message.files_hash)
+        elif message.refused is None:
+            self._drop(worker, name, version)
         self._changed()
 
-    def _take_in(self, worker: Worker, current: Served, files_hash: str) -> None:
+    def _takes(self, worker: Worker, message: wire.AdapterLoaded) -> bool:
+        """Whether it answers with that version, now or from the switch on."""
+        if self._load is not None and (message.adapter, message.version) == self._load.key:
+            return self._load.settle(worker.name, message.files_hash, message.refused)
+        current = self._served.get(message.adapter)
+        if current is None or (current.model, current.version) != (worker.model, message.version):
+            return False
+        return message.refused is None and self._take_in(worker, current, message.files_hash)
+
+    def _take_in(self, worker: Worker, current: Served, files_hash: str) -> bool:
         """A worker that came later has the current version, if that is what it has loaded."""
         if files_hash == current.files_hash:
             worker.serving[current.name] = current.version
-            return
+            return True
+        worker.serving.pop(current.name, None)
         why = (
             f"the files at {current.path} are not those of version {current.version} of "
             f"{current.name!r} any more: keep each version in a folder of its own"
         )
         self._event("adapter_refused", worker=worker.name, detail=why)
-        self._send(worker, wire.DropAdapter(current.name, current.version))
+        return False
 
     def lost(self, worker: Worker) -> None:
         """Its process is gone, and with it what it had loaded."""

@@ -77,13 +77,20 @@ class Dispatch:
         batches: dict[str, list[wire.Request]] = {worker.name: [] for worker in workers}
         free = list(workers)
         dealt = itertools.chain(self._deal_suspects(free), self._deal_queues(free))
+        repeated: list[Pending] = []
         for model, worker, pending in dealt:
+            if pending.request.id in worker.in_flight:
+                repeated.append(pending)
+                continue
             pending.request = worker.stamped(pending.request, model)
             worker.take(pending)
             batches[worker.name].append(pending.request)
         for worker in workers:
             for group in frames(batches[worker.name]):
                 self._send_requests(worker, group)
+        for pending in repeated:
+            why = f"a request named {pending.request.id} is in flight already: use each id once"
+            _settle(pending, "bad_request", why)
 
     def _deal_suspects(self, free: list[Worker]) -> Iterator[Dealt]:
         """Who tries which suspect again; leaves who is being emptied for one out of ``free``."""
@@ -114,10 +121,12 @@ class Dispatch:
         try:
             self._send(worker, wire.Requests(tuple(group)))
         except LocalProtocolError as error:
-            # They have no wire form, or are too large for a frame: theirs to hear, nobody's else.
-            for request in group:
-                if pending := worker.give_back(request.id):
-                    _settle(pending, "bad_request", str(error))
+            # One has no wire form, or is too large for a frame: its own to hear, nobody else's.
+            if len(group) > 1:
+                for request in group:
+                    self._send_requests(worker, [request])
+            elif pending := worker.give_back(group[0].id):
+                _settle(pending, "bad_request", str(error))
 
     def commit(self, finished: Iterable[Finished]) -> None:
         """Deliver first results, a batch for each caller, and drop the rest.
@@ -136,7 +145,7 @@ class Dispatch:
                 pending.request,
                 result,
                 None,
-                worker.card_of(result),
+                worker.card_of(pending.request),
                 worker.producer,
                 time.monotonic() - pending.since,
             )

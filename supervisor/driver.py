@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import contextvars
 import functools
+import logging
 import os
 import resource
 import threading
@@ -36,6 +37,7 @@ from distill.supervisor.journal import Journal, now
 from distill.supervisor.strangers import Strangers
 from distill.traces import records
 
+LOG = logging.getLogger(__name__)
 ZONES = {
     "sandboxes": sandbox_link.FRAME_LIMIT_BYTES,
     "workers": worker_link.FRAME_LIMIT_BYTES,
@@ -172,8 +174,12 @@ class Driver:
             else:
                 by_zone.setdefault(inbound.zone, []).append(inbound)
         for zone, inbounds in by_zone.items():
-            if zone in self._zones:
-                self._zones[zone](inbounds)
+            try:
+                if zone in self._zones:
+                    self._zones[zone](inbounds)
+            except Exception:
+                # What is read is in no socket any more: the other zones must hear theirs.
+                LOG.exception("distill: messages of the zone %s could not be taken in", zone)
 
     def _on_launcher(self, message: FromLauncher) -> None:
         self.on_child_message(message, self.launcher)

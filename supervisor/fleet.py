@@ -7,6 +7,7 @@ business of ``distill.supervisor.dispatch``.
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ from distill.supervisor.worker_status import status_of
 from distill.supervisor.workers import TOLD_TO_LEAVE, Role, Starter, Worker, WorkerSpec, hang
 from distill.traces import records
 
+LOG = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 SILENCE_LOOK_S = 0.25
 LAST_WORDS_S = 0.005
@@ -373,23 +375,35 @@ class Fleet:
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         finished: list[Finished] = []
-        for inbound in batch:
-            if inbound.event == "lost":
-                self._driver.loop.call_later(LOOK_AFTER_S, self._look_for_lost)
-            if inbound.event in ("lost", "joined"):
-                continue
-            known = self._peers.get((inbound.zone, inbound.peer))
-            worker = known or self._greeted_by(inbound)
-            if worker is None:
-                continue
-            try:
-                self._on_inbound(worker, inbound, finished)
-            except ProtocolError as error:
-                self._driver.event("worker_protocol_error", worker.producer, why=str(error))
-                self._condemn(worker, str(error))
-        self._dispatch.commit(finished)
-        self._give_back_lost()
-        self._dispatch.deal()
+        try:
+            for inbound in batch:
+                self._hear(inbound, finished)
+        finally:  # a result that was read is in no socket any more: it is answered, or lost
+            self._dispatch.commit(finished)
+            self._give_back_lost()
+            self._dispatch.deal()
+
+    def _hear(self, inbound: Inbound, finished: list[Finished]) -> None:
+        """One message; what is wrong with it is its sender's fault, and nobody else's loss."""
+        if inbound.event == "lost":
+            self._driver.loop.call_later(LOOK_AFTER_S, self._look_for_lost)
+        if inbound.event in ("lost", "joined"):
+            return
+        known = self._peers.get((inbound.zone, inbound.peer))
+        worker = known or self._greeted_by(inbound)
+        if worker is None:
+            return
+        try:
+            self._on_inbound(worker, inbound, finished)
+        except ProtocolError as error:
+            self._driver.event("worker_protocol_error", worker.producer, why=str(error))
+            self._condemn(worker, str(error))
+        except Exception as error:
+            # A bug of ours, which this worker has found: without it the others are served.
+            LOG.exception("distill: a message of %s could not be taken in", worker.name)
+            why = f"its message could not be taken in: {type(error).__name__}: {error}"
+            self._driver.event("worker_message_failed", worker.producer, why=why)
+            self._condemn(worker, why)
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
         """The worker whose new incarnation says Hello here; None for a stranger.
@@ -448,7 +462,9 @@ class Fleet:
         worker.conversation.received(message)
         worker.heard_s = time.monotonic()
         if isinstance(message, wire.Results):
-            finished.extend((worker, result) for result in message.results)
+            for result in message.results:
+                worker.check(result)
+                finished.append((worker, result))
         else:
             self._act(worker, message)
 
@@ -496,6 +512,8 @@ class Fleet:
     def _on_ready(self, worker: Worker, ready: wire.WorkerReady) -> None:
         if (why := self._differs(ready.card)) is not None:
             raise RemoteProtocolError(why, peer=worker.name)
+        if ready.card.adapter is not None or ready.card.weights_version:
+            raise RemoteProtocolError("its own card names an adapter", peer=worker.name)
         worker.card, worker.slots = ready.card, ready.slots
         worker.ready_s = time.monotonic()
         worker.token_budget = ready.token_budget

@@ -7,6 +7,7 @@ import msgspec
 
 from distill.protocol import worker_link as wire
 from distill.protocol.conversation import Conversation
+from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.launcher_link import Exited, Kill, NotStarted, Spawn
 from distill.protocol.sockets import Inbound
 from distill.supervisor.exits import Watch
@@ -160,11 +161,22 @@ class Worker:
             self.card, adapter=adapter, weights_version=version, adapter_hash=files_hash
         )
 
-    def card_of(self, result: wire.Result | wire.Failure) -> wire.ModelCard | None:
-        """What exactly has answered."""
-        if isinstance(result, wire.Failure) or result.adapter is None:
+    def check(self, result: wire.Result | wire.Failure) -> None:
+        """Raise RemoteProtocolError for an answer by something else than what was asked."""
+        pending = self.in_flight.get(result.id)
+        if pending is None or isinstance(result, wire.Failure):
+            return
+        request = pending.request
+        asked, said = _answers_for(request), _answers_for(result)
+        if result.attempt == request.attempt and said != asked:
+            why = f"{result.id} was asked of {asked}, and the answer is of {said}"
+            raise RemoteProtocolError(why, peer=self.name)
+
+    def card_of(self, request: wire.Request) -> wire.ModelCard | None:
+        """What exactly answers a request that was sent here; None if that is not known."""
+        if request.adapter is None:
             return self.card
-        return self.adapter_cards.get((result.adapter, result.weights_version), self.card)
+        return self.adapter_cards.get((request.adapter, request.weights_version))
 
     def may_serve(self, model: str) -> bool:
         """Whether it does, or may yet: it has not said, or is being started again."""
@@ -201,7 +213,7 @@ class Worker:
         )
 
     def take(self, pending: Pending) -> None:
-        """Put a request in flight here."""
+        """Put a request in flight here; its id is none of those that are."""
         self.in_flight[pending.request.id] = pending
         self.tokens_in_flight += pending.tokens
 
@@ -218,6 +230,12 @@ class Worker:
         self.in_flight.clear()
         self.tokens_in_flight = 0
         return returned
+
+
+def _answers_for(named: wire.Request | wire.Result) -> str:
+    if named.adapter is None and not named.weights_version:
+        return "the model itself"
+    return f"version {named.weights_version} of the adapter {named.adapter!r}"
 
 
 def hang(worker: Worker, silent_s: float) -> str:

@@ -6,9 +6,11 @@
 
 Each version has a name and a number of its own in the engine: vLLM's prefix cache knows an adapter
 by its name, and what it has loaded by its number. A file is read once, when it is loaded, so the
-folder may be written anew for the next version.
+folder may be written anew for the next version. Versions are loaded and dropped one at a time, in
+the order in which that was asked for.
 """
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
@@ -53,9 +55,14 @@ class Adapters:
         self._remove = remove
         self._held: dict[Key, Held] = {}
         self._numbers = itertools.count(1)
+        self._one_at_a_time = asyncio.Lock()
 
     async def load(self, adapter: str, version: int, path: str) -> str:
         """Load a version; the SHA-256 of its files. Raises AdapterRefused, and holds none then."""
+        async with self._one_at_a_time:
+            return await self._hold(adapter, version, path)
+
+    async def _hold(self, adapter: str, version: int, path: str) -> str:
         if len(self._held) >= HELD_LIMIT:
             raise AdapterRefused(f"{HELD_LIMIT} versions of adapters are loaded, the most there is")
         files = await in_daemon_thread(lambda: AdapterFiles.read(path, self._base))
@@ -86,15 +93,17 @@ class Adapters:
 
     async def drop(self, adapter: str, version: int) -> None:
         """No request will name it any more: let it go, now or with its last request."""
-        if (held := self._held.get((adapter, version))) is not None:
-            held.is_dropped = True
-            await self.sweep()
+        async with self._one_at_a_time:  # it may be on its way still
+            if (held := self._held.get((adapter, version))) is not None:
+                held.is_dropped = True
+        await self.sweep()
 
     async def drop_all(self) -> None:
         """Who named them is out of reach; the next may name others by the same names."""
-        self._held = {(held.name, -held.number): held for held in self._held.values()}
-        for held in self._held.values():
-            held.is_dropped = True
+        async with self._one_at_a_time:
+            self._held = {(held.name, -held.number): held for held in self._held.values()}
+            for held in self._held.values():
+                held.is_dropped = True
         await self.sweep()
 
     async def sweep(self) -> None:

@@ -72,6 +72,11 @@ class Connection:
         """Whether the engine is on this machine, at the other end of a socket in its folder."""
         return is_private(self._endpoint)
 
+    @property
+    def epoch(self) -> str | None:
+        """Of the incarnation that the engine has welcomed last; None before the first."""
+        return self._epoch
+
     def _new_link(self) -> Link:
         return Link(
             asyncio.get_running_loop(),

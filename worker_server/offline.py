@@ -96,16 +96,19 @@ class OfflineEngine:
 
         A name that was loaded before gets the next one. Raises AdapterRefused.
         """
+        return self._call(self._load_adapter(path, name))
+
+    async def _load_adapter(self, path: str, name: str) -> int:
         self._versions[name] += 1
         version = self._versions[name]
-        files_hash = self._call(self._engine.load_adapter(name, version, path))
-        before, before_version = self._adapter
-        self._adapter = name, version
+        files_hash = await self._engine.load_adapter(name, version, path)
         self._cards[name, version] = msgspec.structs.replace(
             self.card, adapter=name, weights_version=version, adapter_hash=files_hash
         )
+        (before, before_version), self._adapter = self._adapter, (name, version)
         if before is not None:
-            self._call(self._engine.drop_adapter(before, before_version))
+            # A task of its own begins after the requests that have been named the one before.
+            await asyncio.create_task(self._engine.drop_adapter(before, before_version))
         return version
 
     @property
@@ -123,25 +126,21 @@ class OfflineEngine:
         given = dict(sampling)
         record: Record = "ids+logprobs" if given.pop("logprobs", False) else "ids"
         parameters = as_sampling(given)
-        adapter, version = self._adapter
-        named: dict[str, Any] = {
-            "record": record,
-            "adapter": adapter,
-            "weights_version": version,
-        }
         requests = [
-            Request(id=str(next(self._numbers)), attempt=1, sampling=parameters, **each, **named)
+            Request(str(next(self._numbers)), 1, parameters, record=record, **each)
             for each in inputs
         ]
-        return [_outcome(result) for result in self.complete(requests)]
-
-    def complete(self, requests: Sequence[Request]) -> list[Result | Failure]:
-        """Answer requests, batched together, in their order. Raises EngineDied."""
-        return self._call(self._complete(requests))
+        return [_outcome(result) for result in self._call(self._complete(requests))]
 
     async def _complete(self, requests: Sequence[Request]) -> list[Result | Failure]:
+        """Answer requests, batched together, in their order, with what answers now."""
+        adapter, version = self._adapter
+        named = [
+            msgspec.structs.replace(request, adapter=adapter, weights_version=version)
+            for request in requests
+        ]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._engine.generate(request)) for request in requests]
+            tasks = [group.create_task(self._engine.generate(request)) for request in named]
         return [task.result() for task in tasks]
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:

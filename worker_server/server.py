@@ -215,7 +215,7 @@ class Server:
 
     async def _load_adapter(self, asked: LoadAdapter) -> None:
         assert self._engine is not None
-        files_hash, refused = "", None
+        files_hash, refused, epoch = "", None, self._link.epoch
         try:
             files_hash = await self._engine.load_adapter(asked.adapter, asked.version, asked.path)
         except Exception as error:  # noqa: BLE001  (whatever it is, it is said, and harms no answer)
@@ -229,7 +229,8 @@ class Server:
             version=asked.version,
             **told,
         )
-        self._link.send_if_legal(loaded)
+        if self._link.epoch == epoch:  # another incarnation was not asked, and has dropped it
+            self._link.send_if_legal(loaded)
 
     def _stop(self) -> None:
         """End now, whatever is in flight."""

@@ -27,7 +27,8 @@ class Tokeniser:
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
         self._tokenizer = tokenizer
-        self._template = template or getattr(tokenizer, "chat_template", None)
+        self._template = template
+        self._has_template = bool(template or getattr(tokenizer, "chat_template", None))
         if template is not None:
             self._try(template)
         self._waiting: list[tuple[Request, asyncio.Future[tuple[list[int], str]]]] = []
@@ -112,12 +113,13 @@ class Tokeniser:
             raise ValueError(f"the chat template leaves out what the user says: {template[:200]!r}")
 
     def _rendered(self, messages: tuple[ChatMessage, ...]) -> str:
-        if not self._template:
+        if not self._has_template:
             raise NoChatTemplate(
                 "this model has no chat template (a base model?): ask with worker(prompt, "
                 "chat=False), which sends the text as it stands, or start its worker with "
                 "--chat-template FILE"
             )
+        # Without one of the user's own it is the tokenizer that knows: it may have several by name.
         plain = [{"role": m.role, "content": m.content} for m in messages]
         return str(
             self._tokenizer.apply_chat_template(

@@ -135,6 +135,7 @@ def test_what_can_not_be_is_said_at_once(
 
 SCRIPT = """
 import sys
+import threading
 from distill import LMResponse, ModelHandler, Usage, VLLMHandler, run
 from distill.errors import InputError, ModelError
 from distill.traces import read, records
@@ -164,6 +165,14 @@ for number, adapter in enumerate((None, one, two, None)):
     assert told.calls[0].token_ids or told.calls[0].source == "cached"
     assert set(result.answer[1][0]) == {"text", "token_ids", "logprobs"}
 assert answers[0][0] != answers[1][0] != answers[2][0] == answers[3][0]
+# Another thread loads while this one asks: what is asked is named for what is there then.
+sys.setswitchinterval(1e-6)
+loads = threading.Thread(target=lambda: [worker.load_adapter(one, "tuned") for _ in range(60)])
+loads.start()
+seen = set()
+while loads.is_alive():
+    seen.update(each.card.weights_version for each in worker.complete_batch(["p"] * 8))
+assert len(seen) > 1
 try:
     worker.load_adapter(broken)
 except ModelError as error:

@@ -191,6 +191,14 @@ def test_a_batch_is_capped() -> None:
         codec.DRIVER_TO_WORKER.decode(records)
 
 
+@pytest.mark.parametrize("key", [None, True, (1, 2)], ids=str)
+def test_a_record_that_no_log_can_hold_is_the_peers_error(key: Any) -> None:
+    """MessagePack has such keys; an encoder of JSON raises at them, when it is too late."""
+    record = {"event": "x", "detail": [{key: 1}]}
+    with pytest.raises(RemoteProtocolError, match="JSON can't hold"):
+        codec.DRIVER_TO_WORKER.decode(msgpack.packb({"type": "LogRecords", "records": [record]}))
+
+
 def test_an_error_names_the_peer_and_repeats_little_of_what_it_said() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         codec.KEEPER_TO_JAIL.decode(msgpack.packb({"type": "x" * 5000}), peer="liar")

@@ -13,10 +13,12 @@ import pytest
 from distill.errors import ModelError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as W
+from distill.protocol.codec import WORKER_TO_DRIVER
+from distill.protocol.sockets import Inbound
 from distill.supervisor import background, driver
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.requests import Outcome, Submission
-from distill.supervisor.workers import WorkerSpec
+from distill.supervisor.workers import Worker, WorkerSpec
 from tests.supervisor.processes import left
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,3 +195,66 @@ def test_cancelled_requests_are_forgotten(with_fleet: Callable[..., Any]) -> Non
         assert len(texts(await ask(fleet, requests(5)))) == 5
 
     with_fleet(body, ["answer"])
+
+
+def test_an_answer_by_what_was_not_asked_is_no_answer(with_fleet: Callable[..., Any]) -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.ready()
+        outcomes = await ask(fleet, requests(4))
+        assert texts(outcomes) == {"r0": "p0:1", "r1": "p1:2", "r2": "p2:2", "r3": "p3:2"}
+        assert {o.card.adapter for o in outcomes if o.card is not None} == {None}
+        (worker,) = fleet.workers()
+        why = "asked of the model itself, and the answer is of version 2 of the adapter 't'"
+        assert why in worker.meter.last_fault
+
+    with_fleet(body, ["another adapter", "answer"])
+
+
+def stumble(*_: object) -> None:
+    raise KeyError("a bug")
+
+
+def test_a_bug_in_what_one_worker_says_costs_no_answer_that_was_read(
+    with_fleet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it came at once: results of two workers, and between them what we stumble over."""
+
+    async def body(fleet: Fleet) -> None:
+        await fleet.ready()
+        for _ in range(500):
+            if all(worker.is_ready for worker in fleet.workers()):
+                break
+            await asyncio.sleep(0.02)
+        outcomes: list[Outcome] = []
+        fleet.submit(Submission(requests(4), outcomes.extend, model="scripted"))
+        one, two = fleet.workers()
+
+        def inbound(worker: Worker, message: W.FromWorker) -> Inbound:
+            return Inbound("workers", worker.epoch.encode(), WORKER_TO_DRIVER.encode(message))
+
+        def results(worker: Worker) -> Inbound:
+            done = [W.Result(key, 1, "x", "stop", 1, 1, prompt="p") for key in worker.in_flight]
+            return inbound(worker, W.Results(tuple(done)))
+
+        monkeypatch.setattr(fleet.adapters, "on_loaded", stumble)
+        fleet._on_batch([results(two), inbound(two, W.AdapterLoaded("t", 1, "h")), results(one)])
+        assert sorted(texts(outcomes)) == ["r0", "r1", "r2", "r3"]
+        assert (one.is_ready, two.is_ready) == (True, False)
+        assert two.failure is not None
+        assert "KeyError: 'a bug'" in two.failure.detail
+
+    with_fleet(body, ["silent"], ["silent"])
+
+
+def test_a_bug_in_one_zone_leaves_the_others_their_messages() -> None:
+    heard: list[Inbound] = []
+
+    async def work() -> None:
+        host = driver.shared()
+        host.on_zone("broken", stumble)
+        host.on_zone("sound", heard.extend)
+        host._on_batch([Inbound("broken", b"a", b""), Inbound("sound", b"b", b"")])
+
+    driver.shared()
+    background.wait(work())
+    assert [inbound.zone for inbound in heard] == ["sound"]

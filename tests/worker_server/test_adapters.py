@@ -20,6 +20,7 @@ from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.traces import records
 from distill.worker_server.adapter_files import AdapterFiles
+from distill.worker_server.adapters import HELD_LIMIT, Adapters, Held
 from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.model import ModelFolder
 from tests.adapter_folder import LAYER, write_adapter
@@ -246,6 +247,36 @@ def test_an_adapter_of_another_model_is_refused(
     with pytest.raises(AdapterRefused, match=why) as raised:
         AdapterFiles.read(str(write_adapter(tmp_path / "wrong", 1.0, layers=layers)), base)
     assert "made for the model of another" in str(raised.value)
+
+
+def test_versions_are_loaded_and_dropped_in_the_order_in_which_that_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Else one that is dropped while it is on its way is held for ever."""
+    path = str(write_adapter(tmp_path / "adapter", 1.0))
+    engine: list[str] = []
+
+    async def add(held: Held) -> None:
+        await asyncio.sleep(0.01)
+        engine.append(held.name)
+
+    async def remove(held: Held) -> None:
+        engine.remove(held.name)
+
+    async def scenario() -> None:
+        adapters = Adapters(ModelFolder("small", MODEL), add, remove)
+        await asyncio.gather(
+            *(adapters.load("tuned", 1, path), adapters.drop("tuned", 1)),
+            *(adapters.load("tuned", 2, path), adapters.drop_all()),
+            *(adapters.load("tuned", 3, path), adapters.load("other", 1, path)),
+        )
+        assert [name.split(".")[0] for name in engine] == ["tuned@3", "other@1"]
+        more = [adapters.load("more", number, path) for number in range(HELD_LIMIT)]
+        outcomes = await asyncio.gather(*more, return_exceptions=True)
+        assert [type(each) for each in outcomes[-3:]] == [str, AdapterRefused, AdapterRefused]
+        assert len(engine) == HELD_LIMIT
+
+    asyncio.run(scenario())
 
 
 def _log(folder: Path) -> str:

@@ -1,10 +1,12 @@
 """The parts of the server that need neither vLLM nor a process."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -226,6 +228,36 @@ def test_one_bad_prompt_of_a_batch_fails_alone() -> None:
     assert text == ([4], "four")
     assert "99" in str(unknown)
     assert ids == ([1, 2], "1 2")
+
+
+SAID = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "plain: x"), (f"own: {SAID}", "own: x")])
+def test_a_model_with_several_templates_is_asked_with_its_default(
+    tmp_path: Path, own: str | None, seen: str
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra for local workers")
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"x": 0, "<unk>": 1}, unk_token="<unk>"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    named = [
+        {"name": "default", "template": f"plain: {SAID}"},
+        {"name": "tool_use", "template": f"tools: {SAID}"},
+    ]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": named}))
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+
+    async def scenario() -> tuple[list[int], str]:
+        tokeniser = Tokeniser(tokenizer, own)
+        try:
+            return await tokeniser.encode(request(messages=(ChatMessage("user", "x"),)))
+        finally:
+            tokeniser.close()
+
+    assert asyncio.run(scenario())[1] == seen
 
 
 # --- the process

@@ -66,9 +66,9 @@ class Tokenizer:
         return VOCABULARY
 
     def apply_chat_template(
-        self, messages: Sequence[dict[str, str]], *, chat_template: str, **_: Any
+        self, messages: Sequence[dict[str, str]], *, chat_template: str | None = None, **_: Any
     ) -> str:
-        return render(messages, chat_template)
+        return render(messages, chat_template or self.chat_template or "")
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
         return decode(ids)
