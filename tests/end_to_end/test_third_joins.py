@@ -8,6 +8,7 @@ computed in float32 here.
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +25,19 @@ from tests.supervisor.processes import below, kill, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 BOOK = Path(__file__).resolve().parents[2] / "examples" / "kjv.txt"
-PASSAGES, PASSAGE_CHARS = 4000, 300
-CODE = f"""
+PASSAGES, PASSAGE_CHARS = 1500, 300
+FIRST_PART = f"""
 starts = range(0, len(context), {PASSAGE_CHARS})
 prompts = [context[start : start + {PASSAGE_CHARS}] + "\\n\\nIn short:" for start in starts]
-FINAL(worker_batch(prompts, chat=False, max_tokens=16))
+answers = worker_batch(prompts[:500], chat=False, max_tokens=16)
 """
+THE_REST = "FINAL(answers + worker_batch(prompts[500:], chat=False, max_tokens=16))"
 C = TypeVar("C", Command, "Asked")
 START_S = 300.0
 RUN_S = 700.0
 LOOK_S = 0.5
+FIRST_MESSAGES = 2
+"""Of a conversation that begins: the system's and the question."""
 
 
 @pytest.fixture
@@ -49,22 +53,40 @@ def float32(short: Path) -> Path:
     return folder
 
 
+class Boss:
+    """The supervisor: it thinks about its second turn until it may go on."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def reply(self, request: dict[str, Any]) -> str:
+        if len(request["messages"]) <= FIRST_MESSAGES:
+            return cell(FIRST_PART)
+        self.may_go_on.wait(START_S)
+        return cell(THE_REST)
+
+
 @pytest.fixture
-def boss() -> Iterator[Endpoint]:
-    with endpoint(lambda _: cell(CODE)) as server:
+def boss() -> Boss:
+    return Boss()
+
+
+@pytest.fixture
+def served(boss: Boss) -> Iterator[Endpoint]:
+    with endpoint(boss.reply) as server:
         yield server
 
 
 class Asked:
     """One run of the engine, under way."""
 
-    def __init__(self, short: Path, boss: Endpoint, log: str) -> None:
+    def __init__(self, short: Path, served: Endpoint, log: str) -> None:
         text = short / "text.txt"
         text.write_text(BOOK.read_text()[: PASSAGES * PASSAGE_CHARS])
         self._log = short / log
         self._command = Command(
             short, "run", "-c", str(text), "-q", "What is it about?", "--log-dir", str(self._log),
-            "--supervisor", "scripted", "--base-url", boss.url, HOME=str(Path.home()),
+            "--supervisor", "scripted", "--base-url", served.url, HOME=str(Path.home()),
         )  # fmt: skip
 
     def by(self) -> set[str]:
@@ -95,15 +117,15 @@ class Asked:
         self._command.end()
 
 
-def answered(run: Run) -> dict[int, Any]:
+def answered(run: Run) -> dict[tuple[int, int], Any]:
     """Each call's answer by its place; there is one of each."""
-    found = {call.item: (call.response, call.token_ids) for call in run.calls}
+    found = {(call.cell, call.item): (call.response, call.token_ids) for call in run.calls}
     assert len(run.calls) == len(found) == PASSAGES
     return found
 
 
 def test_one_joins_and_one_is_killed_and_the_answer_is_the_same(
-    short: Path, float32: Path, boss: Endpoint
+    short: Path, float32: Path, boss: Boss, served: Endpoint
 ) -> None:
     first, second = sorted(os.sched_getaffinity(0))[:2]
     home = str(Path.home())
@@ -117,15 +139,20 @@ def test_one_joins_and_one_is_killed_and_the_answer_is_the_same(
     try:
         up = begun(Command(short, *engine, "--window-tokens", "1024", HOME=home))
         up.wait_for("The engine is up", START_S)
-        before = begun(Asked(short, boss, "undisturbed"))
+        boss.may_go_on.set()
+        before = begun(Asked(short, served, "undisturbed"))
         answers = before.answer()
         assert before.by() == {"worker-0", "worker-1"}
 
-        run = begun(Asked(short, boss, "disturbed"))
+        boss.may_go_on.clear()
+        run = begun(Asked(short, served, "disturbed"))
         run.wait_for(lambda: run.by() == {"worker-0", "worker-1"}, "both answer")
         joining = ("worker", "--name", "third", "--worker", str(float32), "--cores", str(first))
         third = begun(Command(short, *joining, "--window-tokens", "1024", HOME=home))
-        run.wait_for(lambda: "third" in run.by(), f"the third answers: {third.err}")
+        third.wait_for("engine ready", START_S)
+        assert "third" not in run.by()
+        boss.may_go_on.set()
+        run.wait_for(lambda: "third" in run.by(), "the third answers")
         (killed,) = below(up.pid, "--worker worker-0")
         kill(killed)
         assert run.answer() == answers
