@@ -26,13 +26,14 @@ from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
-from distill.resident import NO_MODEL, OWN_ASK, Resident, SandboxSettings, WorkerSettings
+from distill.resident import NO_MODEL, OWN_ASK, Resident, SandboxSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.worker_settings import WorkerSettings
 
 
 def up(

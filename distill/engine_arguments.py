@@ -7,8 +7,8 @@ from distill.errors import InputError
 from distill.protocol.endpoints import host_and_port
 from distill.protocol.errors import LocalProtocolError
 from distill.rates import Rates
-from distill.resident import DEFAULT_MODEL, WorkerSettings
 from distill.supervisor.workers import SUPERVISOR_PREFIX
+from distill.worker_settings import DEFAULT_MODEL, WorkerSettings
 
 LOOPBACK = "127.0.0.1"
 

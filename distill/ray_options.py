@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import InputError, MachineError
-from distill.resident import WorkerSettings
 from distill.supervisor.placement import RayCluster
+from distill.worker_settings import WorkerSettings
 
 NUMBERS = ("num_workers", "gpus_per_worker", "cores_per_worker")
 

@@ -18,7 +18,7 @@ from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
-from distill.models import ModelHandler, OpenAIHandler, model_name
+from distill.models import ModelHandler, model_name
 from distill.notices import notice
 from distill.orchestrator import answer_on_loop, check_resumable, resume_on_loop
 from distill.packages import prepare
@@ -27,32 +27,33 @@ from distill.protocol import client_link as wire
 from distill.protocol import worker_link as worker_wire
 from distill.protocol.codec import DRIVER_TO_CLIENT
 from distill.protocol.conversation import Conversation
-from distill.protocol.endpoints import EVERYWHERE, host_and_port
 from distill.protocol.errors import ProtocolError
-from distill.protocol.keys import KEY_VARIABLE, read_worker_key
 from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
-from distill.rates import UNLIMITED, Rates, taken_from
+from distill.rates import Rates, taken_from
 from distill.rollout import Progress, RunResult
 from distill.summary import summary
-from distill.supervisor import background, driver, keyring, standby
+from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.placement import Placement, RayCluster
-from distill.supervisor.worker_command import worker_argv, worker_environment
-from distill.supervisor.workers import SUPERVISOR_PREFIX, Role, WorkerSpec
+from distill.supervisor.placement import Placement
+from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run, records
 from distill.version import __version__
+from distill.worker_settings import (
+    DEFAULT_MODEL,
+    WorkerSettings,
+    endpoint_worker,
+    placed_specs,
+    specs_of,
+)
 
-WORKER_KEY = "DISTILL_WORKER_KEY"
-"""The environment variable with the key of ``--worker-url``."""
 PROGRESS_EVERY_S = 0.25
 STATUS_LIMIT_S = 5.0
-DEFAULT_MODEL = "default"
 OWN_ASK = "up"
 """The id of the question that an engine was started for."""
 NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
@@ -72,30 +73,6 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """Which workers an engine has: one server for each of ``gpus``, or of ``cores``.
-
-    Both empty means one, on what is there, or none if ``only_joined``, or those that are placed on
-    the cluster ``ray``. Others may join at ``listen``, a tcp address. ``rates`` are ``url``'s.
-    The first of ``adapters`` answers where a run names none; ``max_lora_rank`` None means that
-    workers take no adapters.
-    """
-
-    model: str | None = None
-    url: str | None = None
-    gpus: tuple[str, ...] = ()
-    cores: tuple[str, ...] = ()
-    window_tokens: int | None = None
-    rates: Rates = UNLIMITED
-    adapters: tuple[NamedAdapter, ...] = ()
-    max_lora_rank: int | None = None
-    chat_template: str | None = None
-    listen: str | None = None
-    only_joined: bool = False
-    ray: RayCluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +161,12 @@ class Resident:
         endpoint = self._host.endpoints["workers"]
         specs = [] if self.settings.url is not None else self._own_specs(on_status)
         if self._supervisor is not None:
-            specs += _specs(self._supervisor, endpoint, "supervisor")
+            specs += specs_of(self._supervisor, endpoint, "supervisor")
         awaits_others = self.settings.listen is not None or self.settings.only_joined
         if specs or awaits_others:
             self._fleet = Fleet(self._host, specs, awaits_others=awaits_others)
         if self.settings.url is not None:
-            self._backend = HandlerBackend(self._host, _endpoint_worker(self.settings))
+            self._backend = HandlerBackend(self._host, endpoint_worker(self.settings))
         # At once: where one of them can't be, nobody waits for the other to load.
         roles = (self._bring_up_workers(), self._bring_up_supervisor())
         tasks = [self._host.loop.create_task(each) for each in roles]
@@ -202,9 +179,9 @@ class Resident:
     def _own_specs(self, on_status: Callable[[str], None]) -> list[WorkerSpec]:
         """The worker servers that this engine starts, here or on a cluster."""
         if self.settings.ray is None:
-            return _specs(self.settings, self._host.endpoints["workers"])
+            return specs_of(self.settings, self._host.endpoints["workers"])
         self._placement = Placement(self._host, self.settings.ray, on_status)
-        return _placed_specs(self.settings, self.settings.ray, self._placement, self._host)
+        return placed_specs(self.settings, self.settings.ray, self._placement, self._host)
 
     async def _bring_up_workers(self) -> None:
         if self.settings.url is None and self._fleet is not None:
@@ -557,66 +534,3 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.tokens,
         progress.elapsed_s,
     )
-
-
-def _endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
-    if settings.model is None:
-        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
-    # Its own key: the supervisor's must not go to another server.
-    key = os.environ.get(WORKER_KEY) or "none"
-    handler = OpenAIHandler(
-        settings.model,
-        settings.url,
-        key,
-        names=("--worker-url", WORKER_KEY),
-        requests_per_minute=settings.rates.requests_per_minute,
-        tokens_per_minute=settings.rates.tokens_per_minute,
-    )
-    handler.check()
-    handler.window_tokens = settings.window_tokens or handler.window_tokens
-    return handler
-
-
-def _specs(settings: WorkerSettings, endpoint: str, role: Role = "worker") -> list[WorkerSpec]:
-    """One worker server for each device that is named, or one on what is there."""
-    if settings.only_joined:
-        return []
-    devices = [{"gpu": gpu} for gpu in settings.gpus] + [{"cores": one} for one in settings.cores]
-    specs = []
-    for number, device in enumerate(devices or [{}]):
-        name = f"{role}-{number}"
-        argv = _argv(settings, endpoint, name, device)
-        specs.append(WorkerSpec(name, tuple(argv), worker_environment(), role))
-    return specs
-
-
-def _argv(settings: WorkerSettings, endpoint: str, name: str, device: dict[str, str]) -> list[str]:
-    return worker_argv(
-        endpoint,
-        name,
-        settings.model,
-        **device,
-        window_tokens=settings.window_tokens,
-        max_lora_rank=settings.max_lora_rank,
-        chat_template=settings.chat_template,
-    )
-
-
-def _placed_specs(
-    settings: WorkerSettings, cluster: RayCluster, placement: Placement, host: driver.Driver
-) -> list[WorkerSpec]:
-    """The cluster's worker servers; what is in braces is known on the node.
-
-    They join over tcp, wherever they are. Raises InputError if this engine can't listen.
-    """
-    asked = settings.listen or "tcp://*:*"
-    endpoint = host.endpoints.get(driver.REMOTE_WORKERS) or host.listen_to_remote_workers(asked)
-    if host_and_port(asked)[0] in EVERYWHERE:
-        endpoint = f"tcp://{{driver}}:{host_and_port(endpoint)[1]}"
-    key = {KEY_VARIABLE: read_worker_key(keyring.worker_key_path()).text}
-    device = {"cores" if cluster.cores_per_worker else "gpu": "{devices}"}
-    specs = []
-    for name in (f"ray-{number}" for number in range(cluster.num_workers)):
-        _, *argv = _argv(settings, endpoint, name, device)
-        specs.append(WorkerSpec(name, ("{python}", *argv), key, starter=placement))
-    return specs

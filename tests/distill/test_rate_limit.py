@@ -22,9 +22,10 @@ from distill.caller import WAITER
 from distill.errors import InputError, ModelError, WorkerBatchError
 from distill.rate_limit import RateLimiter, Window
 from distill.rates import Rates
-from distill.resident import WorkerSettings, _endpoint_worker, _supervisor_here
+from distill.resident import _supervisor_here
 from distill.retry_headers import asked_wait_s, exhausted_s, is_passing
 from distill.traces import Run
+from distill.worker_settings import WorkerSettings, endpoint_worker
 from tests.distill.scripted import Endpoint, Reply, cell, completion, endpoint, run_bounded
 
 RATE = {"error": {"message": "slow down", "type": "rate"}}
@@ -243,7 +244,7 @@ def test_a_window_counts_what_is_in_it() -> None:
 def test_the_limits_of_the_command_line_reach_the_endpoints_limiter() -> None:
     with endpoint(lambda _: "x") as server:
         given = Rates(5, 7)
-        worker = _endpoint_worker(WorkerSettings("scripted", server.url, rates=given))
+        worker = endpoint_worker(WorkerSettings("scripted", server.url, rates=given))
         assert worker._limiter._rates == given
         boss = _supervisor_here("scripted", server.url, Rates(tokens_per_minute=9))
         assert isinstance(boss, OpenAIHandler)

@@ -27,8 +27,8 @@ from distill.local_supervisor import queue_of
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
-from distill.resident import WorkerSettings
 from distill.traces import Run, read, validate
+from distill.worker_settings import WorkerSettings
 from tests.distill.commands import Command, Done, command
 from tests.distill.scripted import cell
 from tests.engine_stand_in.spec import HERE, MODEL, ROOT

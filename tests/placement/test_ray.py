@@ -18,13 +18,14 @@ import pytest
 
 from distill import cli
 from distill.errors import DistillError, MachineError
-from distill.resident import Resident, WorkerSettings
+from distill.resident import Resident
 from distill.supervisor import background, driver
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.placement import RayCluster
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.workers import Worker
+from distill.worker_settings import WorkerSettings
 from tests.engine_stand_in.spec import MODEL, calls_in
 from tests.engine_stand_in.vllm.tokens import answer_to
 from tests.placement.conftest import GPUS_PER_NODE, Clusters, RayNodes
