@@ -1,6 +1,7 @@
 """What ``worker.jsonl`` says of a worker call: the line that stands alone."""
 
 import functools
+from typing import Any
 
 import msgspec
 
@@ -63,6 +64,17 @@ class CallLines:
             total_s=outcome.total_s,
         )
 
+    def _place(self, asked: Asked, item: int, request: wire.Request) -> dict[str, Any]:
+        """Where a call was made. Answers, of which there are most, say it without a dict."""
+        return {
+            "id": request.id,
+            "turn": self._log.turn,
+            "cell": asked.cell,
+            "call": asked.call,
+            "item": item,
+            "function": asked.function,
+        }
+
     def _failed(
         self, asked: Asked, item: int, outcome: Outcome, failure: wire.Failure
     ) -> records.Call:
@@ -70,12 +82,7 @@ class CallLines:
         messages = messages_of(request)
         return records.Call(
             **self._log.stamp(outcome.producer),
-            id=request.id,
-            turn=self._log.turn,
-            cell=asked.cell,
-            call=asked.call,
-            item=item,
-            function=asked.function,
+            **self._place(asked, item, request),
             attempt=failure.attempt,
             prompt="\n".join(message["content"] for message in messages),
             response=None,
@@ -95,12 +102,7 @@ class CallLines:
         return msgspec.structs.replace(
             spare,
             **self._log.stamp(spare.producer),
-            id=request.id,
-            turn=self._log.turn,
-            cell=asked.cell,
-            call=asked.call,
-            item=item,
-            function=asked.function,
+            **self._place(asked, item, request),
             source="reused",
             prompt_token_ids=None,
             token_ids=None,
@@ -115,12 +117,7 @@ class CallLines:
         spans = self._index.spans(known.prompt)
         return records.Call(
             **self._log.stamp(),
-            id=request.id,
-            turn=self._log.turn,
-            cell=asked.cell,
-            call=asked.call,
-            item=item,
-            function=asked.function,
+            **self._place(asked, item, request),
             attempt=request.attempt,
             prompt=known.prompt,
             response=known.response,
