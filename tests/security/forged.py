@@ -22,8 +22,11 @@ def raw(data):
         while done < len(view): done += os.write(FD, view[done:])
 def frame(body): return len(body).to_bytes(4, 'big') + body
 def send(message): raw(frame(pack(message)))
-def call(*args, number=1, function='f', **kwargs):
-    send({'type': 'Call', 'call': number, 'function': function, 'args': args, 'kwargs': kwargs})
+def called(*args, number=1, function='f', **kwargs):
+    return frame(pack(
+        {'type': 'Call', 'call': number, 'function': function, 'args': args, 'kwargs': kwargs}
+    ))
+def call(*args, **kwargs): raw(called(*args, **kwargs))
 def final(value, number=1): send({'type': 'Final', 'call': number, 'value': value})
 def output(text='', stream='stdout'): send({'type': 'Output', 'stream': stream, 'text': text})
 def done(cell=1, **fields): send({'type': 'Done', 'cell': cell, **fields})
@@ -482,7 +485,10 @@ FLOODS = {
         Harmless(),
     ),
     "more calls at once than allowed": Attack(
-        "flood", "for i in range(1, 99): call(number=i)\npark()", broken("calls in flight")
+        # In one write: one by one, they would be answered as fast as a busy machine sends them.
+        "flood",
+        "raw(b''.join(called(number=i) for i in range(1, 99)))\npark()",
+        broken("calls in flight"),
     ),
     "more calls than a cell may make": Attack(
         "flood", "while True: f()", Raised("LimitError", "calls_per_cell")
