@@ -96,18 +96,18 @@ async def answer_on_loop(
             'nobody knows whether it is still the same; use answer_cache="run"'
         )
     options = Options(
-        max_iterations,
-        output_limit,
-        dict(primitives or {}),
-        repl_class,
-        record,
-        dict(worker_options or {}),
-        limits,
-        tuple(sandbox_packages),
-        sandbox,
-        tuple(sources),
-        answer_cache,
-        on_progress,
+        max_iterations=max_iterations,
+        output_limit=output_limit,
+        primitives=dict(primitives or {}),
+        repl_class=repl_class,
+        record=record,
+        worker_options=dict(worker_options or {}),
+        limits=limits,
+        packages=tuple(sandbox_packages),
+        sandbox=sandbox,
+        sources=tuple(sources),
+        answer_cache=answer_cache,
+        on_progress=on_progress,
     )
     run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
@@ -160,19 +160,21 @@ async def resume_on_loop(
         recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
         assert recorded.start is not None
         told = recorded.start.options
+        packages = told.get("sandbox_packages", ())
         options = Options(
-            told["max_iterations"],
-            told["output_limit"],
-            dict(primitives or {}),
-            repl_class,
-            told["record"],
-            told["worker_options"],
-            limits or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
-            tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ())),
-            told.get("sandbox", "auto"),
-            recorded.start.context.sources,
-            told.get("answer_cache", "off"),
-            on_progress,
+            max_iterations=told["max_iterations"],
+            output_limit=told["output_limit"],
+            primitives=dict(primitives or {}),
+            repl_class=repl_class,
+            record=told["record"],
+            worker_options=told["worker_options"],
+            limits=limits
+            or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
+            packages=tuple(named.partition(" ")[0] for named in packages),
+            sandbox=told.get("sandbox", "auto"),
+            sources=recorded.start.context.sources,
+            answer_cache=told.get("answer_cache", "off"),
+            on_progress=on_progress,
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))

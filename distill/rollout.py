@@ -83,7 +83,7 @@ class Question:
     context: Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     max_iterations: int
     output_limit: int
