@@ -20,7 +20,7 @@ HOUR_S = 3600.0
 Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TokenPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Dollars for a million tokens; what the cache holds costs as all input where nobody says."""
 
     input: Dollars
@@ -45,34 +45,34 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
 
 
-class LongRates(Rates, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LongPrice(TokenPrice, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a call costs whose prompt has more than ``above_tokens``."""
 
     above_tokens: Annotated[int, msgspec.Meta(ge=1)]
 
 
-class Price(Rates, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Price(TokenPrice, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model's tokens cost. ``source`` and ``date`` say where that was read, and when."""
 
     models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     endpoint: str = "*"
-    long: LongRates | None = None
+    long: LongPrice | None = None
     source: str = ""
     date: str = ""
 
-    def rates(self, prompt_tokens: int) -> Rates:
+    def of_prompt(self, prompt_tokens: int) -> TokenPrice:
         """What a call with such a prompt is counted by."""
         is_long = self.long is not None and prompt_tokens > self.long.above_tokens
         return self.long if self.long is not None and is_long else self
 
     def of_call(self, usage: Usage) -> float:
         """The dollars of one call."""
-        return self.rates(usage.input_tokens).dollars(usage)
+        return self.of_prompt(usage.input_tokens).dollars(usage)
 
     def most(self, prompt_tokens: int, completion_tokens: int) -> float:
         """The dollars that a call may cost, whatever the cache does."""
-        rates = self.rates(prompt_tokens)
-        return (prompt_tokens * rates.most_input + completion_tokens * rates.output) / MILLION
+        price = self.of_prompt(prompt_tokens)
+        return (prompt_tokens * price.most_input + completion_tokens * price.output) / MILLION
 
     def matches(self, model: str, endpoint: str) -> bool:
         """Whether it is the price of this model there; an endpoint is ``host`` or ``host:port``."""
