@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
-
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler
@@ -17,6 +15,7 @@ from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
@@ -136,6 +135,7 @@ async def resume_on_loop(
     primitives: Mapping[str, Callable[..., Any]] | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -143,7 +143,9 @@ async def resume_on_loop(
     ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
     run is not the folder's last. The session comes back as after a killed cell, the conversation
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again.
+    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again, all
+    other options are the run's own. ``sandbox`` "auto" is the tier that it asked for; that it had
+    no jail is never taken from a log.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -159,20 +161,16 @@ async def resume_on_loop(
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
-        options = Options(
-            max_iterations=told["max_iterations"],
-            output_limit=told["output_limit"],
+        options = read_back(
+            Options,
+            told,
             primitives=dict(primitives or {}),
             repl_class=repl_class,
-            record=told["record"],
-            worker_options=told["worker_options"],
-            limits=limits
-            or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
             packages=tuple(named.partition(" ")[0] for named in packages),
-            sandbox=told.get("sandbox", "auto"),
             sources=recorded.start.context.sources,
-            answer_cache=told.get("answer_cache", "off"),
+            sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
+            **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
@@ -203,6 +201,12 @@ def check_resumable(
             "them again with primitives= (distill.resume)"
         )
     return recorded
+
+
+def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
+    recorded = told.get("sandbox", "auto")
+    return recorded if wanted == "auto" and recorded != "none" else wanted
 
 
 @contextlib.asynccontextmanager
