@@ -1,16 +1,19 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler
 from distill.packages import described
+from distill.prices import price_table
 from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -18,6 +21,7 @@ from distill.protocol.sandbox_link import Wanted
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.spending import settled
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
@@ -55,6 +59,8 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    budget: Budget | None = None,
+    prices: Mapping[str, Any] | str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -69,7 +75,10 @@ async def answer_on_loop(
     for development, is no jail); ``sources`` are the context's files, for the log;
     ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
     got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``on_progress`` is called from the background loop and must not block.
+    weights are known); ``budget`` is what the run may use (without one of dollars a run on paid
+    endpoints may cost DEFAULT_DOLLARS); ``prices`` go before the user's and distill's own: a TOML
+    file, or what it holds (distill/prices.toml shows which); ``on_progress`` is called from the
+    background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -84,6 +93,7 @@ async def answer_on_loop(
     if answer_cache not in get_args(AnswerCaching):
         raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
     described(sandbox_packages)
+    table = price_table(prices)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
     backend = await _backend(host, worker, handler)
@@ -92,6 +102,7 @@ async def answer_on_loop(
             "an answer cache that runs share is for workers of this engine: of an endpoint's model "
             'nobody knows whether it is still the same; use answer_cache="run"'
         )
+    budget, table = settled(_checked(budget), table, handler, backend)
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
@@ -104,6 +115,8 @@ async def answer_on_loop(
         sandbox=sandbox,
         sources=tuple(sources),
         answer_cache=answer_cache,
+        budget=budget,
+        prices=table,
         on_progress=on_progress,
     )
     run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
@@ -136,6 +149,7 @@ async def resume_on_loop(
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
     sandbox: Wanted = "auto",
+    budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -145,7 +159,8 @@ async def resume_on_loop(
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
     recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again, all
     other options are the run's own. ``sandbox`` "auto" is the tier that it asked for; that it had
-    no jail is never taken from a log.
+    no jail is never taken from a log. What was used before counts against the run's budget, or the
+    one that is given instead.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -171,7 +186,11 @@ async def resume_on_loop(
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
             **({} if limits is None else {"limits": limits}),
+            **({} if budget is None else {"budget": _checked(budget)}),
         )
+        table = options.prices.before(price_table())
+        limit, table = settled(options.budget, table, handler, backend)
+        options = dataclasses.replace(options, budget=limit, prices=table)
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
         asked = Rollout(host, log, question, options)
@@ -268,6 +287,12 @@ def _check_primitives(primitives: Any) -> None:
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+
+
+def _checked(budget: Any) -> Budget:
+    if not isinstance(budget, Budget | None):
+        raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
+    return budget or Budget()
 
 
 def _run_id() -> str:

@@ -5,14 +5,17 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from distill.accounts import Account
+from distill.budget import Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.prices import PriceTable
 from distill.primitives import terms_of
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
@@ -20,6 +23,7 @@ from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
+from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
@@ -42,7 +46,7 @@ SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: turns, worker calls, tokens of both models, seconds."""
+    """How far a run is: turns, worker calls, tokens of both models, seconds, dollars if known."""
 
     run: str
     turn: int
@@ -52,6 +56,7 @@ class Progress:
     calls_failed: int
     tokens: int
     elapsed_s: float
+    dollars: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,10 @@ class RunResult:
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
+
+    ``ended_by`` is the budget that ended it, a field of ``Budget``, or None. ``dollars`` are those
+    of the whole run, None where nobody knows a price; ``gpu_s`` seconds of worker servers' devices
+    (an endpoint's are not known, and 0); ``dollars_limit`` is what it might have cost.
     """
 
     answer: Any
@@ -76,6 +85,10 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    ended_by: str | None = None
+    dollars: float | None = None
+    dollars_limit: float | None = None
+    gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,10 @@ class Options:
     sandbox: Wanted = "auto"
     sources: tuple[str, ...]
     answer_cache: AnswerCaching = "off"
+    budget: Budget = field(default_factory=Budget)
+    prices: PriceTable = field(default_factory=PriceTable)
+    account: Account | None = None
+    """What the run draws on, if it is a part of another."""
     on_progress: Callable[[Progress], None] | None
 
 
@@ -129,6 +146,15 @@ class Rollout:
         self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
         index = await in_thread(self._host, SpanIndex, self._context)
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
+        self._spending = Spending(
+            supervisor,
+            backend,
+            budget=self._options.budget,
+            prices=self._options.prices,
+            shown_chars=self._options.output_limit,
+            parent=self._options.account,
+            recorded=recorded,
+        )
         self._calls = WorkerCalls(
             self._host,
             backend,
@@ -138,6 +164,7 @@ class Rollout:
             record=self._options.record,
             defaults=self._options.worker_options,
             cache=self._cache,
+            budget=self._spending.calls,
             on_progress=self._tell,
         )
         self._repl = self._make_repl()
@@ -173,6 +200,11 @@ class Rollout:
         repl.itemised = frozenset(("worker", "worker_batch"))
         repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
         return repl
+
+    @property
+    def account(self) -> Account:
+        """What it uses, its sub-runs included: theirs are children of it."""
+        return self._spending.account
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -260,15 +292,19 @@ class Rollout:
             self._repl,
             self._log,
             max_iterations=self._options.max_iterations,
+            budget=self._spending.turns,
             on_progress=self._tell,
         )
         status: Any = "failed"
         error: str | None = None
         self._host.activity.begin()
         try:
+            if standing is None:
+                messages = self._spending.turns.open(messages)
             await in_thread(self._host, self._repl.start)
             self._log_processes()
-            turns = await self._loop.run(messages, standing)
+            with self._spending.clock(self._calls.stop):
+                turns = await self._loop.run(messages, standing)
             status = turns.status
             return self._result(turns)
         except DistillError as failure:
@@ -279,14 +315,17 @@ class Rollout:
             status, error = "cancelled" if cancelled else "failed", repr(failure)
             raise
         finally:
-            self._host.activity.end()
-            self._calls.cancel()
-            if self._cache is not None:
-                self._cache.close()
-            try:
-                self._log_end(status, error)
-            finally:
-                await in_thread(self._host, self._repl.close)
+            await self._end(status, error)
+
+    async def _end(self, status: Any, error: str | None) -> None:
+        self._host.activity.end()
+        self._calls.cancel()
+        if self._cache is not None:
+            self._cache.close()
+        try:
+            self._log_end(status, error)
+        finally:
+            await in_thread(self._host, self._repl.close)
 
     def _result(self, turns: Turns) -> RunResult:
         calls = self._calls
@@ -304,6 +343,10 @@ class Rollout:
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
             worker_cached=calls.tally.cached,
+            ended_by=turns.ended_by,
+            dollars=self._spending.dollars,
+            dollars_limit=self.account.limit("dollars"),
+            gpu_s=self.account.used.gpu_s,
         )
 
     def _log_processes(self) -> None:
@@ -352,6 +395,10 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            ended_by=turns.ended_by,
+            supervisor_dollars=self._spending.supervisor_dollars,
+            worker_dollars=self._spending.worker_dollars,
+            gpu_s=self._spending.gpu_s,
         )
 
     def _tell(self) -> None:
@@ -369,5 +416,6 @@ class Rollout:
                 self._calls.tally.failed,
                 used.input_tokens + used.output_tokens,
                 time.monotonic() - self._started_s,
+                self._spending.dollars,
             )
         )

@@ -99,10 +99,18 @@ class CallError(Value, frozen=True, omit_defaults=True):
     """A host function's failure, raised in the cell as the exception class of this name.
 
     ``WorkerError`` is one failed item, ``WorkerBatchError`` carries the answers that did
-    arrive (``answers``, None where failed) and ``errors``: index → reason.
+    arrive (``answers``, None where failed) and ``errors``: index → reason; so does
+    ``WorkerBudgetError``, where items were not sent because a budget does not cover them.
     """
 
-    name: Literal["WorkerError", "WorkerBatchError", "PrimitiveError", "LimitError", "FinalError"]
+    name: Literal[
+        "WorkerError",
+        "WorkerBatchError",
+        "WorkerBudgetError",
+        "PrimitiveError",
+        "LimitError",
+        "FinalError",
+    ]
     detail: Detail
     answers: tuple[Json, ...] | None = None
     errors: dict[int, str] | None = None

@@ -5,6 +5,7 @@
     RuntimeError
     ├── WorkerError             one item failed for good
     │   └── WorkerBatchError    .answers (None where failed), .errors (index → reason)
+    │       └── WorkerBudgetError   as well: a budget does not cover the rest of them
     ├── PrimitiveError          a function that the user added failed
     └── LimitError              a limit of this session is used up
 """
@@ -46,6 +47,10 @@ class WorkerBatchError(WorkerError):
         self.errors = errors or {}
 
 
+class WorkerBudgetError(WorkerBatchError):
+    """A budget does not cover all items; the answers of the others are here."""
+
+
 class PrimitiveError(RuntimeError):
     """A host function failed."""
 
@@ -65,6 +70,7 @@ class Finished(BaseException):
 EXCEPTIONS: tuple[type[RuntimeError], ...] = (
     WorkerError,
     WorkerBatchError,
+    WorkerBudgetError,
     PrimitiveError,
     LimitError,
     FinalError,
@@ -157,6 +163,6 @@ class Host:
 
 def _exception(error: Wire) -> Exception:
     kind = next((kind for kind in EXCEPTIONS if kind.__name__ == error["name"]), RuntimeError)
-    if kind is WorkerBatchError:
-        return WorkerBatchError(error["detail"], error.get("answers"), error.get("errors"))
+    if issubclass(kind, WorkerBatchError):
+        return kind(error["detail"], error.get("answers"), error.get("errors"))
     return kind(error["detail"])
