@@ -73,6 +73,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    primitives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

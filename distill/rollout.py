@@ -18,6 +18,7 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.ready_primitives import made
 from distill.repl import REPL, describe
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
@@ -87,7 +88,7 @@ class Question:
 class Options:
     max_iterations: int
     output_limit: int
-    primitives: Mapping[str, Callable[..., Any]]
+    primitives: Mapping[str, Callable[..., Any] | str]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
@@ -155,7 +156,7 @@ class Rollout:
             self._calls.worker,
             self._calls.worker_batch,
             options.output_limit,
-            options.primitives,
+            made(options.primitives, self),
         )
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
@@ -168,6 +169,11 @@ class Rollout:
         repl.itemised = frozenset(("worker", "worker_batch"))
         repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
         return repl
+
+    @property
+    def context(self) -> Any:
+        """The text, list or dict that is asked about."""
+        return self._context
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -212,6 +218,11 @@ class Rollout:
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "ready_primitives": {
+                    name: ready
+                    for name, ready in options.primitives.items()
+                    if isinstance(ready, str)
+                },
                 "sandbox": self._repl.tier,
                 "sandbox_packages": list(packages),
                 "limits": msgspec.to_builtins(self._repl.limits),
