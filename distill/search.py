@@ -56,7 +56,9 @@ def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
         for a pattern that takes more than REGEX_LIMIT_S. Sends nothing out.
         """
         nonlocal index
-        _check(query, kind, k)
+        check_query(query, k)
+        if kind not in ("bm25", "regex"):
+            raise ValueError(f"kind is 'bm25' or 'regex', not {str(kind)[:100]!r}")
         with lock:
             if index is None:
                 index = Index(context)
@@ -65,13 +67,12 @@ def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
     return search
 
 
-def _check(query: Any, kind: Any, k: Any) -> None:
+def check_query(query: Any, k: Any) -> None:
+    """What a cell asks for. Raises ValueError, TypeError."""
     if not isinstance(query, str) or not query.strip():
-        raise TypeError("the query is a str with words, or a pattern")
+        raise TypeError("the query is a str, and not an empty one")
     if len(query) > QUERY_LIMIT_CHARS:
         raise ValueError(f"the query has {len(query):,} characters; at most {QUERY_LIMIT_CHARS:,}")
-    if kind not in ("bm25", "regex"):
-        raise ValueError(f"kind is 'bm25' or 'regex', not {str(kind)[:100]!r}")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= HITS_LIMIT:
         raise ValueError(f"k is a number from 1 to {HITS_LIMIT}")
 
