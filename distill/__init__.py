@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
+    from distill.sub_questions import sub_run
 
 __all__ = [
     "REPL",
@@ -42,6 +43,7 @@ __all__ = [
     "primitive",
     "resume",
     "run",
+    "sub_run",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
+    "sub_questions": ("sub_run",),
 }
 
 

@@ -9,6 +9,7 @@
     ├── ModelError                4   a model or its endpoint failed for good
     │   ├── WorkerError           4   one worker call; ``kind`` says why
     │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
+    ├── SubRunError               4   sub-runs of a run gave no answer; carries the other answers
     └── BudgetError               5   a budget ended the run before there was an answer
 
 A failure inside the model's own code is none of these: it is data, shown to the model.
@@ -83,6 +84,21 @@ class WorkerBatchError(ModelError):
         self.answers = list(answers)
         self.errors = dict(errors)
         self.replies = list(replies)
+
+
+class SubRunError(DistillError):
+    """Sub-runs gave no answer. ``answers`` and ``errors`` are as in a WorkerBatchError, where one
+    call asked for several.
+    """
+
+    exit_code = 4
+
+    def __init__(
+        self, detail: str, answers: Sequence[Any] = (), errors: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.answers = list(answers)
+        self.errors = dict(errors or {})
 
 
 class BudgetError(DistillError):

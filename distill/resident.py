@@ -73,6 +73,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,4 +535,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
+        "",
+        progress.sub_runs,
     )
