@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.version import __version__
 
 if TYPE_CHECKING:
+    from distill.budget import Budget
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REPL",
+    "Budget",
     "Engine",
     "ExecResult",
     "LMResponse",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "budget": ("Budget",),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),

@@ -23,6 +23,7 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
+from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.sub_questions import sub_run
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
@@ -119,19 +120,23 @@ class SubRuns(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """What decides how a run goes. It comes back from the log (``recorded_options``): an option
+    that is no data is named there, one that older logs don't have has a default.
+    """
+
     max_iterations: int
     output_limit: int
     primitives: Mapping[str, Callable[..., Any]]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
-    limits: Limits | None
+    limits: Limits | None = None
     packages: tuple[str, ...]
-    sandbox: Wanted
+    sandbox: Wanted = "auto"
     sources: tuple[str, ...]
-    answer_cache: AnswerCaching
-    max_depth: int
-    sub_supervisor: str | None
+    answer_cache: AnswerCaching = "off"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
     on_progress: Callable[[Progress], None] | None
 
 
@@ -333,14 +338,8 @@ class Rollout:
             label=label,
             parent=self._parent,
             options={
-                "max_iterations": options.max_iterations,
-                "output_limit": options.output_limit,
+                **logged(options),
                 "worker_ctx_k": worker_ctx_k,
-                "record": options.record,
-                "answer_cache": options.answer_cache,
-                "max_depth": options.max_depth,
-                "sub_supervisor": options.sub_supervisor,
-                "worker_options": dict(options.worker_options),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},

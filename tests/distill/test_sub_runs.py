@@ -148,7 +148,7 @@ def test_it_has_the_users_functions_and_options_too(ask_family: Any, log: Path) 
     _, (child,) = runs_of(log)
     assert child.start is not None
     assert (child.start.options["max_iterations"], child.start.options["output_limit"]) == (1, 120)
-    assert "characters cut" in family.seen["deeper"][-1][-2]["content"]
+    assert "characters cut" in family.shown("deeper")
 
 
 def test_another_may_write_its_code(ask_family: Any, log: Path) -> None:
@@ -230,7 +230,7 @@ def test_there_is_a_bound_to_their_number(ask_family: Any, log: Path) -> None:
     [
         ([ModelError("the endpoint is down")], "SubRunError the endpoint is down"),
         ([cell("1 / 0"), cell("x = 1")], "SubRunError it ended without an answer, after 2 turns"),
-        ([lambda: {}["no"]], "SubRunError KeyError"),
+        ([lambda: dict[str, str]()["no"]], "SubRunError KeyError"),
     ],
     ids=["model", "unanswered", "handler"],
 )
