@@ -150,6 +150,14 @@ _question = _options(
     _limit,
     _sandbox_package,
     click.option(
+        "--primitive",
+        "primitives",
+        multiple=True,
+        metavar="NAME",
+        help="A ready function that the supervisor's code may call (repeatable): search (passages "
+        "by words or a regular expression), retrieve (by meaning).",
+    ),
+    click.option(
         "--record",
         type=click.Choice(["off", "ids", "ids+logprobs"]),
         default="ids",
@@ -163,6 +171,56 @@ _question = _options(
         show_default=True,
         help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
         "got before: never, in this run, or in any run of yours.",
+    ),
+    click.option(
+        "--max-depth",
+        type=click.IntRange(0, 4),
+        default=1,
+        show_default=True,
+        help="Levels of sub-runs below the run, where its code can start some.",
+    ),
+    click.option(
+        "--sub-supervisor",
+        metavar="MODEL|recipe:NAME",
+        help="Who writes the code of sub-runs (default: as --supervisor).",
+    ),
+    click.option(
+        "--max-worker-calls",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="The most worker calls of the run; what is beyond them is not sent.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="The most tokens, in and out, of supervisor and workers.",
+    ),
+    click.option(
+        "--max-dollars",
+        type=click.FloatRange(min=0),
+        metavar="X",
+        show_default="5 where a model's endpoint is paid",
+        help="The most that the run may cost.",
+    ),
+    click.option(
+        "--max-gpu-s",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="The most seconds of the worker servers' devices.",
+    ),
+    click.option(
+        "--max-wall-s",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="The most seconds from the start of the run, the last turn included.",
+    ),
+    click.option(
+        "--prices",
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+        metavar="FILE",
+        help="What models cost, as a TOML file that goes before ~/.config/distill/prices.toml and "
+        "the table that ships with distill.",
     ),
     click.option(
         "--log-dir",

@@ -30,15 +30,15 @@ DEFAULT_DOLLARS = 5.0
 
 
 def settled(
-    budget: Budget, table: PriceTable, supervisor: ModelHandler, backend: Backend
+    budget: Budget, table: PriceTable, backend: Backend, *supervisors: ModelHandler | None
 ) -> tuple[Budget, PriceTable]:
-    """The budget with its default cap, and the prices of these two models and of devices.
+    """The budget with its default cap, and the prices of these models and of devices.
 
     Raises InputError where dollars are limited and a price is not known.
     """
     rows, unknown = [], []
-    asked = ((model_name(supervisor), supervisor.endpoint), (backend.name, backend.endpoint))
-    for model, endpoint in dict.fromkeys(asked):
+    asked = [(model_name(each), each.endpoint) for each in supervisors if each is not None]
+    for model, endpoint in dict.fromkeys((*asked, (backend.name, backend.endpoint))):
         price = table.price(model, endpoint)
         if price is None:
             unknown.append((model, endpoint))
@@ -95,8 +95,20 @@ class Spending:
         self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
         self.calls = CallBudget(self.account, self._call_tariff, backend.window_tokens)
         self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
+        if None in (price, self._call_tariff.price):
+            self.account.say_unpriced()
         if recorded is not None:
-            self.turns.account.charge(turns_before(recorded, self._tariff))
+            self._charge_before(recorded)
+
+    def _charge_before(self, recorded: Run) -> None:
+        """What an earlier process of this run has used, but its calls, which are taken up apart."""
+        self.turns.account.charge(turns_before(recorded, self._tariff))
+        below = list(recorded.sub_runs)
+        for run in below:
+            below += run.sub_runs
+            self.account.charge(turns_before(run, self._tariff))
+            for line in run.calls:
+                self.account.charge(self.calls.used_by(line))
 
     @property
     def supervisor_dollars(self) -> float | None:
@@ -111,8 +123,7 @@ class Spending:
     @property
     def dollars(self) -> float | None:
         """What all has cost, sub-runs included; None: nobody knows."""
-        known = None not in (self._tariff.price, self._call_tariff.price)
-        return self.account.used.dollars if known else None
+        return self.account.used.dollars if self.account.is_priced else None
 
     @property
     def gpu_s(self) -> float:
@@ -127,7 +138,7 @@ class Spending:
             while left_s := self.turns.work_left_s():  # noqa: ASYNC110  (time passes by itself)
                 # It changes with every reply.
                 await asyncio.sleep(min(left_s, LOOK_S))
-            limit = amount("wall_s", self.account.budget.wall_s or 0.0)
+            limit = amount("wall_s", self.account.limit("wall_s") or 0.0)
             stop_calls(BudgetError(f"the budget of {limit} is used up", budget="wall_s"))
 
         if self.turns.work_left_s() is None:

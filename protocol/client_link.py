@@ -77,6 +77,8 @@ class Progress(Message, frozen=True):
     tokens: Count
     elapsed_s: Seconds
     note: str = ""
+    sub_runs: Count = 0
+    dollars: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Answer(Message, frozen=True):

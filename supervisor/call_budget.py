@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from distill.accounts import Account, Reservation
-from distill.budget import Use
+from distill.budget import NOTHING, Use
 from distill.errors import BudgetError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
@@ -98,11 +98,14 @@ class CallBudget:
 
     def take_up(self, line: records.Call) -> None:
         """A call that an earlier process of the same run has made."""
+        self.account.charge(self.used_by(line))
+
+    def used_by(self, line: records.Call) -> Use:
+        """What the call of this line has used: nothing, where it had its answer from before."""
         if line.source != "sampled":
-            return
+            return NOTHING
         usage = Usage(*msgspec.structs.astuple(line.usage))
-        used = self._tariff.used(usage, line.gpu_s, line.model.device)
-        self.account.charge(used + Use(worker_calls=1))
+        return self._tariff.used(usage, line.gpu_s, line.model.device) + Use(worker_calls=1)
 
     def forfeit(self) -> None:
         """The calls that are open are given up: what they take is as much as they may."""

@@ -6,6 +6,7 @@
     ├── WorkerError             one item failed for good
     │   └── WorkerBatchError    .answers (None where failed), .errors (index → reason)
     │       └── WorkerBudgetError   as well: a budget does not cover the rest of them
+    ├── SubRunError             a sub-run gave no answer; of several: as WorkerBatchError
     ├── PrimitiveError          a function that the user added failed
     └── LimitError              a limit of this session is used up
 """
@@ -51,6 +52,20 @@ class WorkerBudgetError(WorkerBatchError):
     """A budget does not cover all items; the answers of the others are here."""
 
 
+class SubRunError(RuntimeError):
+    """Sub-runs ended without an answer; those of the others are here."""
+
+    def __init__(
+        self,
+        detail: str,
+        answers: list[Any] | None = None,
+        errors: dict[int, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.answers = answers or []
+        self.errors = errors or {}
+
+
 class PrimitiveError(RuntimeError):
     """A host function failed."""
 
@@ -71,6 +86,7 @@ EXCEPTIONS: tuple[type[RuntimeError], ...] = (
     WorkerError,
     WorkerBatchError,
     WorkerBudgetError,
+    SubRunError,
     PrimitiveError,
     LimitError,
     FinalError,
@@ -163,6 +179,6 @@ class Host:
 
 def _exception(error: Wire) -> Exception:
     kind = next((kind for kind in EXCEPTIONS if kind.__name__ == error["name"]), RuntimeError)
-    if issubclass(kind, WorkerBatchError):
+    if issubclass(kind, WorkerBatchError | SubRunError):
         return kind(error["detail"], error.get("answers"), error.get("errors"))
     return kind(error["detail"])

@@ -245,7 +245,7 @@ def test_the_model_is_told_exactly_what_is_left_at_the_end_of_each_message(talk:
     turn, call = (1000 * 2 + 100 * 10) / 1e6, (10 * 1 + 5 * 4) / 1e6
     left = [1.0, 1.0 - turn - 3 * call, 1.0 - turn - 3 * call - (1200 * 2 + 100 * 10) / 1e6]
     for (_, dollars), most in zip(told, left, strict=True):
-        assert most - 0.03 < float(dollars) < most - 0.01  # the last turn's are kept back
+        assert most - 0.1 < float(dollars) < most - 0.01  # the last turn's are kept back
     messages = [turn["messages"] for turn in script.turns]
     assert messages[1][: len(messages[0])] == messages[0]
     assert messages[2][: len(messages[1])] == messages[1]
