@@ -10,6 +10,7 @@ from typing import Any, get_args
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
+from distill.opening import Opening, checked
 from distill.packages import described
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -52,7 +53,7 @@ async def answer_on_loop(
     label: str | None = None,
     primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
-    messages: Sequence[dict[str, str]] | None = None,
+    messages: Opening | None = None,
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -68,11 +69,11 @@ async def answer_on_loop(
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``) by name, or names of ready ones: ``["search"]``; ``worker_options`` are
-    default sampling parameters of worker calls; ``record`` says how much of each completion is
-    logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
+    replace ``build_system_prompt``'s: a list, or a function that is called with the context, the
+    question and the same keywords, and returns one; ``primitives`` are further functions of the
+    REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
+    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
     the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
     for development, is no jail); ``sources`` are the context's files, for the log;
     ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
@@ -90,6 +91,8 @@ async def answer_on_loop(
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     _check_limits(max_iterations, output_limit, max_depth)
     chosen = _primitives(primitives)
+    if messages is not None and not callable(messages):
+        checked(messages)
     if limits is not None:
         check(limits)
     if sandbox not in get_args(Wanted):

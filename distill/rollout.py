@@ -15,9 +15,9 @@ import msgspec
 
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.opening import Opening, opening
 from distill.packages import described
 from distill.primitives import terms_of
-from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -290,24 +290,24 @@ class Rollout:
         return sha256
 
     async def ask(
-        self, label: str | None, worker_ctx_k: int | None, messages: Any = None
+        self, label: str | None, worker_ctx_k: int | None, messages: Opening | None = None
     ) -> RunResult:
         """Work on the question from its first message on; ``messages`` replace those we build."""
         packages = described(self._repl.packages)
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        opening = messages or build_system_prompt(
-            self._context,
-            self._query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=self._options.output_limit,
-            primitives=self.primitive_lines(),
-            packages=packages,
-            models=self._backend.models()[1:],
-        )
+        facts = {
+            "worker_ctx_k": worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+        begin = functools.partial(opening, messages, self._context, self._query, **facts)
+        first = await in_thread(self._host, begin)  # it may be a user's function
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await self.work(opening)
+        return await self.work(first)
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
