@@ -73,15 +73,15 @@ async def answer_on_loop(
     question and the same keywords, and returns one; ``primitives`` are further functions of the
     REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
     ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
-    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
-    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources`` are the context's files, for the log;
-    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
-    got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
-    where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
-    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
-    the background loop and must not block.
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
+    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
+    best that works; a named one never becomes another; "none", for development, is no jail);
+    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    seeded worker calls are answered with what equal ones got before: never, within the run, or over
+    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
+    levels of sub-runs there may be below this run, where its code has a function for them
+    (``primitives={"supervisor": distill.sub_run}``), and ``sub_supervisor`` who writes their code
+    (None: ``supervisor``); ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.

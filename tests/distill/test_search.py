@@ -161,7 +161,7 @@ def test_a_run_s_code_calls_it_and_the_model_is_told_how(ask: Ask, logged: Any) 
     supervisor = Supervisor(
         cell("hits = search(query + ' giant David', k=1)\nprint(hits[0]['text'])"),
         cell("search('(', 'regex')"),
-        cell("hit = search('David slew', kind='regex')[0]\nFINAL(context[hit['start']:hit['end']])"),
+        cell("hit = search('David slew', 'regex')[0]\nFINAL(context[hit['start']:hit['end']])"),
     )
     result = ask(supervisor=supervisor, context=TEXT, primitives=["search"], limits=SMALL)
     assert "David slew the giant Goliath" in result.answer
