@@ -19,9 +19,10 @@ from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
 from distill.subruns import Family
-from distill.supervisor import background, driver
+from distill.supervisor import background, dialects, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
@@ -46,7 +47,7 @@ async def answer_on_loop(
     *,
     max_iterations: int = 15,
     log_dir: str | Path | None = None,
-    output_limit: int = 2000,
+    output_limit: int | None = None,
     worker_ctx_k: int | None = None,
     label: str | None = None,
     primitives: Mapping[str, Callable[..., Any]] | None = None,
@@ -61,14 +62,16 @@ async def answer_on_loop(
     answer_cache: AnswerCaching = "off",
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
+    dialect: DialectName = "native",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
-    ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
+    ``output_limit`` is how many characters of a cell's output it sees (None: the dialect's own,
+    2,000 or 20,000); ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given;
+    ``messages`` replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL
+    (see ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
     ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
     ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
     the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
@@ -77,8 +80,9 @@ async def answer_on_loop(
     got before: never, within the run, or over all runs of this user ("shared", for workers whose
     weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
     where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
-    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
-    the background loop and must not block.
+    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``dialect``
+    "rlm" speaks as Recursive Language Models do (docs/rlm.md); ``on_progress`` is called from the
+    background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -86,6 +90,10 @@ async def answer_on_loop(
     check_question(query, context)
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    if dialect not in get_args(DialectName):
+        raise InputError(f"dialect is {' or '.join(get_args(DialectName))}, not {dialect!r}")
+    if output_limit is None:
+        output_limit = dialects.dialect(dialect).output_limit
     _check_limits(max_iterations, output_limit, max_depth)
     _check_primitives(primitives)
     if limits is not None:
@@ -118,6 +126,7 @@ async def answer_on_loop(
         answer_cache=answer_cache,
         max_depth=max_depth,
         sub_supervisor=None if below is None else model_name(below),
+        dialect=dialect,
         on_progress=on_progress,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()

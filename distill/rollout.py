@@ -25,10 +25,12 @@ from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
+from distill.rlm_prompt import build_rlm_prompt
 from distill.sub_questions import sub_run
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
@@ -137,6 +139,7 @@ class Options:
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    dialect: DialectName = "native"
     on_progress: Callable[[Progress], None] | None
 
 
@@ -161,6 +164,7 @@ class Rollout:
         self.question, self.options = question, options
         self._query, self._context = question.query, question.context
         self._options = options
+        self._dialect = dialect(options.dialect)
         self._sub_runs = sub_runs(self) if sub_runs is not None else None
         self._parent = parent
         self._has_ended = False
@@ -288,6 +292,21 @@ class Rollout:
         sha256: str = self._ref.sha256
         return sha256
 
+    def _build(self, packages: Sequence[str]) -> list[dict[str, str]]:
+        """The first messages, in the run's dialect."""
+        told: dict[str, Any] = {
+            "worker_ctx_k": self.worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+        if self._options.dialect == "native":
+            return build_system_prompt(self._context, self._query, **told)
+        told["max_iterations"] = self._options.max_iterations
+        told["recursive"] = self._sub_runs is not None
+        return build_rlm_prompt(self._context, self._query, **told)
+
     async def ask(
         self, label: str | None, worker_ctx_k: int | None, messages: Any = None
     ) -> RunResult:
@@ -296,15 +315,7 @@ class Rollout:
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        opening = messages or build_system_prompt(
-            self._context,
-            self._query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=self._options.output_limit,
-            primitives=self.primitive_lines(),
-            packages=packages,
-            models=self._backend.models()[1:],
-        )
+        opening = messages or self._build(packages)
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(opening)
 
@@ -366,7 +377,7 @@ class Rollout:
         """Write what the end that never came would have written; where the run stood."""
         self._show_primitives()
         standing = standing_of(recorded, self._options.output_limit)
-        self._log.journal.supervisor(*loose_ends(recorded, standing))
+        self._log.journal.supervisor(*loose_ends(recorded, standing, self._dialect.read))
         self._log.write(
             records.Event,
             event="run_resumed",
@@ -389,6 +400,7 @@ class Rollout:
             self._supervisor,
             self._repl,
             self._log,
+            dialect=self._dialect,
             max_iterations=self._options.max_iterations,
             on_progress=self.tell,
         )
@@ -398,6 +410,8 @@ class Rollout:
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
+            if standing is None:
+                await self._loop.prelude()
             turns = await self._loop.run(messages, standing)
             status = turns.status
             return self._result(turns)
