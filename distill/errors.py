@@ -56,12 +56,13 @@ class WorkerError(ModelError):
     """One worker call failed for good.
 
     ``kind`` is ``too_long``, ``bad_request``, ``engine``, ``lost``, ``poison``, ``cancelled``,
-    ``model`` or ``budget``.
+    ``model`` or ``budget``: it was not sent, or given up, for the ``budget`` of that name.
     """
 
-    def __init__(self, detail: str, *, kind: str = "model") -> None:
+    def __init__(self, detail: str, *, kind: str = "model", budget: str = "") -> None:
         super().__init__(detail)
-        self.kind = kind
+        self.kind = "budget" if budget else kind
+        self.budget = budget
 
 
 class WorkerBatchError(ModelError):
@@ -95,10 +96,10 @@ class WorkerBudgetError(WorkerBatchError):
     """
 
     def __init__(
-        self, answers: Sequence[Any], errors: Mapping[int, WorkerError], total: int, budget: str
+        self, answers: Sequence[Any], errors: Mapping[int, WorkerError], total: int
     ) -> None:
         super().__init__(answers, errors, total)
-        self.budget = budget
+        self.budget = next(each.budget for each in errors.values() if each.budget)
 
 
 class SubRunError(DistillError):

@@ -21,6 +21,8 @@ class RecordedSupervisor(ModelHandler):
     worker is asked.
     """
 
+    endpoint = ""
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.model = f"{REPLAY}{run.id}"
