@@ -1,7 +1,6 @@
 """One run while it lasts: its REPL, its worker calls, its log, its end."""
 
 import asyncio
-import functools
 import logging
 import platform
 import secrets
@@ -23,10 +22,10 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
+from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.rlm_prompt import build_rlm_prompt
-from distill.sub_questions import sub_run
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
@@ -128,7 +127,7 @@ class Options:
 
     max_iterations: int
     output_limit: int
-    primitives: Mapping[str, Callable[..., Any]]
+    primitives: Mapping[str, Callable[..., Any] | str]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
@@ -165,7 +164,7 @@ class Rollout:
         self._query, self._context = question.query, question.context
         self._options = options
         self._dialect = dialect(options.dialect)
-        self._sub_runs = sub_runs(self) if sub_runs is not None else None
+        self.sub_runs = sub_runs(self) if sub_runs is not None else None
         self._parent = parent
         self._has_ended = False
         self._started_s = time.monotonic()
@@ -200,8 +199,8 @@ class Rollout:
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
-            if self._sub_runs is not None:
-                self._sub_runs.taken_up(totals_of(recorded.sub_runs))
+            if self.sub_runs is not None:
+                self.sub_runs.taken_up(totals_of(recorded.sub_runs))
             self._calls_before = self._calls.tally.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
@@ -219,7 +218,7 @@ class Rollout:
             self._calls.worker,
             self._calls.worker_batch,
             options.output_limit,
-            self._primitives(),
+            made(options.primitives, self),
         )
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
@@ -233,20 +232,10 @@ class Rollout:
         repl.on_cell = self._end_cell
         return repl
 
-    def _primitives(self) -> dict[str, Callable[..., Any]]:
-        """The functions as this run has them; that for sub-runs only where it may have some."""
-        found = dict(self._options.primitives)
-        for name, function in self._options.primitives.items():
-            if function is sub_run:
-                del found[name]
-                if self._sub_runs is not None:
-                    found[name] = _like(sub_run, self._sub_runs.ask)
-        return found
-
     def _end_cell(self, cell: int, failed: bool) -> None:
         self._calls.spares.settle(cell, failed=failed)
-        if self._sub_runs is not None:
-            self._sub_runs.end_cell(cell)
+        if self.sub_runs is not None:
+            self.sub_runs.end_cell(cell)
 
     # -- what its sub-runs need of it
 
@@ -268,12 +257,12 @@ class Rollout:
         own = Totals(
             0, used, tally.usage, tally.asked, tally.done, tally.failed, tally.sent, tally.cached
         )
-        return own if self._sub_runs is None else own + self._sub_runs.totals
+        return own if self.sub_runs is None else own + self.sub_runs.totals
 
     @property
     def sub_runs_running(self) -> int:
         """How many sub-runs are under way, at any depth."""
-        return 0 if self._sub_runs is None else self._sub_runs.running
+        return 0 if self.sub_runs is None else self.sub_runs.running
 
     def learn_from(self, child: "Rollout") -> None:
         """What the workers of a sub-run said of the same text is evidence here as well."""
@@ -304,7 +293,7 @@ class Rollout:
         if self._options.dialect == "native":
             return build_system_prompt(self._context, self._query, **told)
         told["max_iterations"] = self._options.max_iterations
-        told["recursive"] = self._sub_runs is not None
+        told["recursive"] = self.sub_runs is not None
         return build_rlm_prompt(self._context, self._query, **told)
 
     async def ask(
@@ -318,6 +307,11 @@ class Rollout:
         opening = messages or self._build(packages)
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(opening)
+
+    @property
+    def context(self) -> Any:
+        """The text, list or dict that is asked about."""
+        return self._context
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
@@ -354,6 +348,11 @@ class Rollout:
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "ready_primitives": {
+                    name: ready
+                    for name, ready in options.primitives.items()
+                    if isinstance(ready, str)
+                },
                 "sandbox": self._repl.tier,
                 "sandbox_packages": list(packages),
                 "limits": msgspec.to_builtins(self._repl.limits),
@@ -432,8 +431,8 @@ class Rollout:
         if self._cache is not None:
             self._cache.close()
         try:
-            if self._sub_runs is not None:
-                await self._sub_runs.close()
+            if self.sub_runs is not None:
+                await self.sub_runs.close()
             self._log_end(status, error)
             self._has_ended = True
         finally:
@@ -530,13 +529,3 @@ class Rollout:
 def run_name() -> str:
     """A new run's id."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _like(known: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under the name, signature, docstring and terms of another."""
-
-    @functools.wraps(known)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return call

@@ -4,8 +4,8 @@
 were trained on them, and code that was written for them, find there what they know.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from distill.supervisor.reply import Reply
@@ -30,6 +30,8 @@ class Dialect:
     """How the message after this turn ends, of so many turns."""
     names: frozenset[str] = frozenset()
     """Those that the prelude makes: no primitive can have them."""
+    primitives: Mapping[str, str] = field(default_factory=dict)
+    """Ready primitives that the prelude uses."""
     prelude: str = ""
     """A cell that runs before the first turn and makes the dialect's names."""
     turn_apart: bool = False

@@ -113,6 +113,7 @@ RLM = Dialect(
         "llm_query llm_query_batched rlm_query rlm_query_batched SHOW_VARS FINAL_VAR answer "
         "context_0".split()
     ),
+    {"supervisor": "supervisor"},
     PRELUDE,
     turn_apart=True,
 )
