@@ -25,6 +25,9 @@ FENCED = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MUL
 FINAL_VAR = re.compile(r"^\s*FINAL_VAR\((.*?)\)", re.DOTALL | re.MULTILINE)
 FINAL = re.compile(r"^\s*FINAL\((.*)\)\s*$", re.DOTALL | re.MULTILINE)
 SIMPLE_TYPES = {"str", "int", "float", "bool", "list", "dict", "tuple"}
+"""Of variables that an rlm is told of."""
+DISTILLS_OWN = {"query", "worker_window_tokens"}
+"""Data in the REPL that an rlm does not expect there."""
 
 NO_CODE = """\
 {problem} Nothing was run. Write Python in a ```repl block; when you are done, set \
@@ -90,7 +93,11 @@ def _output(result: Any) -> str:
     if result.lost is not None:
         restored = told(result.restored) if result.restored is not None else ""
         stderr += f"\nThe cell was killed: {result.lost}. {restored}\n"
-    names = [name for name, each in result.variables.items() if each.type in SIMPLE_TYPES]
+    names = [
+        name
+        for name, each in result.variables.items()
+        if each.type in SIMPLE_TYPES and name not in DISTILLS_OWN
+    ]
     parts = [f"\n{text}" for text in (result.stdout, stderr) if text]
     if names:
         parts.append(f"REPL variables: {names}\n")

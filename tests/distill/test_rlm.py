@@ -1,6 +1,5 @@
 """The dialect of Recursive Language Models: code and replies in rlm's own style, in a real jail."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,13 +138,12 @@ def test_the_messages_have_rlms_shape(ask_rlm: Ask, logged: Callable[[], Run]) -
         assert name in system["content"]
     assert asked["content"].startswith("Answer the following: What?\n\nYour context is a str of 9 ")
     assert first["content"].endswith("Turn 1/5:")
-    _, output, second = supervisor.seen[1][2:]
+    _, output, second = supervisor.seen[1][3:]
     blocks = output["content"].split("\n\nREPL output (block 2):\n")
     assert blocks[0].startswith("REPL output (block 1):\n\naaa\n")
-    assert re.search(r"REPL variables: \[.*'context', 'query'.*'answer', 'x'\]\n$", blocks[0])
+    assert blocks[0].endswith("REPL variables: ['context', 'context_0', 'answer', 'x']\n")
     assert "ZeroDivisionError: division by zero\nTraceback" in blocks[1]
     assert second["content"] == "Turn 2/5:"
-    assert [each["role"] for each in supervisor.seen[1][2:]] == ["user", "user", "user"] or True
     assert "Nothing was run" in supervisor.seen[2][-2]["content"]
     assert supervisor.seen[2][-1]["content"] == "Turn 3/5:"
     told = logged()
