@@ -23,6 +23,7 @@ from distill.minilm import SIZE, Floats, MiniLM
 from distill.passages import PASSAGE_CHARS, Passages
 from distill.primitives import primitive
 from distill.search import check_query
+from distill.user_folders import cache_folder
 
 LOG = logging.getLogger("distill")
 BATCH = 8
@@ -40,7 +41,7 @@ KEPT_FILES = 50
 
 def make(rollout: Any) -> Callable[..., Any]:
     """``retrieve`` over a run's context."""
-    return retrieve_over(rollout.context)
+    return retrieve_over(rollout.question.context)
 
 
 def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
@@ -156,8 +157,7 @@ class _Kept:
         digest = hashlib.sha256(f"all-MiniLM-L6-v2 {PASSAGE_CHARS}".encode())
         for passage in passages:
             digest.update(hashlib.sha256(passage.encode()).digest())
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        self._path = root / "distill" / "embeddings" / f"{digest.hexdigest()}.npy"
+        self._path = cache_folder() / "embeddings" / f"{digest.hexdigest()}.npy"
 
     def vectors(self, count: int) -> Floats | None:
         """What is kept, if it is whole."""

@@ -308,11 +308,6 @@ class Rollout:
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(opening)
 
-    @property
-    def context(self) -> Any:
-        """The text, list or dict that is asked about."""
-        return self._context
-
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
         return {

@@ -36,7 +36,7 @@ EMPTY: Any = object()
 
 def make(rollout: Any) -> Callable[..., Any]:
     """``search`` over a run's context."""
-    return search_over(rollout.context)
+    return search_over(rollout.question.context)
 
 
 def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:

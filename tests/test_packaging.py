@@ -281,9 +281,8 @@ def test_the_settings_file_decides_as_the_command_line_does(
     setup: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(
-        'worker-url = "http://127.0.0.1:1/v1"\nray = true\nprimitive = ["search", "retrieve"]\ntraceback = false\n'
-    )
+    given = 'worker-url = "http://127.0.0.1:1/v1"\nray = true\n'
+    path.write_text(given + 'primitive = ["search", "retrieve"]\ntraceback = false\n')
     wanted = setup.with_config(["up", "--config", str(path)])
     assert setup.choose_profile(wanted, "", has_gpu=True) == "api"
     assert setup.wanted_extras(wanted) == ["ray", "retrieve"]
