@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, resume, run, sub_run
+from distill import LMResponse, ModelHandler, Usage, resume, run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read
 from tests.distill.scripted import SMALL, Messages, Worker, cell, run_bounded
 
-SUPERVISOR = {"supervisor": sub_run}
+SUPERVISOR = {"supervisor": "supervisor"}
 
 
 class Family(ModelHandler):
@@ -331,11 +331,6 @@ def test_it_ends_with_the_run_that_asked(log: Path) -> None:
     assert all(end is not None and end.t <= last for end in ends)
 
 
-def test_outside_a_run_it_says_where_it_belongs() -> None:
-    with pytest.raises(InputError, match="in a run's cells"):
-        sub_run("What?")
-
-
 # -- from the log
 
 
@@ -360,7 +355,7 @@ def test_a_recorded_run_is_done_again_without_them(
     )
     first = ask_family(family)
     again = run("root", "the whole text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                primitives=SUPERVISOR, limits=SMALL)  # fmt: skip
+                limits=SMALL)  # fmt: skip
     assert again.answer == first.answer == [1, 2]
     (alone,) = read(tmp_path / "again").runs.values()
     assert alone.primitives[0].value == [1, 2]
@@ -375,7 +370,7 @@ def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
         run("root", "text", broken, Worker(), log_dir=log, limits=SMALL, primitives=SUPERVISOR)
     worker = Worker()
     mended = Family(root=["", cell("FINAL(x)")])
-    result = resume(log, mended, worker, primitives=SUPERVISOR)
+    result = resume(log, mended, worker)
     assert (result.answer, result.sub_runs, result.worker_calls) == ("<w>", 1, 1)
     assert worker.prompts == []
     assert mended.seen.keys() == {"root"}
