@@ -41,7 +41,7 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor
-from distill.totals import Totals, totals_of
+from distill.totals import Totals
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -111,8 +111,8 @@ class SubRuns(Protocol):
     ) -> Any:
         """The host's function that starts them."""
 
-    def taken_up(self, totals: Totals) -> None:
-        """Count what those of an earlier process of this run have used."""
+    def take_up(self, run: Run) -> None:
+        """Go on with those of this run, which was cut off."""
 
     def end_cell(self, cell: int) -> None:
         """End those of a cell that has ended."""
@@ -202,8 +202,8 @@ class Rollout:
         if recorded is not None:
             self._calls.take_up(recorded)
             if self.sub_runs is not None:
-                self.sub_runs.taken_up(totals_of(recorded.sub_runs))
-            self._calls_before = self._calls.tally.sent
+                self.sub_runs.take_up(recorded)
+            self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
