@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.errors import BudgetError
+from distill.errors import BudgetError, SandboxError
 from distill.models import ModelHandler, Usage, check_response, model_name
-from distill.supervisor.cell_text import Cells, cell_fields, render
+from distill.supervisor.cell_text import Cells, cell_fields
+from distill.supervisor.dialects import Dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.reply import read_reply, without_thinking
+from distill.supervisor.reply import without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.text import printable
@@ -17,26 +18,6 @@ from distill.supervisor.turn_budget import TurnBudget
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
-
-NO_CODE = """\
-{problem} Nothing was run. Write Python in a fenced block:
-```repl
-print(len(context))
-```
-or, if you know the answer, call FINAL(answer) in one."""
-NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
-LAST = """\
-There {what} left. Reply now with the final answer only: either one fenced block that \
-calls FINAL(answer), or the answer as plain text."""
-NONE_LEFT = {
-    "turns": "are no turns",
-    "worker_calls": "are no worker calls",
-    "tokens": "are no tokens for another turn",
-    "dollars": "is no money for another turn",
-    "gpu_s": "is no GPU time",
-    "wall_s": "is no time",
-}
-"""By the budget that is used up."""
 
 
 @dataclass(slots=True)
@@ -61,6 +42,7 @@ class TurnLoop:
         repl: Cells,
         log: RunLog,
         *,
+        dialect: Dialect,
         max_iterations: int,
         budget: TurnBudget,
         on_progress: Callable[[], None] = lambda: None,
@@ -69,6 +51,7 @@ class TurnLoop:
         self._supervisor = supervisor
         self._repl = repl
         self._log = log
+        self._dialect = dialect
         self._max_iterations = max_iterations
         self._budget = budget
         self._on_progress = on_progress
@@ -125,39 +108,46 @@ class TurnLoop:
             return False
         return await self._turn(standing.turn, standing.reply, standing.cells)
 
+    async def prelude(self) -> None:
+        """Make the dialect's names, before the first turn. Raises SandboxError."""
+        if not self._dialect.prelude:
+            return
+        result = await self._cell(self._dialect.prelude)
+        if result.error is not None or result.lost is not None:
+            why = result.lost or result.error.message
+            raise SandboxError(f"the prelude of the dialect {self._dialect.name} failed: {why}")
+
     def _add(self, role: str, content: str) -> None:
         self._messages.append({"role": role, "content": content})
         self._log.message(role, content)
 
     async def _turn(self, turn: int, text: str, done: Sequence[Any] = ()) -> bool:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
-        reply = read_reply(text)
+        reply = self._dialect.read(text)
         if not reply.blocks:
-            self._say(turn, NO_CODE.format(problem=reply.problem))
+            self._say(turn, self._dialect.no_code.format(problem=reply.problem))
             return False
-        shown = []
+        results = []
         for position, code in enumerate(reply.blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 return self._final(result)
-            shown.append(render(result))
+            results.append(result)
             if result.error is not None or result.lost is not None:
-                left = len(reply.blocks) - position - 1
-                if left:
-                    shown.append(f"The {left} block(s) after it did not run.")
                 break
-        self._say(turn, *shown)
+        self._say(turn, *self._dialect.shown(results, len(reply.blocks)))
         return False
 
     async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
         """The last reply, which is the answer whatever it is."""
-        for position, code in enumerate(read_reply(text).blocks):
+        blocks = self._dialect.read(text).blocks
+        for position, code in enumerate(blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 self._final(result)
                 return
         plain = without_thinking(text).strip()
-        if plain and not read_reply(text).blocks:
+        if plain and not blocks:
             self.turns.status, self.turns.answer = "forced", plain
 
     async def _reply(self, *, forced: bool) -> str:
@@ -186,7 +176,7 @@ class TurnLoop:
             logprobs=response.logprobs,
             gpu_s=response.gpu_s,
             device=response.card.device if response.card is not None else "",
-            cells=len(read_reply(text).blocks),
+            cells=len(self._dialect.read(text).blocks),
             forced=forced,
         )
         self._on_progress()
@@ -207,6 +197,9 @@ class TurnLoop:
         After the last turn it asks for the answer, and belongs to the reply that gives it.
         """
         self._plan(turn, *parts)
+        if self._dialect.turn_apart and self.turns.ended_by is None:
+            self._add("user", "\n\n".join(parts))
+            parts = ()
         self._add("user", "\n\n".join((*parts, *self._closing(turn))))
 
     def _plan(self, turn: int, *parts: str) -> None:
@@ -220,11 +213,10 @@ class TurnLoop:
 
     def _closing(self, turn: int) -> list[str]:
         """What the model is told at the end of the message that follows its reply of this turn."""
-        if self.turns.ended_by is not None:
-            return [LAST.format(what=NONE_LEFT[self.turns.ended_by])]
-        left = self._max_iterations - turn
-        nudge = NUDGE.format(left="1 turn" if left == 1 else f"{left} turns") if left <= 2 else ""
-        return [text for text in (nudge, self._budget.line()) if text]
+        ended_by = self.turns.ended_by
+        closing = self._dialect.closing(turn, self._max_iterations, ended_by)
+        line = self._budget.line() if ended_by is None else ""
+        return [*closing, line] if line else closing
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:
