@@ -156,8 +156,6 @@ class Options:
     dialect: DialectName = "native"
     budget: Budget = field(default_factory=Budget)
     prices: PriceTable = field(default_factory=PriceTable)
-    account: Account | None = None
-    """What the run draws on, if it is a part of another."""
     on_progress: Callable[[Progress], None] | None
 
 
@@ -190,6 +188,8 @@ class Rollout:
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
+        self.draws_on: Account | None = None
+        """The account of the run that this one is a part of; to be set before ``prepare``."""
         self.worker_ctx_k: int | None = None
 
     async def prepare(
@@ -210,7 +210,7 @@ class Rollout:
             budget=self._options.budget,
             prices=self._options.prices,
             shown_chars=self._options.output_limit,
-            parent=self._options.account,
+            parent=self.draws_on,
             recorded=recorded,
         )
         self._calls = WorkerCalls(

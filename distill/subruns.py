@@ -184,6 +184,7 @@ class SubRuns:
             family.sub_runs(self._level + 1),
             place,
         )
+        child.draws_on = parent.account
         await child.prepare(family.supervisor, family.backend, before)
         self._running.append(child)
         try:
@@ -211,7 +212,6 @@ class SubRuns:
             max_iterations=min(turns, asked.max_iterations or turns),
             sources=options.sources if asked.context is None else (),
             budget=Budget(),
-            account=self._parent.account,
             on_progress=lambda _: self._parent.tell(),
         )
 

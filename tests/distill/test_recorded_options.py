@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from distill import REPL, Limits, resume, run
+from distill import REPL, Budget, Limits, resume, run
 from distill.errors import InputError, ModelError
 from distill.orchestrator import resume_on_loop
+from distill.prices import price_table
 from distill.recorded_options import FUNCTIONS, LOGGED_APART, logged, read_back
 from distill.resident import AskOptions
 from distill.rollout import Options
@@ -28,6 +29,8 @@ OTHERS: dict[str, Any] = {
     "max_depth": 3,
     "sub_supervisor": "recipe:find",
     "dialect": "rlm",
+    "budget": Budget(worker_calls=7),
+    "prices": price_table(),
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
@@ -35,6 +38,7 @@ BY_THE_LOG = {
     "label": "stands in run_start",
     "log_dir": "is where the run is",
     "sandbox_packages": "Options.packages",
+    **dict.fromkeys(Budget(**dict.fromkeys(Budget.__slots__, 1)).options, "Options.budget"),
     "worker_ctx_k": "stands in the first messages, which are the log's",
 }
 """What a client may set and Options lack: why it needs no place there."""
