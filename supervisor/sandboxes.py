@@ -129,7 +129,8 @@ class Sandbox:
         """Start a jail unless there is one; how the session came back in it."""
         if self._keeper is not None and self._keeper.state == "idle":
             return None
-        await self._start_jail()
+        async with self._driver.starts:
+            await self._start_jail()
         return await self._restore()
 
     async def _start_jail(self) -> None:
