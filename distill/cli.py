@@ -193,6 +193,11 @@ _question = _options(
         help="Who writes the code of sub-runs (default: as --supervisor).",
     ),
     click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only say what the run would ask and cost: nothing is sent, no engine is started.",
+    ),
+    click.option(
         "--max-worker-calls",
         type=click.IntRange(min=0),
         metavar="N",
