@@ -87,8 +87,9 @@ class MiniLM:
         scores -= scores.max(-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(-1, keepdims=True)
-        attended: Floats = scores @ value
-        return attended.transpose(0, 2, 1, 3).reshape(count, length, SIZE)
+        attended: Any = scores @ value
+        joined: Floats = attended.transpose(0, 2, 1, 3).reshape(count, length, SIZE)
+        return joined
 
     def _linear(self, states: Floats, name: str) -> Floats:
         out: Floats = states @ self._weights[f"{name}.weight"].T

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
+from distill.opening import Opening, checked
 from distill.packages import described
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -26,7 +27,6 @@ from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
 from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run
 from distill.user_folders import state_folder
@@ -53,7 +53,7 @@ async def answer_on_loop(
     label: str | None = None,
     primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
-    messages: Sequence[dict[str, str]] | None = None,
+    messages: Opening | None = None,
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -71,34 +71,36 @@ async def answer_on_loop(
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``output_limit`` is how many characters of a cell's output it sees (None: the dialect's own,
     2,000 or 20,000); ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given;
-    ``messages`` replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL
-    (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``; ``worker_options``
-    are default sampling parameters of worker calls; ``record`` says how much of each completion is
-    logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
-    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources`` are the context's files, for the log;
-    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
-    got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
-    where its code has a function for them (``primitives=["supervisor"]``), and
-    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``dialect``
-    "rlm" speaks as Recursive Language Models do (docs/rlm.md); ``on_progress`` is called from the
-    background loop and must not block.
+    ``messages`` replace ``build_system_prompt``'s: a list, or a function that is called with the
+    context, the question and the same keywords, and returns one; ``primitives`` are further
+    functions of the REPL (see ``distill.primitive``) by name, or names of ready ones:
+    ``["search"]``; ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
+    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
+    best that works; a named one never becomes another; "none", for development, is no jail);
+    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    seeded worker calls are answered with what equal ones got before: never, within the run, or over
+    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
+    levels of sub-runs there may be below this run, where its code has a function for them
+    (``primitives=["supervisor"]``), and ``sub_supervisor`` who writes their code (None:
+    ``supervisor``); ``dialect`` "rlm" speaks as Recursive Language Models do (docs/rlm.md);
+    ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
-    check_question(query, context)
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    check_question(query, context, label)
     _check_limits(max_iterations, output_limit, max_depth)
     chosen = _primitives(primitives)
+    if messages is not None and not callable(messages):
+        checked(messages)
     if limits is not None:
         check(limits)
-    _check_choice("dialect", dialect, DialectName)
-    _check_choice("sandbox", sandbox, Wanted)
-    _check_choice("answer_cache", answer_cache, AnswerCaching)
+    _check_choices(
+        dialect=(dialect, DialectName),
+        sandbox=(sandbox, Wanted),
+        answer_cache=(answer_cache, AnswerCaching),
+    )
     described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
@@ -317,9 +319,11 @@ def _with_dialect(
     return {**speech.primitives, **primitives}
 
 
-def _check_choice(name: str, given: Any, choices: Any) -> None:
-    if given not in get_args(choices):
-        raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
+def _check_choices(**asked: tuple[Any, Any]) -> None:
+    """Each is what was given, and the type that names what could be."""
+    for name, (given, choices) in asked.items():
+        if given not in get_args(choices):
+            raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
 
 
 def _check_limits(max_iterations: int, output_limit: int | None, max_depth: int) -> None:

@@ -1,6 +1,7 @@
 """One run while it lasts: its REPL, its worker calls, its log, its end."""
 
 import asyncio
+import functools
 import logging
 import platform
 import secrets
@@ -14,9 +15,9 @@ import msgspec
 
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.opening import Opening, opening
 from distill.packages import described
 from distill.primitives import terms_of
-from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -281,39 +282,40 @@ class Rollout:
         sha256: str = self._ref.sha256
         return sha256
 
-    def _build(self, packages: Sequence[str]) -> list[dict[str, str]]:
-        """The first messages, in the run's dialect."""
-        told: dict[str, Any] = {
-            "worker_ctx_k": self.worker_ctx_k,
-            "output_limit": self._options.output_limit,
-            "primitives": self.primitive_lines(),
-            "packages": packages,
-            "models": self._backend.models()[1:],
-        }
-        if self._options.dialect == "native":
-            return build_system_prompt(self._context, self._query, **told)
-        told["max_iterations"] = self._options.max_iterations
-        told["recursive"] = self.sub_runs is not None
-        return build_rlm_prompt(self._context, self._query, **told)
-
     async def ask(
-        self, label: str | None, worker_ctx_k: int | None, messages: Any = None
+        self, label: str | None, worker_ctx_k: int | None, messages: Opening | None = None
     ) -> RunResult:
         """Work on the question from its first message on; ``messages`` replace those we build."""
         packages = described(self._repl.packages)
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        opening = messages or self._build(packages)
+        facts = {
+            "worker_ctx_k": worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+        wanted = messages if messages is not None else self._own_opening()
+        begin = functools.partial(opening, wanted, self._context, self._query, **facts)
+        first = await in_thread(self._host, begin)  # it may be a user's function
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await self.work(opening)
+        return await self.work(first)
+
+    def _own_opening(self) -> Opening | None:
+        """Who builds the first messages, where they are not the native ones."""
+        if self._options.dialect == "native":
+            return None
+        turns, recursive = self._options.max_iterations, self.sub_runs is not None
+        return functools.partial(build_rlm_prompt, max_iterations=turns, recursive=recursive)
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
         return {
             name: f"{describe(name, function)} (at most {terms_of(function).budget:,} calls)"
             for name, function in self._repl.functions.items()
-            if name not in SEED_NAMES
+            if name not in SEED_NAMES and name not in self._dialect.primitives
         }
 
     def log_start(
