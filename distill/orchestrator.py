@@ -74,11 +74,11 @@ async def answer_on_loop(
     ``messages`` replace ``build_system_prompt``'s: a list, or a function that is called with the
     context, the question and the same keywords, and returns one; ``primitives`` are further
     functions of the REPL (see ``distill.primitive``) by name, or names of ready ones:
-    ``["search"]``; ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
-    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
-    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
-    best that works; a named one never becomes another; "none", for development, is no jail);
-    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    ``["search"]``; ``worker_options`` are default sampling parameters of worker calls; ``record``
+    says how much of each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages``
+    are names of installed packages that the code may import; ``sandbox`` is the tier of its jail
+    ("auto": the best that works; a named one never becomes another; "none", for development, is no
+    jail); ``sources`` are the context's files, for the log; ``answer_cache`` says if greedy and
     seeded worker calls are answered with what equal ones got before: never, within the run, or over
     all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
     levels of sub-runs there may be below this run, where its code has a function for them
