@@ -15,14 +15,12 @@ class Question:
     context: Any
 
 
-def check_question(query: Any, context: Any, label: str | None = None) -> None:
-    """Raise InputError for what is no question, no text or no label."""
+def check_question(query: Any, context: Any) -> None:
+    """Raise InputError for what is no question, or no text."""
     if not isinstance(query, str) or not query.strip():
         raise InputError("the question is empty")
     if printable(query) != query:
         raise InputError("the question has a lone surrogate: it was not decoded as it was written")
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     if not isinstance(context, str | list | dict):
         raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
     if not context or (isinstance(context, str) and not context.strip()):
