@@ -99,7 +99,7 @@ def test_up_refuses_a_name_that_nothing_has(short: Path, text: Path, boss: Endpo
         "--worker-url", boss.url, "--worker", "scripted",
     )  # fmt: skip
     assert done.code == 2
-    assert "there is no ready primitive 'nonsense'; there are search" in done.err
+    assert "there is no ready primitive 'nonsense'; there are " in done.err
     assert boss.requests == []
 
 
