@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
+from distill.budget import Budget
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
@@ -77,7 +78,14 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
-    primitives: tuple[str, ...] = ()
+    primitives: tuple[str, ...] | dict[str, str] = ()
+    max_turns: int | None = None
+    max_worker_calls: int | None = None
+    max_tokens: int | None = None
+    max_dollars: float | None = None
+    max_gpu_s: float | None = None
+    max_wall_s: float | None = None
+    prices: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +277,13 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            tier = self._sandbox.tier
             result = await resume_on_loop(
-                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+                str(folder),
+                supervisor,
+                workers,
+                sandbox=self._sandbox.tier,
+                budget=Budget.taken_from(options),
+                on_progress=on_progress,
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -286,7 +298,7 @@ class Resident:
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
         asked = msgspec.structs.asdict(checked)
-        adapter = asked.pop("adapter")
+        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
@@ -297,6 +309,7 @@ class Resident:
             on_progress=on_progress,
             **{
                 **asked,
+                "budget": budget,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
@@ -543,4 +556,5 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.elapsed_s,
         "",
         progress.sub_runs,
+        progress.dollars,
     )
