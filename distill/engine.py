@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -106,6 +106,12 @@ class Engine:
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
         encode_context(context)  # refused here as it would be there
+        primitives = options.get("primitives")
+        if isinstance(primitives, Mapping) and any(map(callable, primitives.values())):
+            raise InputError(
+                "a function can't be sent to an engine: its runs have ready primitives, by name "
+                '(primitives=["search"]); distill.run takes functions'
+            )
         options |= budget.options if budget is not None else {}
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:

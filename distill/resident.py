@@ -79,7 +79,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
-    primitives: tuple[str, ...] = ()
+    primitives: tuple[str, ...] | dict[str, str] = ()
     max_turns: int | None = None
     max_worker_calls: int | None = None
     max_tokens: int | None = None
