@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.accounts import Account
-from distill.budget import Budget
+from distill.budget import NOTHING, Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.opening import BuildPrompt, Opening, opening
@@ -230,6 +230,9 @@ class Rollout:
             self._calls.take_up(recorded)
             if self.sub_runs is not None:
                 self.sub_runs.take_up(recorded)
+            if (above := self._options.account) is not None:
+                # The run above has charged for all that was below it when the log was cut off.
+                above.charge(NOTHING - self.account.used)
             self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
