@@ -7,6 +7,7 @@
     ├── MachineError              3   this machine can't do it: platform, memory, device
     │   └── SandboxError          3   no safe jail can be built, or its process died for good
     ├── ModelError                4   a model or its endpoint failed for good
+    │   ├── WindowError           4   the messages do not fit the model's context window
     │   ├── WorkerError           4   one worker call; ``kind`` says why
     │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
     └── BudgetError               5   a budget ended the run before there was an answer
@@ -48,6 +49,10 @@ class ModelError(DistillError):
 
     exit_code = 4
     attempts = 1
+
+
+class WindowError(ModelError):
+    """The messages do not fit the model's context window."""
 
 
 class WorkerError(ModelError):
