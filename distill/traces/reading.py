@@ -1,7 +1,7 @@
 """Read the logs of a folder back: runs, their turns, cells, calls and conversations."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Run:
     events: list[records.Event] = field(default_factory=list)
     messages: list[records.Message] = field(default_factory=list)
     turns: list[records.Turn] = field(default_factory=list)
+    compactions: list[records.Compaction] = field(default_factory=list)
     cells: list[records.Cell] = field(default_factory=list)
     batches: list[records.Batch] = field(default_factory=list)
     primitives: list[records.Primitive] = field(default_factory=list)
@@ -48,10 +49,12 @@ class Run:
 
     def conversation(self, turn: int | None = None) -> list[dict[str, str]]:
         """The messages of the run, or those that were sent to get the reply of ``turn``."""
-        limit = len(self.messages)
+        ranges: Sequence[tuple[int, int]] = ((0, len(self.messages)),)
         if turn is not None:
-            limit = next(t.request_messages for t in self.turns if t.turn == turn)
-        return [{"role": m.role, "content": m.content} for m in self.messages[:limit]]
+            told = next(each for each in self.turns if each.turn == turn)
+            ranges = told.request or ((0, told.request_messages),)
+        sent = (message for start, end in ranges for message in self.messages[start:end])
+        return [{"role": each.role, "content": each.content} for each in sent]
 
     def context(self) -> Any:
         """The text asked about (str, list or dict); raises InputError if it is not there."""
@@ -97,6 +100,7 @@ _LISTS: dict[type[records.Record], str] = {
     records.Event: "events",
     records.Message: "messages",
     records.Turn: "turns",
+    records.Compaction: "compactions",
     records.Cell: "cells",
     records.Batch: "batches",
     records.Primitive: "primitives",

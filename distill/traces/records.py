@@ -104,7 +104,9 @@ class Message(Record, frozen=True, tag="message"):
 class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
-    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
+    ``request`` are the messages that were sent for it, as ranges of their indices in order; null:
+    all with an index below ``request_messages``. ``refused``: the endpoint gave the reply as a
+    refusal. The last ``tool_calls`` of the message came in the endpoint's own form. ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
     ids and log-probabilities are as sampled, where the engine's own model is the supervisor.
     """
 
@@ -121,6 +123,28 @@ class Turn(Record, frozen=True, tag="turn"):
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    request: tuple[tuple[int, int], ...] | None = None
+    finish_reason: str | None = None
+    refused: bool = False
+    tool_calls: int = 0
+    reasoning: str = ""
+
+
+class Compaction(Record, frozen=True, tag="compaction"):
+    """The conversation had become too long, and was shortened; nothing is lost but in the requests.
+
+    ``request`` is what the next one begins with, as ranges of indices in order: the opening, the
+    ``messages`` from ``index`` on that this added, and the last turns; what is added later follows.
+    ``reason``: it would not have fitted the ``window``, or the ``endpoint`` said that it did not.
+    """
+
+    turn: int
+    reason: Literal["window", "endpoint"]
+    index: int
+    messages: int
+    request: tuple[tuple[int, int], ...]
+    tokens_before: int
+    tokens: int
 
 
 class Variable(Part, frozen=True):
@@ -324,7 +348,7 @@ class Call(Record, frozen=True, tag="call", gc=False):
 
 
 SupervisorRecord = (
-    RunStart | Process | Event | Message | Turn | Cell | Primitive | Batch | Final | RunEnd
+    RunStart | Process | Event | Message | Turn | Compaction | Cell | Primitive | Batch | Final | RunEnd
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call

@@ -1,0 +1,81 @@
+"""What stands in place of turns that are left out of a conversation grown too long.
+
+::
+
+    opening │ turns 1 … 6      │ turns 7, 8          the conversation, all of it logged
+    opening │ note, state      │ turns 7, 8 …        what is sent from now on
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.supervisor.cell_text import describe_variables
+from distill.supervisor.reply import read_reply, without_thinking
+from distill.supervisor.text import clip
+
+NAMES_SHOWN = 100
+HEAD_CHARS = 160
+"""Of what a turn did, and of what came of it, that is told of a turn that is left out."""
+NOTE = "(My turns {first} to {last} are left out here: the conversation had become too long.)"
+STATE = """\
+Turns {first} to {last} are left out, because the conversation no longer fits your window. Only \
+the messages are gone: the REPL is as they left it, with all its names.
+
+Names in the REPL: {names}
+
+What those turns did, in short:
+{heads}{last_output}
+
+Go on from here; print again what you need to see."""
+LAST_OUTPUT = "\n\nThe last message before this one:\n{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A reply of the supervisor model, and what it was told after it; where both are."""
+
+    turn: int
+    reply: str
+    told: str
+    start: int
+    end: int
+
+
+def note(gone: Sequence[Exchange]) -> str:
+    """The model's own line in place of its turns, so that roles go on alternating."""
+    return NOTE.format(first=gone[0].turn, last=gone[-1].turn)
+
+
+def state(
+    gone: Sequence[Exchange], variables: Mapping[str, Any], limit_chars: int, *, is_all: bool
+) -> str:
+    """How things stand after the turns that are gone, in some ``limit_chars``.
+
+    ``is_all``: no turn is left, so the end of the last is told at more length.
+    """
+    heads = [f"- turn {each.turn}: {_did(each.reply)} → {_head(each.told)}" for each in gone]
+    while len(heads) > 1 and sum(map(len, heads)) > limit_chars // 2:
+        del heads[0]
+    if len(heads) < len(gone):
+        heads.insert(0, f"- ({len(gone) - len(heads)} turns before)")
+    last = clip(gone[-1].told, max(500, limit_chars // 4)) if is_all else ""
+    names = clip(describe_variables(variables, NAMES_SHOWN) or "none yet", limit_chars // 4)
+    return STATE.format(
+        first=gone[0].turn,
+        last=gone[-1].turn,
+        names=names,
+        heads="\n".join(heads),
+        last_output=LAST_OUTPUT.format(text=last) if last else "",
+    )
+
+
+def _did(reply: str) -> str:
+    """The beginning of a reply's code, or of what it said."""
+    blocks = read_reply(reply).blocks
+    return _head("; ".join(blocks) if blocks else without_thinking(reply))
+
+
+def _head(text: str) -> str:
+    words = " ".join(text[: 4 * HEAD_CHARS].split())
+    return words if len(words) <= HEAD_CHARS else words[: HEAD_CHARS - 1] + "…"
