@@ -1,5 +1,6 @@
 """Who waits for the call that a thread makes, and who hears the reply while it is written."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -23,6 +24,10 @@ class Hearer(Protocol):
 
 WAITER: ContextVar[Waiter | None] = ContextVar("distill_waiter", default=None)
 """Set by whoever runs a call in a thread; a call's own threads copy its context."""
+LOST_TRY: ContextVar[Callable[[int], bool] | None] = ContextVar("distill_lost_try", default=None)
+"""Hears of a try that was sent and never answered, with the tokens that it may have taken, for
+which somebody may pay; whether the call may be tried again.
+"""
 HEARER: ContextVar[Hearer | None] = ContextVar("distill_hearer", default=None)
 """Set for a supervisor's calls, by whoever makes them; a handler that streams tells it."""
 

@@ -17,6 +17,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import LISTENER, STALLED, bound
@@ -51,6 +52,7 @@ NONSENSE_RETRIES = 2
 NO_STREAM = frozenset((400, 404, 405, 406, 415, 422, 501))
 """Statuses with which an endpoint that can't stream refuses to."""
 NO_KEY = "none"
+OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class LMResponse:
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
     endpoint's limits and between attempts. ``card`` says which weights answered, token ids what
     was read and sampled, ``logprobs`` (nats) one value for each of ``token_ids``, where known.
+    ``gpu_s`` are seconds of a worker server's device.
     ``tool_calls`` come after the text; a supervisor's are read for code. ``refusal`` is what was
     said in place of a reply, ``reasoning`` what was thought before it, where the endpoint tells.
     """
@@ -103,6 +106,7 @@ class LMResponse:
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    gpu_s: float = 0.0
     tool_calls: tuple[ToolCall, ...] = ()
     refusal: str = ""
     reasoning: str = ""
@@ -111,10 +115,13 @@ class LMResponse:
 class ModelHandler(ABC):
     """A model that can be the supervisor or the worker. A subclass need not call ``__init__``.
 
-    ``model`` names it in the logs; ``window_tokens`` is its context window where known.
+    ``model`` names it in the logs; ``window_tokens`` is its context window where known;
+    ``endpoint`` says where it is asked, for its price: ``host`` or ``host:port``, "" for what costs
+    nothing by the token, None where nobody knows.
     """
 
     model: str = ""
+    endpoint: str | None = None
     window_tokens: int | None = None
 
     @abstractmethod
@@ -176,7 +183,7 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
         kind = type(getattr(response, field))
         if not issubclass(kind, str):
             raise ModelError(f"{name} returned an LMResponse whose {field} is a {kind.__name__}")
-    for field in ("elapsed", "waited_s"):
+    for field in ("elapsed", "waited_s", "gpu_s"):
         if not _is_duration(getattr(response, field)):
             value = repr(getattr(response, field))[:80]
             raise ModelError(f"{name} returned an LMResponse whose {field} is no duration: {value}")
@@ -278,6 +285,7 @@ class OpenAIHandler(ModelHandler):
         self._streams = stream
         self._stall_s = stall_s
         self._where = address.where
+        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
@@ -566,6 +574,8 @@ class VLLMHandler(ModelHandler):
     With ``engine_max_lora_rank`` it takes LoRA adapters (``load_adapter``).
     Raises InputError for an unknown sampling parameter.
     """
+
+    endpoint = ""
 
     def __init__(self, model: str, model_path: str | Path | None = None, **kw: Any) -> None:
         self.model = model

@@ -73,6 +73,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,10 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            tier = self._sandbox.tier
+            result = await resume_on_loop(
+                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+            )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
@@ -533,4 +538,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
+        "",
+        progress.sub_runs,
     )
