@@ -147,6 +147,15 @@ _question = _options(
         show_default=True,
         help="Characters of a cell's output that the supervisor sees.",
     ),
+    click.option(
+        "--show-context-chars",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Send a text of at most N characters to the supervisor, which may then answer at "
+        "once. 0: it never gets the text, only what its code prints.",
+    ),
     _limit,
     _sandbox_package,
     click.option(

@@ -227,6 +227,7 @@ def _progress(message: wire.Progress) -> Progress:
         message.tokens,
         message.elapsed_s,
         message.sub_runs,
+        message.note,
     )
 
 

@@ -61,7 +61,9 @@ async def answer_on_loop(
     answer_cache: AnswerCaching = "off",
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
+    show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
@@ -78,7 +80,14 @@ async def answer_on_loop(
     weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
     where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
     ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
-    the background loop and must not block.
+    the background loop and must not block; so is ``on_text``, with each piece of the supervisor's
+    reply as it comes, and with an empty one where a reply begins (maybe again, after a try that
+    failed).
+
+    ``show_context_chars``: a text of at most so many characters is in the supervisor's first
+    message, so that it may answer at once, in one turn. 0, the default: never, for the supervisor
+    is usually another's machine, and what it is not sent it can't keep; only what the code prints
+    leaves this one. Sub-runs show the texts that they are given alike.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -87,6 +96,11 @@ async def answer_on_loop(
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     _check_limits(max_iterations, output_limit, max_depth)
+    if show_context_chars < 0 or (show_context_chars and messages is not None):
+        raise InputError(
+            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
+            "built: messages= are sent as they are"
+        )
     _check_primitives(primitives)
     if limits is not None:
         check(limits)
@@ -118,7 +132,9 @@ async def answer_on_loop(
         answer_cache=answer_cache,
         max_depth=max_depth,
         sub_supervisor=None if below is None else model_name(below),
+        show_context_chars=show_context_chars,
         on_progress=on_progress,
+        on_text=on_text,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
@@ -141,6 +157,7 @@ async def resume_on_loop(
     sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
@@ -177,6 +194,7 @@ async def resume_on_loop(
             sub_supervisor=None if below is None else model_name(below),
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
+            on_text=on_text,
             **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())

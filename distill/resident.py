@@ -75,6 +75,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    show_context_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,6 +539,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
-        "",
+        progress.note,
         progress.sub_runs,
     )

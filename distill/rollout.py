@@ -64,6 +64,8 @@ class Progress:
     tokens: int
     elapsed_s: float
     sub_runs: int = 0
+    note: str = ""
+    """What the supervisor model is writing just now, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,9 @@ class Options:
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
+    on_text: Callable[[str], None] | None = None
 
 
 class Rollout:
@@ -304,6 +308,7 @@ class Rollout:
             primitives=self.primitive_lines(),
             packages=packages,
             models=self._backend.models()[1:],
+            show_context_chars=self._options.show_context_chars,
         )
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(opening)
@@ -391,6 +396,7 @@ class Rollout:
             self._log,
             max_iterations=self._options.max_iterations,
             on_progress=self.tell,
+            on_text=self._options.on_text,
         )
         status: Any = "failed"
         error: str | None = None
@@ -509,6 +515,7 @@ class Rollout:
                 totals.tokens,
                 time.monotonic() - self._started_s,
                 self.sub_runs_running,
+                turns.heard.note(),
             )
         )
 

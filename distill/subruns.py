@@ -156,6 +156,7 @@ class SubRuns:
             max_iterations=min(turns, asked.max_iterations or turns),
             sources=() if asked.context is not None else parent.options.sources,
             on_progress=lambda _: parent.tell(),
+            on_text=None,
         )
         log = RunLog(parent.journal, run_name())
         child = Rollout(

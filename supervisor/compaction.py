@@ -2,8 +2,8 @@
 
 ::
 
-    opening │ turns 1 … 6      │ turns 7, 8          the conversation, all of it logged
-    opening │ note, state      │ turns 7, 8 …        what is sent from now on
+    opening │ turns 1 … 6 │ turns 7, 8 …     the conversation, all of it in the log
+    opening │ note, state │ turns 7, 8 …     what is sent from now on
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from distill.supervisor.text import clip
 NAMES_SHOWN = 100
 HEAD_CHARS = 160
 """Of what a turn did, and of what came of it, that is told of a turn that is left out."""
+LEAST_CHARS = 500
 NOTE = "(My turns {first} to {last} are left out here: the conversation had become too long.)"
 STATE = """\
 Turns {first} to {last} are left out, because the conversation no longer fits your window. Only \
@@ -33,13 +34,12 @@ LAST_OUTPUT = "\n\nThe last message before this one:\n{text}"
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A reply of the supervisor model, and what it was told after it; where both are."""
+    """A reply of the supervisor model, the index of its message, and what was told after it."""
 
     turn: int
     reply: str
     told: str
     start: int
-    end: int
 
 
 def note(gone: Sequence[Exchange]) -> str:
@@ -58,9 +58,10 @@ def state(
     while len(heads) > 1 and sum(map(len, heads)) > limit_chars // 2:
         del heads[0]
     if len(heads) < len(gone):
-        heads.insert(0, f"- ({len(gone) - len(heads)} turns before)")
-    last = clip(gone[-1].told, max(500, limit_chars // 4)) if is_all else ""
-    names = clip(describe_variables(variables, NAMES_SHOWN) or "none yet", limit_chars // 4)
+        heads.insert(0, f"- (and {len(gone) - len(heads)} before)")
+    share = max(LEAST_CHARS, limit_chars // 4)
+    last = clip(gone[-1].told, share) if is_all else ""
+    names = clip(describe_variables(variables, NAMES_SHOWN) or "none yet", share)
     return STATE.format(
         first=gone[0].turn,
         last=gone[-1].turn,

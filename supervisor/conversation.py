@@ -12,9 +12,10 @@ from distill.supervisor.run_log import RunLog
 from distill.token_estimate import CHARS_PER_TOKEN
 from distill.traces import records
 
-Ranges = tuple[tuple[int, int], ...]
 RATIO_BOUNDS = (0.1, 2.0)
 """Tokens a character that are believed of an endpoint's count."""
+STATE_SHARE = 1 / 4
+"""Of what a conversation is shortened to: the account of what is left out."""
 
 
 class Conversation:
@@ -25,10 +26,10 @@ class Conversation:
         self._messages: list[dict[str, str]] = []
         self._turns: list[int] = []
         """The turn that each message belongs to; 0: the opening."""
-        self._ranges: list[tuple[int, int]] = []
-        """Of indices, in order: what the request has."""
-        self._notes: set[int] = set()
-        """Messages that stand for others."""
+        self._compactions = 0
+        self._added: list[dict[str, str]] = []
+        """What stands for the messages between the opening and ``_kept_from``."""
+        self._kept_from = 0
         self._tokens_per_char = 1 / CHARS_PER_TOKEN
 
     def take_up(
@@ -37,37 +38,39 @@ class Conversation:
         """Go on with a logged one."""
         self._messages = [{"role": each.role, "content": each.content} for each in messages]
         self._turns = [each.turn for each in messages]
-        shortened = {each.index: each for each in compactions}
-        for index in range(len(messages)):
-            if (made := shortened.get(index)) is not None:
-                self._ranges = list(made.request)
-                self._notes |= set(range(index, index + made.messages))
-            elif index not in self._notes:
-                self._extend(index)
+        self._compactions = len(compactions)
+        if compactions:
+            self._added = [dict(each) for each in compactions[-1].added]
+            self._kept_from = compactions[-1].kept_from
 
     def add(self, role: str, content: str) -> None:
         """A message, which the next request ends with."""
         self._append(role, content)
         self._log.message(role, content)
 
-    def add_reply(self, content: str, **fields: Any) -> None:
+    def add_reply(self, content: str, usage: records.TokenUsage, **fields: Any) -> None:
         """The model's reply to ``request()``; ``fields`` are of its turn's record."""
-        asked = self._asked()
-        fields["request_messages"] = len(self._messages)
-        fields["request"] = asked if asked != ((0, len(self._messages)),) else None
-        if (tokens := fields["usage"].input_tokens) > 0:
+        if usage.input_tokens > 0:
             low, high = RATIO_BOUNDS
-            self._tokens_per_char = min(max(tokens / max(1, self._chars()), low), high)
+            ratio = usage.input_tokens / max(1, chars_of(self.request()))
+            self._tokens_per_char = min(max(ratio, low), high)
+        fields["request_messages"] = len(self._messages)
         self._append("assistant", content)
-        self._log.reply(content, **fields)
+        self._log.reply(content, usage=usage, compactions=self._compactions, **fields)
 
     def request(self) -> list[dict[str, str]]:
         """The messages to send. Copies: a handler that changes them changes nothing here."""
-        return [dict(self._messages[index]) for index in self._sent()]
+        opening = self._opening()
+        there = (
+            *self._messages[:opening],
+            *self._added,
+            *self._messages[max(opening, self._kept_from) :],
+        )
+        return [dict(message) for message in there]
 
     def tokens(self) -> int:
         """How many the request has, by the endpoint's last count."""
-        return round(self._chars() * self._tokens_per_char)
+        return round(chars_of(self.request()) * self._tokens_per_char)
 
     def compact(
         self,
@@ -79,78 +82,62 @@ class Conversation:
 
         The opening stays, and the last turns that fit; at least one goes.
         """
-        there = list(self._exchanges())
-        kept = self._kept(there, limit_tokens)
+        exchanges = list(self._exchanges())
+        there = [each for each in exchanges if each.start >= self._kept_from]
         if not there:
             return False
-        first = kept[0].start if kept else len(self._messages)
-        gone = [each for each in self._exchanges(everything=True) if each.start < first]
-        told = state(
-            gone, variables, round(limit_tokens / self._tokens_per_char / 4), is_all=not kept
-        )
-        added = [{"role": "assistant", "content": note(gone)}, {"role": "user", "content": told}]
-        before, index = self.tokens(), len(self._messages)
-        for message in added:
-            self._append(message["role"], message["content"])
-        self._notes |= {index, index + 1}
-        self._ranges = [(0, self._opening()), (index, index + len(added))]
-        for each in kept:
-            for place in range(each.start, each.end):
-                if place not in self._notes:
-                    self._extend(place)
-        self._log.compaction(
-            added,
+        limit_chars = limit_tokens / self._tokens_per_char
+        kept = self._fitting(there[1:], limit_chars * (1 - STATE_SHARE))
+        gone = exchanges[: len(exchanges) - len(kept)]
+        told = state(gone, variables, round(limit_chars * STATE_SHARE), is_all=not kept)
+        before = self.tokens()
+        self._added = [
+            {"role": "assistant", "content": note(gone)},
+            {"role": "user", "content": told},
+        ]
+        self._kept_from = kept[0].start if kept else len(self._messages)
+        self._compactions += 1
+        self._log.write(
+            records.Compaction,
+            turn=self._log.turn,
             reason=reason,
-            request=self._asked(),
+            opening=self._opening(),
+            added=tuple(self._added),
+            kept_from=self._kept_from,
             tokens_before=before,
             tokens=self.tokens(),
         )
         return True
 
-    def _kept(self, there: Sequence[Exchange], limit_tokens: int) -> list[Exchange]:
-        """The last turns that fit beside the opening; not all, and not none of several."""
-        opening = sum(len(each["content"]) for each in self._messages[: self._opening()])
-        room = 0.75 * limit_tokens / self._tokens_per_char - opening
-        kept: list[Exchange] = []
-        for each in reversed(there[1:]):
+    def _fitting(self, there: Sequence[Exchange], limit_chars: float) -> Sequence[Exchange]:
+        """The last turns that fit beside the opening, and the very last in any case."""
+        room = limit_chars - chars_of(self._messages[: self._opening()])
+        count = 0
+        for each in reversed(there):
             room -= len(each.reply) + len(each.told)
-            if room < 0 and kept:
+            if room < 0 and count:
                 break
-            kept.insert(0, each)
-        return kept
+            count += 1
+        return there[len(there) - count :]
 
-    def _exchanges(self, *, everything: bool = False) -> Iterator[Exchange]:
-        """The turns of the request, or of the whole run, without what stands for others."""
-        sent = range(len(self._messages)) if everything else self._sent()
-        places = [at for at in sorted(sent) if at >= self._opening() and at not in self._notes]
+    def _exchanges(self) -> Iterator[Exchange]:
+        """The turns of the run, in order."""
+        places = range(self._opening(), len(self._messages))
         starts = [at for at in places if self._messages[at]["role"] == "assistant"]
         for start, following in zip(starts, [*starts[1:], len(self._messages)], strict=True):
-            told = [at for at in places if start < at < following]
-            text = "\n\n".join(self._messages[at]["content"] for at in told)
-            end = told[-1] + 1 if told else start + 1
-            yield Exchange(self._turns[start], self._messages[start]["content"], text, start, end)
+            told = (each["content"] for each in self._messages[start + 1 : following])
+            reply = self._messages[start]["content"]
+            yield Exchange(self._turns[start], reply, "\n\n".join(told), start)
 
     def _append(self, role: str, content: str) -> None:
-        self._extend(len(self._messages))
         self._messages.append({"role": role, "content": content})
         self._turns.append(self._log.turn)
-
-    def _extend(self, index: int) -> None:
-        """The request goes on with this message."""
-        if self._ranges and self._ranges[-1][1] == index:
-            self._ranges[-1] = (self._ranges[-1][0], index + 1)
-        else:
-            self._ranges.append((index, index + 1))
-
-    def _asked(self) -> Ranges:
-        return tuple(self._ranges)
-
-    def _sent(self) -> Iterator[int]:
-        return (index for start, end in self._ranges for index in range(start, end))
 
     def _opening(self) -> int:
         """How many messages the run began with."""
         return next((at for at, turn in enumerate(self._turns) if turn), len(self._turns))
 
-    def _chars(self) -> int:
-        return sum(len(self._messages[index]["content"]) for index in self._sent())
+
+def chars_of(messages: Sequence[Mapping[str, str]]) -> int:
+    """Characters of their contents."""
+    return sum(len(message["content"]) for message in messages)

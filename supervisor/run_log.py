@@ -1,7 +1,7 @@
 """What one run writes to its journal, under its id."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from distill.supervisor.journal import Journal, now
@@ -41,14 +41,6 @@ class RunLog:
         message = self._message("assistant", content)
         turn = records.Turn(**self.stamp(), turn=self.turn, reply_index=message.index, **fields)
         self.journal.supervisor(message, turn)
-
-    def compaction(self, messages: Sequence[Mapping[str, str]], **fields: Any) -> None:
-        """The conversation was shortened, and these messages added to it: all or nothing."""
-        added = [self._message(each["role"], each["content"]) for each in messages]
-        record = records.Compaction(
-            **self.stamp(), turn=self.turn, index=added[0].index, messages=len(added), **fields
-        )
-        self.journal.supervisor(*added, record)
 
     def _message(self, role: Any, content: str) -> records.Message:
         index = self._messages

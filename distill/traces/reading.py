@@ -1,7 +1,7 @@
 """Read the logs of a folder back: runs, their turns, cells, calls and conversations."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,15 @@ class Run:
 
     def conversation(self, turn: int | None = None) -> list[dict[str, str]]:
         """The messages of the run, or those that were sent to get the reply of ``turn``."""
-        ranges: Sequence[tuple[int, int]] = ((0, len(self.messages)),)
-        if turn is not None:
-            told = next(each for each in self.turns if each.turn == turn)
-            ranges = told.request or ((0, told.request_messages),)
-        sent = (message for start, end in ranges for message in self.messages[start:end])
-        return [{"role": each.role, "content": each.content} for each in sent]
+        sent = [{"role": each.role, "content": each.content} for each in self.messages]
+        if turn is None:
+            return sent
+        told = next(each for each in self.turns if each.turn == turn)
+        sent = sent[: told.request_messages]
+        if told.compactions:
+            made = self.compactions[told.compactions - 1]
+            sent = [*sent[: made.opening], *map(dict, made.added), *sent[made.kept_from :]]
+        return sent
 
     def context(self) -> Any:
         """The text asked about (str, list or dict); raises InputError if it is not there."""

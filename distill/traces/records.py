@@ -105,7 +105,7 @@ class Message(Record, frozen=True, tag="message"):
     """One message of the conversation, logged once, when it is added.
 
     ``index`` is its place; a turn's request is every message with a lower index than its
-    reply's, unless the turn's ``request`` says otherwise.
+    reply's, unless a ``compaction`` came before.
     """
 
     index: int
@@ -117,10 +117,12 @@ class Message(Record, frozen=True, tag="message"):
 class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
-    ``request`` are the messages that were sent for it, as ranges of their indices in order; null:
-    all with an index below ``request_messages``. ``refused``: the endpoint gave the reply as a
-    refusal. The last ``tool_calls`` of the message came in the endpoint's own form. ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
-    ids and log-probabilities are as sampled, where the engine's own model is the supervisor.
+    Its request is every message with an index below ``request_messages``, unless the conversation
+    was shortened before: ``compactions`` says how often, and the last of them how. ``refused``: the
+    endpoint gave the reply as a refusal. The last ``tool_calls`` of the message came in the
+    endpoint's own form. ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and
+    between attempts. Token ids and log-probabilities are as sampled, where the engine's own model
+    is the supervisor.
     """
 
     turn: int
@@ -136,7 +138,7 @@ class Turn(Record, frozen=True, tag="turn"):
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
-    request: tuple[tuple[int, int], ...] | None = None
+    compactions: int = 0
     finish_reason: str | None = None
     refused: bool = False
     tool_calls: int = 0
@@ -144,18 +146,18 @@ class Turn(Record, frozen=True, tag="turn"):
 
 
 class Compaction(Record, frozen=True, tag="compaction"):
-    """The conversation had become too long, and was shortened; nothing is lost but in the requests.
+    """The conversation had become too long: from here on a request leaves a part of it out.
 
-    ``request`` is what the next one begins with, as ranges of indices in order: the opening, the
-    ``messages`` from ``index`` on that this added, and the last turns; what is added later follows.
+    It is the first ``opening`` messages, ``added``, and the messages from index ``kept_from`` on.
     ``reason``: it would not have fitted the ``window``, or the ``endpoint`` said that it did not.
+    Tokens are estimates, of the request before and after.
     """
 
     turn: int
     reason: Literal["window", "endpoint"]
-    index: int
-    messages: int
-    request: tuple[tuple[int, int], ...]
+    opening: int
+    added: tuple[dict[str, str], ...]
+    kept_from: int
     tokens_before: int
     tokens: int
 
@@ -362,7 +364,17 @@ class Call(Record, frozen=True, tag="call", gc=False):
 
 
 SupervisorRecord = (
-    RunStart | Process | Event | Message | Turn | Compaction | Cell | Primitive | Batch | Final | RunEnd
+    RunStart
+    | Process
+    | Event
+    | Message
+    | Turn
+    | Compaction
+    | Cell
+    | Primitive
+    | Batch
+    | Final
+    | RunEnd
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call

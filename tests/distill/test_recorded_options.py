@@ -27,6 +27,7 @@ OTHERS: dict[str, Any] = {
     "answer_cache": "run",
     "max_depth": 3,
     "sub_supervisor": "recipe:find",
+    "show_context_chars": 12,
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
