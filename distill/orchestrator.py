@@ -15,6 +15,7 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
+from distill.ready_primitives import Primitives, check_installed, named, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
@@ -49,7 +50,7 @@ async def answer_on_loop(
     output_limit: int = 2000,
     worker_ctx_k: int | None = None,
     label: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     messages: Sequence[dict[str, str]] | None = None,
     record: Record = "ids",
@@ -70,8 +71,9 @@ async def answer_on_loop(
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
     replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
-    ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
+    ``distill.primitive``) by name, or names of ready ones: ``["search"]``; ``worker_options`` are
+    default sampling parameters of worker calls; ``record`` says how much of each completion is
+    logged; ``limits`` are the sandbox's;
     ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
     the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
     for development, is no jail); ``sources`` are the context's files, for the log;
@@ -101,7 +103,7 @@ async def answer_on_loop(
             "show_context_chars is a number of characters from 0 on, and for the prompt that is "
             "built: messages= are sent as they are"
         )
-    _check_primitives(primitives)
+    chosen = _primitives(primitives)
     if limits is not None:
         check(limits)
     if sandbox not in get_args(Wanted):
@@ -111,6 +113,8 @@ async def answer_on_loop(
     described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
+    if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
+        chosen = {**ready_of(handler.run.start.options), **chosen}
     below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     if answer_cache == "shared" and backend.card(None) is None:
@@ -121,7 +125,7 @@ async def answer_on_loop(
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
-        primitives=dict(primitives or {}),
+        primitives=chosen,
         repl_class=repl_class,
         record=record,
         worker_options=dict(worker_options or {}),
@@ -151,7 +155,7 @@ async def resume_on_loop(
     worker: ModelHandler | Backend | None = None,
     *,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
     sub_supervisor: ModelHandler | str | None = None,
@@ -170,9 +174,9 @@ async def resume_on_loop(
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
-    _check_primitives(primitives)
+    given = _primitives(primitives)
     host = driver.shared()
-    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, primitives)
+    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, given)
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
@@ -180,14 +184,14 @@ async def resume_on_loop(
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
+        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, given)
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
         options = read_back(
             Options,
             told,
-            primitives=dict(primitives or {}),
+            primitives={**ready_of(told), **given},
             repl_class=repl_class,
             packages=tuple(named.partition(" ")[0] for named in packages),
             sources=recorded.start.context.sources,
@@ -208,7 +212,7 @@ async def resume_on_loop(
 def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -221,6 +225,7 @@ def check_resumable(
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
     missing = used - set(primitives or ()) - set(SEED_NAMES)
+    missing -= set(ready_of(recorded.start.options))
     if missing:
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
@@ -301,16 +306,17 @@ def _family(
     )
 
 
-def _check_primitives(primitives: Any) -> None:
-    if primitives is None:
-        return
-    if not isinstance(primitives, Mapping):
-        raise InputError(f"primitives must map names to functions, not {type(primitives).__name__}")
-    for name, function in primitives.items():
-        if not (isinstance(name, str) and name.isidentifier() and callable(function)):
+def _primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
+    """The functions and ready primitives that were asked for, by the names that cells get."""
+    primitives: dict[Any, Any] = named(given)
+    for name, value in primitives.items():
+        is_named = isinstance(name, str) and name.isidentifier()
+        if not (is_named and (callable(value) or isinstance(value, str))):
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+    check_installed(primitives)
+    return primitives
 
 
 def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:

@@ -75,6 +75,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    primitives: tuple[str, ...] = ()
     show_context_chars: int = 0
 
 

@@ -23,6 +23,7 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
+from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.sub_questions import sub_run
@@ -128,7 +129,7 @@ class Options:
 
     max_iterations: int
     output_limit: int
-    primitives: Mapping[str, Callable[..., Any]]
+    primitives: Mapping[str, Callable[..., Any] | str]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
@@ -235,8 +236,8 @@ class Rollout:
 
     def _primitives(self) -> dict[str, Callable[..., Any]]:
         """The functions as this run has them; that for sub-runs only where it may have some."""
-        found = dict(self._options.primitives)
-        for name, function in self._options.primitives.items():
+        found = made(self._options.primitives, self)
+        for name, function in list(found.items()):
             if function is sub_run:
                 del found[name]
                 if self._sub_runs is not None:
@@ -348,6 +349,11 @@ class Rollout:
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "ready_primitives": {
+                    name: ready
+                    for name, ready in options.primitives.items()
+                    if isinstance(ready, str)
+                },
                 "sandbox": self._repl.tier,
                 "sandbox_packages": list(packages),
                 "limits": msgspec.to_builtins(self._repl.limits),
