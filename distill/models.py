@@ -527,11 +527,12 @@ def _goes_on(error: Exception, attempts: Attempts) -> bool:
     import openai
 
     if isinstance(error, BadReply):
-        again = attempts.failed(error.status, {})
+        again = attempts.failed(error.status, {}) and not says_too_long(error.status, str(error))
         return again and (error.status is not None or attempts.count <= NONSENSE_RETRIES)
 
     if isinstance(error, openai.APIStatusError):
-        return attempts.failed(error.status_code, error.response.headers)
+        again = attempts.failed(error.status_code, error.response.headers)
+        return again and not says_too_long(error.status_code, str(error))
     return isinstance(error, openai.APIConnectionError) and attempts.failed(None, {})
 
 

@@ -15,8 +15,8 @@ from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.text import clip
 
 NAMES_SHOWN = 100
-HEAD_CHARS = 160
-"""Of what a turn did, and of what came of it, that is told of a turn that is left out."""
+HEAD_CHARS = (40, 160)
+"""Of what a turn did, and of what came of it: the least and the most that is told."""
 LEAST_CHARS = 500
 NOTE = "(My turns {first} to {last} are left out here: the conversation had become too long.)"
 STATE = """\
@@ -54,7 +54,12 @@ def state(
 
     ``is_all``: no turn is left, so the end of the last is told at more length.
     """
-    heads = [f"- turn {each.turn}: {_did(each.reply)} → {_head(each.told)}" for each in gone]
+    least, most = HEAD_CHARS
+    chars = min(max(limit_chars // 5 // len(gone), least), most)
+    heads = [
+        f"- turn {each.turn}: {_head(_did(each.reply), chars)} → {_head(each.told, chars)}"
+        for each in gone
+    ]
     while len(heads) > 1 and sum(map(len, heads)) > limit_chars // 2:
         del heads[0]
     if len(heads) < len(gone):
@@ -72,11 +77,11 @@ def state(
 
 
 def _did(reply: str) -> str:
-    """The beginning of a reply's code, or of what it said."""
+    """A reply's code, or what it said."""
     blocks = read_reply(reply).blocks
-    return _head("; ".join(blocks) if blocks else without_thinking(reply))
+    return "; ".join(blocks) if blocks else without_thinking(reply)
 
 
-def _head(text: str) -> str:
-    words = " ".join(text[: 4 * HEAD_CHARS].split())
-    return words if len(words) <= HEAD_CHARS else words[: HEAD_CHARS - 1] + "…"
+def _head(text: str, chars: int) -> str:
+    words = " ".join(text[: 4 * chars].split())
+    return words if len(words) <= chars else words[: chars - 1] + "…"

@@ -70,8 +70,15 @@ UNESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def as_text(name: str, arguments: str) -> str:
-    """A call that came in an endpoint's own form, as Hermes' text: exactly what was said."""
+    """A call that came in an endpoint's own form, as Hermes' text: exactly what was said.
+
+    Arguments that are no JSON are a string of it.
+    """
     given = arguments if arguments.strip() else "{}"
+    try:
+        json.loads(given)
+    except (ValueError, RecursionError):
+        given = json.dumps(given, ensure_ascii=False)
     return f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {given}}}\n</tool_call>'
 
 
@@ -84,10 +91,11 @@ def read_calls(text: str, form: Form, opening: re.Match[str]) -> tuple[list[str]
     closing = form.closing.search(text, after)
     end = closing.start() if closing else len(text)
     body = text[start:end]
-    codes = list(_tagged(body) or _from_json(body))
-    if not codes and form.is_code:
+    if form.is_code and body.strip()[:1] not in ("{", "["):
         inner = FENCED.search(body)
         codes = [inner[1] if inner else body.strip()]
+    else:
+        codes = list(_tagged(body) or _from_json(body))
     is_closed = closing is not None and (closing.end() > closing.start() or _is_whole(body))
     return [code for code in codes if code.strip()], closing.end() if closing else end, is_closed
 
@@ -166,8 +174,10 @@ def _of_call(call: Any, name: str) -> str:
 def _code(name: str, given: Any) -> str:
     """The code of a call: an argument, or, where it is of a function of the REPL, the call."""
     if isinstance(given, str):
-        decoded = _decoded(given.strip(), 0) if given.strip()[:1] in ("{", "[") else None
-        return _code(name, decoded[0]) if decoded else _salvaged(given) or given
+        if given.strip()[:1] not in ("{", "["):
+            return given
+        decoded = _decoded(given.strip(), 0)
+        return _code(name, decoded[0]) if decoded else _salvaged(given)
     if not isinstance(given, dict):
         return ""
     for key in CODE_KEYS:

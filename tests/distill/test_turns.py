@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tests.distill.scripted import (
     cell,
     completion,
     endpoint,
+    events_of,
     run_bounded,
+    sse,
 )
 
 Ask = Callable[..., RunResult]
@@ -39,11 +42,12 @@ def message(finish: str = "stop", **fields: Any) -> Reply:
     return completion("", choices=[choice])
 
 
-def messages_bytes(body: bytes) -> bytes:
+def sent_messages(body: bytes) -> str:
     """The messages of a request as they were on the wire, without what closes their list."""
-    start = body.index(b'"messages":[') + len(b'"messages":')
-    _, end = json.JSONDecoder().raw_decode(body.decode(), start)
-    return body[start : end - 1]
+    text = body.decode()
+    start = text.index('"messages":[') + len('"messages":')
+    _, end = json.JSONDecoder().raw_decode(text, start)
+    return text[start : end - 1]
 
 
 # ---- the prefix, and what is heard -------------------------------------------------------------
@@ -55,10 +59,10 @@ def test_each_request_begins_with_the_bytes_of_the_one_before(ask: Ask, logged: 
         handler = OpenAIHandler("scripted", server.url)
         assert ask(supervisor=handler, max_iterations=6).answer == "out of replies"
         handler.close()
-    sent = [messages_bytes(body) for body in server.bodies]
+    sent = [sent_messages(body) for body in server.bodies]
     assert len(sent) == 5
     for before, after in itertools.pairwise(sent):
-        assert after.startswith(before + b",")
+        assert after.startswith(before + ",")
     told = logged()
     for turn, request in enumerate(server.requests, 1):
         assert told.conversation(turn) == request["messages"]
@@ -67,12 +71,18 @@ def test_each_request_begins_with_the_bytes_of_the_one_before(ask: Ask, logged: 
 def test_the_supervisor_is_heard_while_it_writes(ask: Ask, logged: Logged) -> None:
     pieces: list[str] = []
     notes: list[str] = []
+    code = cell("x = 1\nprint('a long line of code')")
 
     def note(progress: Progress) -> None:
         notes.append(progress.note)
 
-    code = cell("x = 1\nprint('a long line of code')")
-    with endpoint(script(code)) as server:
+    def slowly() -> Iterator[bytes]:
+        """For longer than it takes until somebody looks."""
+        for each in events_of(code, 1):
+            yield sse(each, done=False)
+            time.sleep(0.02)
+
+    with endpoint(script(Reply(slowly(), content_type="text/event-stream"))) as server:
         handler = OpenAIHandler("scripted", server.url)
         ask(supervisor=handler, on_text=pieces.append, on_progress=note)
         handler.close()
@@ -111,7 +121,7 @@ def test_a_call_of_final_is_final(ask: Ask) -> None:
 
 
 ODD: dict[str, tuple[Reply, str]] = {
-    "refusal": (message(content=None, refusal="I can't help with that."), "You declined: 'I can't"),
+    "refusal": (message(content=None, refusal="I must not."), "You declined: 'I must not.'"),
     "filter": (message("content_filter", content="Let me"), "content filter stopped your reply"),
     "cut off": (message("length", content="Let me think about"), "cut off at its length limit"),
     "cut off in code": (message("length", content="```repl\nx = 'ab"), "was not complete"),
@@ -181,6 +191,7 @@ def test_what_a_handler_says_beside_the_text_is_checked(ask: Ask) -> None:
 
 # ---- trouble -----------------------------------------------------------------------------------
 
+QUICK = ("401", "html")
 LASTING: dict[str, Any] = {
     "500": Reply({"error": {"message": "sorry"}}, 500, {"Retry-After": "0.01"}),
     "429 without a time": Reply({"error": {"message": "slow down"}}, 429),
@@ -192,10 +203,12 @@ LASTING: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", LASTING)
-def test_a_run_that_its_endpoint_fails_is_whole_and_goes_on(
-    ask: Ask, log: Path, kind: str
-) -> None:
+def slow_unless(kind: str, quick: Sequence[str]) -> Any:
+    return kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", [slow_unless(kind, QUICK) for kind in LASTING])
+def test_a_run_that_its_endpoint_fails_is_whole_and_goes_on(ask: Ask, log: Path, kind: str) -> None:
     good = iter([cell("x = worker('one')")])
     with endpoint(lambda _: next(good, LASTING[kind])) as server:
         handler = OpenAIHandler("scripted", server.url, retries=1)
