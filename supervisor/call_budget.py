@@ -85,7 +85,9 @@ class CallBudget:
         if isinstance(result, wire.Result):
             usage = Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
             if not (usage.input_tokens or usage.output_tokens):  # nobody has counted
-                usage = Usage(prompt_tokens([text_of(outcome.request)]), prompt_tokens([result.text]))
+                usage = Usage(
+                    prompt_tokens([text_of(outcome.request)]), prompt_tokens([result.text])
+                )
         self._longest_gpu_s = max(self._longest_gpu_s, gpu_s)
         device = outcome.card.device if outcome.card is not None else ""
         self._spend(outcome.request.id, self._tariff.used(usage, gpu_s, device))

@@ -6,7 +6,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import Self
 
@@ -54,15 +53,15 @@ Your reply was cut off at its length limit{where}. Write the code first, and in 
 class Reply:
     """The code blocks of a reply, in order; ``problem`` says why there is none to run.
 
-    ``note`` is for the model to know, beside what the blocks print.
+    ``notes`` are for the model to know, beside what the blocks print.
     """
 
     blocks: tuple[str, ...]
     problem: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Said:
     """What a supervisor model said, as its message has it, and why it stopped."""
 
@@ -79,16 +78,10 @@ class Said:
         said = printable(response.refusal if refused else text)
         return cls(said, response.finish_reason, refused)
 
-    @cached_property
-    def reply(self) -> Reply:
-        """What is to be run."""
-        return read_reply(self.text, self.finish_reason, refused=self.refused)
-
     @property
     def is_refusal(self) -> bool:
-        """Whether the model, or its endpoint's filter, would not answer."""
-        filtered = self.finish_reason.lower() in FILTERED
-        return (self.refused or filtered) and not self.reply.blocks
+        """Whether the model, or its endpoint's filter, would not answer, at least in the end."""
+        return self.refused or self.finish_reason.lower() in FILTERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +113,8 @@ def read_reply(text: str, finish_reason: str = "stop", *, refused: bool = False)
     else:
         where = ""
     if code:
-        note = _ended(finish, where) if is_cut else ""
-        return Reply(tuple(_statements(piece.text) for piece in code), note=note)
+        notes = (_ended(finish, where),) if is_cut else ()
+        return Reply(tuple(_statements(piece.text) for piece in code), notes=notes)
     if is_cut:
         return Reply((), _ended(finish, where or " before there was any code"))
     if not fenced and (bare := _bare_code(_prose(pieces))):

@@ -130,7 +130,9 @@ class TurnBudget:
         usage = response.usage
         if self._tariff.counts and not (usage.input_tokens or usage.output_tokens):
             usage = Usage(self._asked_tokens, prompt_tokens([response.text]))
-        used = self._tariff.used(usage, response.gpu_s, response.card.device if response.card else "")
+        used = self._tariff.used(
+            usage, response.gpu_s, response.card.device if response.card else ""
+        )
         self._hold.spend(used + Use(turns=self._turn.turns), self._keep)
 
     # -- the wall clock

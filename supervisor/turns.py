@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.errors import ModelError
+from distill.errors import ModelError, SandboxError
 from distill.models import LMResponse, ModelHandler, Usage, check_response, model_name
-from distill.supervisor.cell_text import Cells, cell_fields, render
+from distill.supervisor.cell_text import Cells, cell_fields
 from distill.supervisor.conversation import Conversation
+from distill.supervisor.dialects import Dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.heard import Heard
 from distill.supervisor.reply import Said, without_thinking
@@ -21,16 +22,6 @@ Status = Literal["final", "forced", "unanswered"]
 
 REFUSALS = 3
 """Replies in a row that a model or its endpoint refuses; then the run fails, to be gone on with."""
-NO_CODE = """\
-{problem} Nothing was run. Write Python in a fenced block:
-```repl
-print(len(context))
-```
-or, if you know the answer, call FINAL(answer) in one."""
-NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
-LAST = """\
-There are no turns left. Reply now with the final answer only: either one fenced block that \
-calls FINAL(answer), or the answer as plain text."""
 
 
 @dataclass(slots=True)
@@ -55,6 +46,7 @@ class TurnLoop:
         repl: Cells,
         log: RunLog,
         *,
+        dialect: Dialect,
         max_iterations: int,
         on_progress: Callable[[], None] = lambda: None,
         on_text: Callable[[str], None] | None = None,
@@ -63,6 +55,7 @@ class TurnLoop:
         self._supervisor = supervisor
         self._repl = repl
         self._log = log
+        self._dialect = dialect
         self._max_iterations = max_iterations
         self._on_progress = on_progress
         self._conversation = Conversation(log)
@@ -114,32 +107,38 @@ class TurnLoop:
             return False
         return await self._turn(standing.turn, standing.reply, standing.cells)
 
+    async def prelude(self) -> None:
+        """Make the dialect's names, before the first turn. Raises SandboxError."""
+        if not self._dialect.prelude:
+            return
+        result = await self._cell(self._dialect.prelude)
+        if result.error is not None or result.lost is not None:
+            why = result.lost or result.error.message
+            raise SandboxError(f"the prelude of the dialect {self._dialect.name} failed: {why}")
+
     def _add(self, role: str, content: str) -> None:
         self._conversation.add(role, content)
 
     async def _turn(self, turn: int, said: Said, done: Sequence[Any] = ()) -> bool:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
-        reply = said.reply
+        reply = self._dialect.read(said)
         if not reply.blocks:
-            self._say(turn, NO_CODE.format(problem=reply.problem))
+            self._say(turn, self._dialect.no_code.format(problem=reply.problem))
             return False
-        shown = []
+        results = []
         for position, code in enumerate(reply.blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 return self._final(result)
-            shown.append(render(result))
+            results.append(result)
             if result.error is not None or result.lost is not None:
-                left = len(reply.blocks) - position - 1
-                if left:
-                    shown.append(f"The {left} block(s) after it did not run.")
                 break
-        self._say(turn, *shown, *([reply.note] if reply.note else []))
+        self._say(turn, *self._dialect.shown(results, len(reply.blocks)), *reply.notes)
         return False
 
     async def _force(self, said: Said, done: Sequence[Any] = ()) -> None:
         """The last reply, which is the answer whatever it is, but for a refusal."""
-        blocks = said.reply.blocks
+        blocks = self._dialect.read(said).blocks
         for position, code in enumerate(blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
@@ -160,9 +159,15 @@ class TurnLoop:
         )
         said = Said.of(check_response(self._supervisor, response))
         self.turns.usage += response.usage
-        self._conversation.add_reply(said.text, **self._turn_fields(response, said), forced=forced)
+        blocks = self._dialect.read(said).blocks
+        self._conversation.add_reply(
+            said.text,
+            **self._turn_fields(response, said),
+            cells=len(blocks),
+            forced=forced,
+        )
         self.turns.heard.end()
-        self._count_refusal(said)
+        self._count_refusals(said, is_one=said.is_refusal and not blocks)
         return said
 
     def _turn_fields(self, response: LMResponse, said: Said) -> dict[str, Any]:
@@ -176,16 +181,15 @@ class TurnLoop:
             "prompt_token_ids": response.prompt_token_ids,
             "token_ids": response.token_ids,
             "logprobs": response.logprobs,
-            "cells": len(said.reply.blocks),
             "finish_reason": printable(said.finish_reason),
             "refused": said.refused,
             "tool_calls": len(response.tool_calls),
             "reasoning": printable(response.reasoning),
         }
 
-    def _count_refusal(self, said: Said) -> None:
+    def _count_refusals(self, said: Said, *, is_one: bool) -> None:
         """Raises ModelError: it goes on refusing, and more turns would only cost."""
-        self._refusals = self._refusals + 1 if said.is_refusal else 0
+        self._refusals = self._refusals + 1 if is_one else 0
         if self._refusals >= REFUSALS:
             raise ModelError(
                 f"{model_name(self._supervisor)} has refused {REFUSALS} times in a row "
@@ -210,16 +214,11 @@ class TurnLoop:
         """
         if turn >= self._max_iterations:
             self._log.turn = turn + 1
-        self._add("user", "\n\n".join((*parts, *self._closing(turn))))
-
-    def _closing(self, turn: int) -> list[str]:
-        """What the model is told at the end of the message that follows its reply of this turn."""
-        left = self._max_iterations - turn
-        if left > 2:
-            return []
-        if left <= 0:
-            return [LAST]
-        return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
+        elif self._dialect.turn_apart:
+            self._add("user", "\n\n".join(parts))
+            parts = ()
+        closing = self._dialect.closing(turn, self._max_iterations)
+        self._add("user", "\n\n".join((*parts, *closing)))
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:

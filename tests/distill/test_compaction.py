@@ -76,8 +76,8 @@ def check_requests(told: Run, boss: Boss, server: Endpoint) -> None:
     assert all(sent_messages(body).startswith(opening) for body in server.bodies)
     shortened = {each.turn for each in told.compactions}
     sent = [json.dumps(each["messages"])[:-1] for each in boss.answered]
-    for turn, (before, after) in enumerate(itertools.pairwise(sent), 2):
-        assert after.startswith(before) != (turn in shortened)
+    for number, (before, after) in enumerate(itertools.pairwise(sent), 2):
+        assert after.startswith(before) != (number in shortened)
 
 
 @pytest.mark.parametrize("window_tokens", [None, WINDOW_TOKENS])
@@ -126,7 +126,7 @@ def test_a_shortened_run_is_done_again(ask: Ask, log: Path, tmp_path: Path) -> N
         first = ask(supervisor=handler, max_iterations=TURNS + 1, timeout_s=60)
         handler.close()
     folder = tmp_path / "again"
-    options = {"log_dir": folder, "max_iterations": TURNS + 1}
+    options: dict[str, Any] = {"log_dir": folder, "max_iterations": TURNS + 1}
     again = run_bounded(lambda: run("What?", "some text", f"replay:{log}", None, **options), 60)
     assert again.answer == first.answer
     (one,), (two,) = (read(each).runs.values() for each in (log, folder))

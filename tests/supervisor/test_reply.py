@@ -240,7 +240,7 @@ def test_an_open_block_of_a_reply_that_was_cut_off_does_not_run() -> None:
     assert read_reply(text).blocks == (CODE, "x = 2")
     cut = read_reply(text, "length")
     assert cut.blocks == (CODE,)
-    assert "the last block was not complete" in cut.note
+    assert "the last block was not complete" in cut.notes[0]
     call = '<tool_call>{"name": "python", "arguments": {"code": "print(1'
     assert read_reply(call).blocks == ("print(1",)
     assert read_reply(call, "max_tokens").blocks == ()
@@ -249,7 +249,7 @@ def test_an_open_block_of_a_reply_that_was_cut_off_does_not_run() -> None:
 def test_what_a_closed_block_says_runs_though_the_reply_was_cut_off() -> None:
     cut = read_reply(f"```repl\n{CODE}\n```\nNow I", "length")
     assert cut.blocks == (CODE,)
-    assert "cut off at its length limit" in cut.note
+    assert "cut off at its length limit" in cut.notes[0]
 
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length", "content_filter", "", "é"]))
