@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.budget import Budget
+    from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -30,6 +31,7 @@ __all__ = [
     "REPL",
     "Budget",
     "Engine",
+    "Estimate",
     "ExecResult",
     "LMResponse",
     "Limits",
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "arun",
     "build_system_prompt",
+    "estimate",
     "primitive",
     "resume",
     "run",
@@ -48,6 +51,7 @@ __all__ = [
 
 _HOMES = {
     "budget": ("Budget",),
+    "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),

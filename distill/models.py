@@ -17,14 +17,13 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import LISTENER, STALLED, bound
 from distill.caller import HEARER
 from distill.chat_stream import ReplyStream
 from distill.completion import BadReply, Completion, is_count, loaded, read_completion
-from distill.endpoint import address_of, spellings, usable_key
+from distill.endpoint import address_of, host_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WindowError, WorkerBatchError, WorkerError
 from distill.rate_limit import shared
 from distill.rates import MINUTE_S, Rates
@@ -53,6 +52,8 @@ NO_STREAM = frozenset((400, 404, 405, 406, 415, 422, 501))
 """Statuses with which an endpoint that can't stream refuses to."""
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
+REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
+"""What endpoints call the most tokens of a reply, the newer name last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,7 @@ class OpenAIHandler(ModelHandler):
         self._streams = stream
         self._stall_s = stall_s
         self._where = address.where
-        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
+        self.endpoint = host_of(address.url) if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
@@ -321,7 +322,7 @@ class OpenAIHandler(ModelHandler):
         """
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
-        request.update(_to_openai({**self._sampling, **kw}))
+        request.update(_to_openai(self._bounded({**self._sampling, **kw})))
         attempts = Attempts(self._limiter, _estimate(request), self._retries)
         while True:
             try:
@@ -334,6 +335,18 @@ class OpenAIHandler(ModelHandler):
                     raise self._gave_up(error, attempts) from None
             finally:
                 attempts.end()
+
+    def _bounded(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """The sampling parameters with one bound of the reply, the lowest, as the endpoint has it.
+
+        OpenAI's newer models refuse max_tokens; other servers may not know the newer name.
+        """
+        names = [name for name in REPLY_BOUNDS if sampling.get(name) is not None]
+        if not names:
+            return sampling
+        name = "max_completion_tokens" if self.endpoint == OPENAI_HOST else names[-1]
+        rest = {k: v for k, v in sampling.items() if k not in REPLY_BOUNDS}
+        return {**rest, name: min(sampling[each] for each in names)}
 
     def _ask_once(self, request: Any) -> tuple[Completion, Headers]:
         """One try; told to who hears it, piece by piece if the endpoint streams.

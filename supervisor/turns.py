@@ -1,10 +1,11 @@
 """The turn loop: prompt → reply → cells → output → … → FINAL."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.errors import ModelError, SandboxError
+from distill.errors import BudgetError, ModelError, SandboxError
 from distill.models import LMResponse, ModelHandler, Usage, check_response, model_name
 from distill.supervisor.cell_text import Cells, cell_fields
 from distill.supervisor.conversation import Conversation
@@ -15,6 +16,7 @@ from distill.supervisor.reply import Said, without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.text import clip, printable
+from distill.supervisor.turn_budget import TurnBudget
 from distill.supervisor.window import asked
 from distill.traces import records
 
@@ -31,6 +33,8 @@ class Turns:
     status: Status = "unanswered"
     answer: Any = None
     iterations: int = 0
+    ended_by: str | None = None
+    """The budget that ended it, a field of ``distill.Budget``; None: none did."""
     usage: Usage = field(default_factory=Usage)
     heard: Heard = field(default_factory=Heard)
     """The reply that is being written."""
@@ -48,6 +52,7 @@ class TurnLoop:
         *,
         dialect: Dialect,
         max_iterations: int,
+        budget: TurnBudget,
         on_progress: Callable[[], None] = lambda: None,
         on_text: Callable[[str], None] | None = None,
     ) -> None:
@@ -57,6 +62,7 @@ class TurnLoop:
         self._log = log
         self._dialect = dialect
         self._max_iterations = max_iterations
+        self._budget = budget
         self._on_progress = on_progress
         self._conversation = Conversation(log)
         self._variables: Mapping[str, Any] = {}
@@ -78,15 +84,27 @@ class TurnLoop:
         """
         for message in messages:
             self._add(message["role"], message["content"])
+        try:
+            await self._work(standing)
+        except BudgetError as error:  # not even a last turn is left
+            self.turns.ended_by = error.budget
+        return self.turns
+
+    async def _work(self, standing: Standing | None) -> None:
         if standing is not None and await self._take_up(standing):
-            return self.turns
+            return
+        if standing is None or standing.reply is None:
+            self._plan(self.turns.iterations)
+            if self.turns.ended_by is not None:
+                self._add("user", *self._closing(self.turns.iterations))
         for turn in range(self.turns.iterations + 1, self._max_iterations + 1):
+            if self.turns.ended_by is not None:
+                break
             self._log.turn = self.turns.iterations = turn
             self._on_progress()
             if await self._turn(turn, await self._reply(forced=False)):
-                return self.turns
+                return
         await self._force(await self._reply(forced=True))
-        return self.turns
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""
@@ -98,6 +116,8 @@ class TurnLoop:
             self.turns.status, self.turns.answer = "final", standing.final.value
             return True
         if standing.asked_last:
+            self._plan(self.turns.iterations)
+            self.turns.ended_by = self.turns.ended_by or "turns"
             self.turns.iterations -= standing.reply is not None
             self._log.turn = self.turns.iterations + 1
             said = standing.reply
@@ -149,15 +169,13 @@ class TurnLoop:
             self.turns.status, self.turns.answer = "forced", plain
 
     async def _reply(self, *, forced: bool) -> Said:
-        """Ask for the next reply, and log it. Raises ModelError."""
-        chat = self.turns.heard.by(self._supervisor.chat)
-        response = await asked(
-            self._conversation,
-            lambda messages: in_thread(self._driver, chat, messages),
-            self._supervisor.window_tokens,
-            lambda: self._variables,
-        )
+        """Ask for the next reply, and log it. Raises ModelError, BudgetError."""
+        if forced:
+            self._budget.plan_last(self._messages)
+        window_tokens = self._supervisor.window_tokens
+        response = await asked(self._conversation, self._ask, window_tokens, self._variables)
         said = Said.of(check_response(self._supervisor, response))
+        self._budget.replied(response)
         self.turns.usage += response.usage
         blocks = self._dialect.read(said).blocks
         self._conversation.add_reply(
@@ -170,6 +188,13 @@ class TurnLoop:
         self._count_refusals(said, is_one=said.is_refusal and not blocks)
         return said
 
+    async def _ask(self, messages: list[dict[str, str]]) -> LMResponse:
+        """What the model replies to these messages, while it is heard."""
+        chat = self.turns.heard.by(self._supervisor.chat)
+        call = functools.partial(chat, messages, **self._budget.options)
+        reply: LMResponse = await self._budget.in_time(in_thread(self._driver, call))
+        return reply
+
     def _turn_fields(self, response: LMResponse, said: Said) -> dict[str, Any]:
         """The fields of a turn's record."""
         return {
@@ -181,6 +206,8 @@ class TurnLoop:
             "prompt_token_ids": response.prompt_token_ids,
             "token_ids": response.token_ids,
             "logprobs": response.logprobs,
+            "gpu_s": response.gpu_s,
+            "device": response.card.device if response.card is not None else "",
             "finish_reason": printable(said.finish_reason),
             "refused": said.refused,
             "tool_calls": len(response.tool_calls),
@@ -212,13 +239,27 @@ class TurnLoop:
 
         After the last turn it asks for the answer, and belongs to the reply that gives it.
         """
-        if turn >= self._max_iterations:
-            self._log.turn = turn + 1
-        elif self._dialect.turn_apart:
+        self._plan(turn, *parts)
+        if self._dialect.turn_apart and self.turns.ended_by is None:
             self._add("user", "\n\n".join(parts))
             parts = ()
-        closing = self._dialect.closing(turn, self._max_iterations)
-        self._add("user", "\n\n".join((*parts, *closing)))
+        self._add("user", "\n\n".join((*parts, *self._closing(turn))))
+
+    def _plan(self, turn: int, *parts: str) -> None:
+        """Put aside what the turn after this one takes, or find out which budget has ended them."""
+        if turn >= self._max_iterations:
+            self.turns.ended_by = "turns"
+        elif (why := self._budget.plan(self._messages, *parts)) is not None:
+            self.turns.ended_by = why.budget
+        if self.turns.ended_by is not None:
+            self._log.turn = turn + 1
+
+    def _closing(self, turn: int) -> list[str]:
+        """What the model is told at the end of the message that follows its reply of this turn."""
+        ended_by = self.turns.ended_by
+        closing = self._dialect.closing(turn, self._max_iterations, ended_by)
+        line = self._budget.line() if ended_by is None else ""
+        return [*closing, line] if line else closing
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:

@@ -18,15 +18,17 @@ async def asked(
     conversation: Conversation,
     ask: Callable[[list[dict[str, str]]], Awaitable[T]],
     window_tokens: int | None,
-    variables: Callable[[], Mapping[str, Any]],
+    variables: Mapping[str, Any],
 ) -> T:
     """What ``ask`` gives for the conversation, shortened as often as need be.
+
+    ``variables`` are the names in the REPL, by which the model knows what is still there.
 
     Raises WindowError when it does not fit even without all that can be left out, and what
     ``ask`` raises.
     """
     if window_tokens and conversation.tokens() > FULL * window_tokens:
-        conversation.compact(int(SHORTENED * window_tokens), variables(), "window")
+        conversation.compact(int(SHORTENED * window_tokens), variables, "window")
     while True:
         try:
             return await ask(conversation.request())
@@ -34,7 +36,7 @@ async def asked(
             if not _is_too_long(error):
                 raise
             limit_tokens = int(SHORTENED * conversation.tokens())
-            if not conversation.compact(limit_tokens, variables(), "endpoint"):
+            if not conversation.compact(limit_tokens, variables, "endpoint"):
                 raise _too_long_still(error, conversation) from error
 
 
