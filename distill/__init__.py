@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.engine import Engine
+    from distill.evaluation import Evaluation, aevaluate, evaluate
     from distill.limits import Limits
     from distill.models import (
         LMResponse,
@@ -24,21 +25,26 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
+    from distill.tasks import Task
 
 __all__ = [
     "REPL",
     "Engine",
+    "Evaluation",
     "ExecResult",
     "LMResponse",
     "Limits",
     "ModelHandler",
     "OpenAIHandler",
     "RunResult",
+    "Task",
     "Usage",
     "VLLMHandler",
     "__version__",
+    "aevaluate",
     "arun",
     "build_system_prompt",
+    "evaluate",
     "primitive",
     "resume",
     "run",
@@ -46,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "engine": ("Engine",),
+    "evaluation": ("Evaluation", "aevaluate", "evaluate"),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
     "orchestrator": ("arun", "resume", "run"),
@@ -53,6 +60,7 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
+    "tasks": ("Task",),
 }
 
 

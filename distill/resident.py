@@ -5,6 +5,7 @@ answers clients on a third ROUTER. Keys stay here.
 """
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,7 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
-from distill.errors import DistillError, InputError
-from distill.inputs import read_context, read_json
+from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, model_name
@@ -42,6 +42,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.texts import Texts
 from distill.traces import Run, records
 from distill.version import __version__
 from distill.worker_settings import (
@@ -109,6 +110,7 @@ class Resident:
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._loads: set[asyncio.Task[None]] = set()
+        self._texts = Texts()
 
     @property
     def endpoint(self) -> str:
@@ -251,15 +253,18 @@ class Resident:
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
         """Run one question to its end; the result and its summary."""
-        return background.wait(self._answer(ask, on_progress, supervisor))
+        return background.wait(self.answer_on_loop(ask, on_progress, supervisor))
 
-    async def _answer(
+    async def answer_on_loop(
         self,
         ask: wire.Ask,
         on_progress: Callable[[Progress], None],
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
-        """``supervisor`` may be None where a run goes on: then it is the recorded one."""
+        """The same on the loop.
+
+        ``supervisor`` may be None where a run goes on: then it is the recorded one.
+        """
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
@@ -272,7 +277,10 @@ class Resident:
             options.pop("encoding", None)  # the recorded text has been read already
             query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
         else:
-            context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
+            encoding = str(options.pop("encoding", "utf-8"))
+            read = functools.partial(self._texts.read, as_json=bool(options.pop("json", False)))
+            text = await driver.in_thread(self._host, read, ask.context_paths, encoding)
+            context, sources = text.context, text.sources
         try:
             checked = msgspec.convert(options, AskOptions)
         except msgspec.ValidationError as error:
@@ -360,10 +368,18 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is None or not isinstance(self._backend, FleetBackend):
-                continue
-            if (failure := self._fleet.failure) is not None:
+            if (failure := self.lost()) is not None:
                 raise failure
+
+    def lost(self) -> DistillError | None:
+        """Why it can run no more questions, if that is so: its launcher or its workers died."""
+        if self._host.lost.is_set():
+            return MachineError(
+                "the engine's launcher died, and the workers with it; start it again"
+            )
+        if self._fleet is not None and isinstance(self._backend, FleetBackend):
+            return self._fleet.failure
+        return None
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -439,7 +455,7 @@ class Resident:
             elif rates.are_given:
                 raise InputError(NO_MODEL)
             asked = msgspec.structs.replace(ask, options=options)
-            result, text = await self._answer(asked, tell, supervisor)
+            result, text = await self.answer_on_loop(asked, tell, supervisor)
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
@@ -507,14 +523,6 @@ def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> Mo
         return supervisor_from(spec, base_url, key=key, rates=rates)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
-
-
-def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
-    """The context at these paths; takes the options that say how to read it."""
-    encoding = str(options.pop("encoding", "utf-8"))
-    if options.pop("json", False):
-        return read_json(paths[0]), []
-    return read_context(paths, encoding)
 
 
 def _recorded(run: Run) -> tuple[str, Any, list[str]]:

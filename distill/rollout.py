@@ -22,11 +22,12 @@ from distill.repl import REPL, describe
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
-from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor
@@ -121,14 +122,17 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-        index = await in_thread(self._host, SpanIndex, self._context)
+        async with self._host.few_at_once:
+            self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
+            self._shared = await in_thread(
+                self._host, shared_context, self._ref.sha256, self._context
+            )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._calls = WorkerCalls(
             self._host,
             backend,
             self._log,
-            index,
+            self._shared.index(),
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -160,6 +164,7 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        repl.context_file = self._context_file
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
@@ -168,6 +173,10 @@ class Rollout:
         repl.itemised = frozenset(("worker", "worker_batch"))
         repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
         return repl
+
+    def _context_file(self, context: Any) -> ContextFile:
+        """The memory file of the run's context, which runs share; of another one, its own."""
+        return self._shared.file() if context is self._context else ContextFile(context)
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -1,0 +1,92 @@
+"""What many tasks came to: accuracy, cost, failures by kind; for a file, and for a screen."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import astuple
+
+from distill.task_results import TaskResult
+from distill.tasks import Task
+from distill.traces.records import TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of the attempts that have a result, each counted once.
+
+    ``right`` is the sum of the scores, ``accuracy`` their mean over the ``scored`` attempts;
+    ``accuracy_of_all`` is over all attempts that have a label, a failed one being wrong. None where
+    there is none. ``failures`` counts errors by kind. ``run_s`` adds up the runs, ``elapsed_s`` is
+    the wall clock of this evaluation since it was started (again). ``judge_usage`` is in no run.
+    """
+
+    tasks: int
+    attempts: int
+    ended: int
+    answered: int
+    unanswered: int
+    failed: int
+    failures: dict[str, int]
+    exit_codes: dict[str, int]
+    scorer: str
+    scored: int
+    right: float
+    accuracy: float | None
+    accuracy_of_all: float | None
+    supervisor_usage: TokenUsage
+    worker_usage: TokenUsage
+    judge_usage: TokenUsage | None
+    worker_calls: int
+    run_s: float
+    elapsed_s: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 if no attempt has failed, else the code of the most frequent failure."""
+        codes = [(count, int(code)) for code, count in self.exit_codes.items()]
+        return max(codes)[1] if codes else 0
+
+
+def summarised(
+    tasks: Sequence[Task], results: Sequence[TaskResult], scorer: str, elapsed_s: float
+) -> Summary:
+    """The summary of these results."""
+    errors = [each.error for each in results if each.error is not None]
+    scores = [each.score for each in results if isinstance(each.score, float)]
+    labelled = sum(each.label is not None for each in results)
+    judged = [each.judge_usage for each in results if each.judge_usage is not None]
+    unanswered = sum(each.error is None and each.answer is None for each in results)
+    return Summary(
+        tasks=len(tasks),
+        attempts=sum(task.attempts for task in tasks),
+        ended=len(results),
+        answered=len(results) - unanswered - len(errors),
+        unanswered=unanswered,
+        failed=len(errors),
+        failures=dict(Counter(each.kind for each in errors).most_common()),
+        exit_codes=dict(Counter(str(each.exit_code) for each in errors)),
+        scorer=scorer,
+        scored=len(scores),
+        right=sum(scores),
+        accuracy=sum(scores) / len(scores) if scores else None,
+        accuracy_of_all=sum(scores) / labelled if scores else None,
+        supervisor_usage=total(each.supervisor_usage for each in results),
+        worker_usage=total(each.worker_usage for each in results),
+        judge_usage=total(judged) if judged else None,
+        worker_calls=sum(each.worker_calls for each in results),
+        run_s=sum(each.elapsed_s for each in results),
+        elapsed_s=elapsed_s,
+    )
+
+
+def total(usages: Iterable[TokenUsage]) -> TokenUsage:
+    """The sum of each count."""
+    counts = [astuple(usage) for usage in usages]
+    return TokenUsage(*map(sum, zip(*counts, strict=True))) if counts else TokenUsage(0, 0)
+
+
+def as_json(summary: Summary) -> bytes:
+    """The summary as a file holds it."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n"
