@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.version import __version__
 
 if TYPE_CHECKING:
+    from distill.budget import Budget
     from distill.engine import Engine
     from distill.evaluation import Evaluation, aevaluate, evaluate
     from distill.limits import Limits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REPL",
+    "Budget",
     "Engine",
     "Evaluation",
     "ExecResult",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "budget": ("Budget",),
     "engine": ("Engine",),
     "evaluation": ("Evaluation", "aevaluate", "evaluate"),
     "limits": ("Limits",),

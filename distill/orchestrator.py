@@ -1,14 +1,11 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
-
-import msgspec
 
 from distill.errors import InputError
 from distill.limits import check
@@ -18,6 +15,7 @@ from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
@@ -28,13 +26,12 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run
+from distill.user_folders import state_folder
 
 
 def default_log_dir() -> Path:
     """Where runs are logged if nobody says: a fresh folder under the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    return Path(state).expanduser() / "distill" / name
+    return state_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 async def answer_on_loop(
@@ -138,6 +135,7 @@ async def resume_on_loop(
     primitives: Mapping[str, Callable[..., Any]] | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -145,7 +143,9 @@ async def resume_on_loop(
     ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
     run is not the folder's last. The session comes back as after a killed cell, the conversation
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again.
+    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again, all
+    other options are the run's own. ``sandbox`` "auto" is the tier that it asked for; that it had
+    no jail is never taken from a log.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -161,20 +161,16 @@ async def resume_on_loop(
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
-        options = Options(
-            max_iterations=told["max_iterations"],
-            output_limit=told["output_limit"],
+        options = read_back(
+            Options,
+            told,
             primitives=dict(primitives or {}),
             repl_class=repl_class,
-            record=told["record"],
-            worker_options=told["worker_options"],
-            limits=limits
-            or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
             packages=tuple(named.partition(" ")[0] for named in packages),
-            sandbox=told.get("sandbox", "auto"),
             sources=recorded.start.context.sources,
-            answer_cache=told.get("answer_cache", "off"),
+            sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
+            **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
@@ -205,6 +201,12 @@ def check_resumable(
             "them again with primitives= (distill.resume)"
         )
     return recorded
+
+
+def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
+    recorded = told.get("sandbox", "auto")
+    return recorded if wanted == "auto" and recorded != "none" else wanted
 
 
 @contextlib.asynccontextmanager

@@ -269,7 +269,10 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            tier = self._sandbox.tier
+            result = await resume_on_loop(
+                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+            )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query

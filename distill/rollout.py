@@ -18,6 +18,7 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
@@ -86,17 +87,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    """What decides how a run goes. It comes back from the log (``recorded_options``): an option
+    that is no data is named there, one that older logs don't have has a default.
+    """
+
     max_iterations: int
     output_limit: int
     primitives: Mapping[str, Callable[..., Any]]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
-    limits: Limits | None
+    limits: Limits | None = None
     packages: tuple[str, ...]
-    sandbox: Wanted
+    sandbox: Wanted = "auto"
     sources: tuple[str, ...]
-    answer_cache: AnswerCaching
+    answer_cache: AnswerCaching = "off"
     on_progress: Callable[[Progress], None] | None
 
 
@@ -212,12 +217,8 @@ class Rollout:
             worker=self._backend.name,
             label=label,
             options={
-                "max_iterations": options.max_iterations,
-                "output_limit": options.output_limit,
+                **logged(options),
                 "worker_ctx_k": worker_ctx_k,
-                "record": options.record,
-                "answer_cache": options.answer_cache,
-                "worker_options": dict(options.worker_options),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
