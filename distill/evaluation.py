@@ -28,11 +28,10 @@ from distill.supervisor import background
 from distill.supervisor.backends import Backend
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT, SCORER
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Tasks, fingerprints, read_tasks
 
-CONCURRENCY = 8
-CONCURRENCY_LIMIT = 1024
 RESULTS_SUFFIX = ".results.jsonl"
 
 
@@ -78,7 +77,7 @@ async def evaluate_on_loop(
     worker: ModelHandler | Backend | Engine | Resident,
     *,
     concurrency: int = CONCURRENCY,
-    scorer: str | Callable[[Sample], Any] | Scorer = "exact",
+    scorer: str | Callable[[Sample], Any] | Scorer = SCORER,
     results: str | Path | None = None,
     log_dir: str | Path | None = None,
     retry_errors: bool = False,

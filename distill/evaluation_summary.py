@@ -90,3 +90,33 @@ def total(usages: Iterable[TokenUsage]) -> TokenUsage:
 def as_json(summary: Summary) -> bytes:
     """The summary as a file holds it."""
     return msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n"
+
+
+def told(summary: Summary, results: str, log_dir: str) -> str:
+    """The summary for people."""
+
+    def tokens(usage: TokenUsage) -> str:
+        return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+
+    ends = f"{summary.answered:,} answered, {summary.unanswered:,} without an answer"
+    lines = [
+        f"Tasks       {summary.tasks:,}, {summary.attempts:,} attempts",
+        f"Ended       {summary.ended:,}: {ends}, {summary.failed:,} failed",
+    ]
+    lines += [f"            {count:,} × {kind}" for kind, count in summary.failures.items()]
+    if summary.accuracy is not None:
+        lines.append(
+            f"Score       {summary.accuracy:.3f} ({summary.scorer}), {summary.scored:,} scored; "
+            f"{summary.accuracy_of_all:.3f} with the failed as wrong"
+        )
+    else:
+        lines.append("Score       none: no answer could be scored")
+    lines += [
+        f"Supervisor  {tokens(summary.supervisor_usage)}",
+        f"Workers     {summary.worker_calls:,} calls, {tokens(summary.worker_usage)}",
+    ]
+    if summary.judge_usage is not None:
+        lines.append(f"Judge       {tokens(summary.judge_usage)}")
+    lines.append(f"Time        {summary.elapsed_s:.1f} s; {summary.run_s:.1f} s of runs")
+    lines += [f"Results     {results}", f"Traces      {log_dir}"]
+    return "\n".join(lines)
