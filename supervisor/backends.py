@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
@@ -19,6 +20,8 @@ from distill.traces import Run, records
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
 HANDLER_BATCHES_AT_ONCE = 2
+"""Of one run: a run whose calls take long must not hold up the others'."""
+HANDLER_BATCHES_IN_ALL = 64
 
 
 @runtime_checkable
@@ -107,7 +110,9 @@ class HandlerBackend:
         self.window_tokens = handler.window_tokens
         self._driver = driver
         self._handler = handler
-        self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
+        self._gate = asyncio.Semaphore(HANDLER_BATCHES_IN_ALL)
+        self._gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Of each run that has batches."""
         self._tasks: dict[asyncio.Task[None], str] = {}
 
     def models(self) -> Sequence[str]:
@@ -121,6 +126,7 @@ class HandlerBackend:
     def submit(self, submission: Submission) -> None:
         """Start them, in batches of one kind each: the handler is given one set of parameters."""
         requests, deliver = submission.requests, submission.deliver
+        gate = self._gates.setdefault(submission.run, asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE))
         kinds: dict[tuple[bool, int | None], list[wire.Request]] = {}
         for request in requests:
             key = (request.messages is None, request.sampling.seed)
@@ -129,7 +135,7 @@ class HandlerBackend:
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
                 task = self._driver.loop.create_task(
-                    self._run(batch, deliver, logprobs=submission.logprobs)
+                    self._run(batch, deliver, gate, logprobs=submission.logprobs)
                 )
                 self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
@@ -144,8 +150,15 @@ class HandlerBackend:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(self, batch: list[wire.Request], deliver: Deliver, *, logprobs: bool) -> None:
-        async with self._gate:
+    async def _run(
+        self,
+        batch: list[wire.Request],
+        deliver: Deliver,
+        gate: asyncio.Semaphore,
+        *,
+        logprobs: bool,
+    ) -> None:
+        async with gate, self._gate:
             started_s = time.monotonic()
             try:
                 outcomes = await self._ask(batch, logprobs=logprobs)
