@@ -158,8 +158,8 @@ def number(sample: Sample, tolerance: float = TOLERANCE) -> float:
 
     Of several numbers in a text the last one counts. Raises ValueError for a label without one.
     """
-    expected = [_number(label) for label in _accepted(sample.label)]
-    known = [each for each in expected if each is not None]
+    plain = [label for label in _accepted(sample.label) if isinstance(label, str | int | float)]
+    known = [each for label in plain if (each := _number(label)) is not None]
     if not known:
         raise ValueError(f"the label {sample.label!r} is no number")
     found = _number(sample.answer)

@@ -6,6 +6,7 @@ process that was killed while it wrote, is skipped.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ from distill.supervisor.text import printable_json
 from distill.tasks import Task
 from distill.traces.records import TokenUsage
 
+ENDING_S = 1.0
+"""An evaluation that was just stopped may take so long to end, before it can go on."""
 Status = Literal["final", "forced", "unanswered", "failed", "cancelled"]
 
 
@@ -101,13 +104,18 @@ class ResultsFile:
         return InputError(f"the results file {self.path} can't be used: {why}. Choose --results")
 
     def _take(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"another distill is writing to {self.path}: wait for its end, or choose another "
-                "file with --results"
-            ) from error
+        due_s = time.monotonic() + ENDING_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if time.monotonic() > due_s:
+                    raise InputError(
+                        f"another distill is writing to {self.path}: wait for its end, or choose "
+                        "another file with --results"
+                    ) from error
+            time.sleep(0.05)
 
     def _read(self) -> Iterator[TaskResult]:
         decoder = msgspec.json.Decoder(TaskResult)
