@@ -151,6 +151,14 @@ _question = _options(
     _limit,
     _sandbox_package,
     click.option(
+        "--primitive",
+        "primitives",
+        multiple=True,
+        metavar="NAME",
+        help="A ready function that the supervisor's code may call (repeatable): search (passages "
+        "by words or a regular expression), retrieve (by meaning).",
+    ),
+    click.option(
         "--record",
         type=click.Choice(["off", "ids", "ids+logprobs"]),
         default="ids",
@@ -164,6 +172,18 @@ _question = _options(
         show_default=True,
         help="Whether worker calls with temperature 0 or a seed are answered with what equal ones "
         "got before: never, in this run, or in any run of yours.",
+    ),
+    click.option(
+        "--max-depth",
+        type=click.IntRange(0, 4),
+        default=1,
+        show_default=True,
+        help="Levels of sub-runs below the run, where its code can start some.",
+    ),
+    click.option(
+        "--sub-supervisor",
+        metavar="MODEL|recipe:NAME",
+        help="Who writes the code of sub-runs (default: as --supervisor).",
     ),
     click.option(
         "--log-dir",

@@ -9,15 +9,18 @@ from typing import Any, get_args
 
 from distill.errors import InputError
 from distill.limits import check
-from distill.models import ModelHandler
+from distill.models import ModelHandler, model_name
+from distill.opening import Opening, checked
 from distill.packages import described
-from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question, check_question
+from distill.ready_primitives import Primitives, check_installed, named, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.subruns import Family
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
@@ -27,6 +30,9 @@ from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run
 from distill.user_folders import state_folder
+
+MAX_DEPTH = 4
+"""Levels of sub-runs: each may have ``sub_questions.AT_ONCE`` jails at once."""
 
 
 def default_log_dir() -> Path:
@@ -45,9 +51,9 @@ async def answer_on_loop(
     output_limit: int = 2000,
     worker_ctx_k: int | None = None,
     label: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
-    messages: Sequence[dict[str, str]] | None = None,
+    messages: Opening | None = None,
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -55,28 +61,38 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    max_depth: int = 1,
+    sub_supervisor: ModelHandler | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
-    ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
-    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources`` are the context's files, for the log;
-    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
-    got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``on_progress`` is called from the background loop and must not block.
+    replace ``build_system_prompt``'s: a list, or a function that is called with the context, the
+    question and the same keywords, and returns one; ``primitives`` are further functions of the
+    REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
+    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
+    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
+    best that works; a named one never becomes another; "none", for development, is no jail);
+    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    seeded worker calls are answered with what equal ones got before: never, within the run, or over
+    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
+    levels of sub-runs there may be below this run, where its code has a function for them
+    (``primitives={"supervisor": distill.sub_run}``), and ``sub_supervisor`` who writes their code
+    (None: ``supervisor``); ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
-    _check_question(query, context, label)
-    _check_limits(max_iterations, output_limit)
-    _check_primitives(primitives)
+    check_question(query, context)
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_limits(max_iterations, output_limit, max_depth)
+    chosen = _primitives(primitives)
+    if messages is not None and not callable(messages):
+        checked(messages)
     if limits is not None:
         check(limits)
     if sandbox not in get_args(Wanted):
@@ -86,6 +102,9 @@ async def answer_on_loop(
     described(sandbox_packages)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
+    if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
+        chosen = {**ready_of(handler.run.start.options), **chosen}
+    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     if answer_cache == "shared" and backend.card(None) is None:
         raise InputError(
@@ -95,7 +114,7 @@ async def answer_on_loop(
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
-        primitives=dict(primitives or {}),
+        primitives=chosen,
         repl_class=repl_class,
         record=record,
         worker_options=dict(worker_options or {}),
@@ -104,26 +123,17 @@ async def answer_on_loop(
         sandbox=sandbox,
         sources=tuple(sources),
         answer_cache=answer_cache,
+        max_depth=max_depth,
+        sub_supervisor=None if below is None else model_name(below),
         on_progress=on_progress,
     )
-    run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
+    run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
-        asked = Rollout(host, RunLog(journal, run_id), Question(query, context), options)
+        family = _family(host, options, below or handler, backend, messages)
+        log, question = RunLog(journal, run_id), Question(query, context)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend)
-        packages = described(asked.packages)
-        if worker_ctx_k is None and backend.window_tokens is not None:
-            worker_ctx_k = max(1, backend.window_tokens // 1000)
-        opening = messages or build_system_prompt(
-            context,
-            query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=output_limit,
-            primitives=asked.primitive_lines(),
-            packages=packages,
-            models=backend.models()[1:],
-        )
-        asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await asked.work(opening)
+        return await asked.ask(label, worker_ctx_k, messages)
 
 
 async def resume_on_loop(
@@ -132,9 +142,10 @@ async def resume_on_loop(
     worker: ModelHandler | Backend | None = None,
     *,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
@@ -142,39 +153,43 @@ async def resume_on_loop(
 
     ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
     run is not the folder's last. The session comes back as after a killed cell, the conversation
-    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again, all
-    other options are the run's own. ``sandbox`` "auto" is the tier that it asked for; that it had
-    no jail is never taken from a log.
+    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` and
+    ``sub_supervisor`` are the recorded ones' names if None; functions (``primitives``,
+    ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
+    the tier that it asked for; that it had no jail is never taken from a log.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
-    _check_primitives(primitives)
+    given = _primitives(primitives)
     host = driver.shared()
-    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, primitives)
+    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, given)
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
+    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
+    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
+        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, given)
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
         options = read_back(
             Options,
             told,
-            primitives=dict(primitives or {}),
+            primitives={**ready_of(told), **given},
             repl_class=repl_class,
             packages=tuple(named.partition(" ")[0] for named in packages),
             sources=recorded.start.context.sources,
+            sub_supervisor=None if below is None else model_name(below),
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
             **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
-        asked = Rollout(host, log, question, options)
+        family = _family(host, options, below or handler, backend)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend, recorded)
         return await asked.work((), asked.log_resumed(recorded))
 
@@ -182,7 +197,7 @@ async def resume_on_loop(
 def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -195,6 +210,7 @@ def check_resumable(
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
     missing = used - set(primitives or ()) - set(SEED_NAMES)
+    missing -= set(ready_of(recorded.start.options))
     if missing:
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
@@ -258,37 +274,40 @@ async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -
     return worker
 
 
-def _check_primitives(primitives: Any) -> None:
-    if primitives is None:
-        return
-    if not isinstance(primitives, Mapping):
-        raise InputError(f"primitives must map names to functions, not {type(primitives).__name__}")
-    for name, function in primitives.items():
-        if not (isinstance(name, str) and name.isidentifier() and callable(function)):
+def _family(
+    host: driver.Driver,
+    options: Options,
+    supervisor: ModelHandler,
+    backend: Backend,
+    messages: Any = None,
+) -> Family:
+    """What sub-runs of a run share. Messages that are no function are for its question alone."""
+    return Family.of_depth(
+        options.max_depth,
+        host=host,
+        supervisor=None if isinstance(supervisor, RecordedSupervisor) else supervisor,
+        backend=backend,
+        messages=messages if callable(messages) else None,
+    )
+
+
+def _primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
+    """The functions and ready primitives that were asked for, by the names that cells get."""
+    primitives: dict[Any, Any] = named(given)
+    for name, value in primitives.items():
+        is_named = isinstance(name, str) and name.isidentifier()
+        if not (is_named and (callable(value) or isinstance(value, str))):
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+    check_installed(primitives)
+    return primitives
 
 
-def _run_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _check_question(query: Any, context: Any, label: str | None) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise InputError("the question is empty")
-    if printable(query) != query:
-        raise InputError("the question has a lone surrogate: it was not decoded as it was written")
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
-    if not isinstance(context, str | list | dict):
-        raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
-    if not context or (isinstance(context, str) and not context.strip()):
-        raise InputError("the context is empty: there is nothing to ask about")
-
-
-def _check_limits(max_iterations: int, output_limit: int) -> None:
+def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:
     if max_iterations < 1:
         raise InputError("max_iterations must be at least 1")
+    if not 0 <= max_depth <= MAX_DEPTH:
+        raise InputError(f"max_depth, levels of sub-runs, is 0 to {MAX_DEPTH}, not {max_depth}")
     if output_limit < 100:
         raise InputError("output_limit must be at least 100 characters")

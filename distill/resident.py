@@ -74,6 +74,9 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
+    primitives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,4 +547,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
+        "",
+        progress.sub_runs,
     )

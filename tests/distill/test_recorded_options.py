@@ -25,6 +25,8 @@ OTHERS: dict[str, Any] = {
     "limits": Limits(memory_bytes=300 << 20, open_files=77),
     "sandbox": "namespaces",
     "answer_cache": "run",
+    "max_depth": 3,
+    "sub_supervisor": "recipe:find",
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
