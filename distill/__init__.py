@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
-    from distill.sub_questions import sub_run
     from distill.tasks import Task
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "primitive",
     "resume",
     "run",
-    "sub_run",
 ]
 
 _HOMES = {
@@ -65,7 +63,6 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
-    "sub_questions": ("sub_run",),
     "tasks": ("Task",),
 }
 

@@ -144,9 +144,9 @@ _question = _options(
     click.option(
         "--output-limit",
         type=click.IntRange(min=100),
-        default=2000,
-        show_default=True,
-        help="Characters of a cell's output that the supervisor sees.",
+        metavar="N",
+        help="Characters of a cell's output that the supervisor sees (default: 2000; 20000 in the "
+        "dialect rlm).",
     ),
     _limit,
     _sandbox_package,
@@ -179,6 +179,14 @@ _question = _options(
         default=1,
         show_default=True,
         help="Levels of sub-runs below the run, where its code can start some.",
+    ),
+    click.option(
+        "--dialect",
+        type=click.Choice(["native", "rlm"]),
+        default="native",
+        show_default=True,
+        help="The names in the REPL and the words around it: distill's own, or those of Recursive "
+        "Language Models, for models that were trained on them.",
     ),
     click.option(
         "--sub-supervisor",

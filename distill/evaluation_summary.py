@@ -11,6 +11,9 @@ from distill.task_results import TaskResult
 from distill.tasks import Task
 from distill.traces.records import TokenUsage
 
+FAILURE_CHARS = 300
+"""Of the first failure of a kind, for people."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -18,8 +21,9 @@ class Summary:
 
     ``right`` is the sum of the scores, ``accuracy`` their mean over the ``scored`` attempts;
     ``accuracy_of_all`` is over all attempts that have a label, a failed one being wrong. None where
-    there is none. ``failures`` counts errors by kind. ``run_s`` adds up the runs, ``elapsed_s`` is
-    the wall clock of this evaluation since it was started (again). ``judge_usage`` is in no run.
+    there is none. ``failures`` counts errors by kind, ``exit_codes`` by their code. ``run_s`` adds
+    up the runs, ``elapsed_s`` is the wall clock of this evaluation since it was started (again).
+    ``judge_usage`` is in no run.
     """
 
     tasks: int
@@ -29,6 +33,7 @@ class Summary:
     unanswered: int
     failed: int
     failures: dict[str, int]
+    first_of_kind: dict[str, str]
     exit_codes: dict[str, int]
     scorer: str
     scored: int
@@ -66,6 +71,7 @@ def summarised(
         unanswered=unanswered,
         failed=len(errors),
         failures=dict(Counter(each.kind for each in errors).most_common()),
+        first_of_kind={each.kind: each.detail for each in reversed(errors)},
         exit_codes=dict(Counter(str(each.exit_code) for each in errors)),
         scorer=scorer,
         scored=len(scores),
@@ -103,7 +109,9 @@ def told(summary: Summary, results: str, log_dir: str) -> str:
         f"Tasks       {summary.tasks:,}, {summary.attempts:,} attempts",
         f"Ended       {summary.ended:,}: {ends}, {summary.failed:,} failed",
     ]
-    lines += [f"            {count:,} × {kind}" for kind, count in summary.failures.items()]
+    for kind, count in summary.failures.items():
+        first = summary.first_of_kind[kind].partition("\n")[0]
+        lines.append(f"            {count:,} × {kind}, the first: {first[:FAILURE_CHARS]}")
     if summary.accuracy is not None:
         lines.append(
             f"Score       {summary.accuracy:.3f} ({summary.scorer}), {summary.scored:,} scored; "

@@ -38,6 +38,7 @@ from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
@@ -64,7 +65,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may set of a run; ``distill.run`` documents them."""
 
     max_iterations: int = 15
-    output_limit: int = 2000
+    output_limit: int | None = None
     worker_ctx_k: int | None = None
     record: Record = "ids"
     log_dir: str | None = None
@@ -76,6 +77,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    dialect: DialectName = "native"
     primitives: tuple[str, ...] = ()
 
 

@@ -15,9 +15,10 @@ import msgspec
 
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
-from distill.opening import Opening, opening
+from distill.opening import BuildPrompt, Opening, opening
 from distill.packages import described
 from distill.primitives import terms_of
+from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -26,11 +27,11 @@ from distill.question import Question
 from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
-from distill.sub_questions import sub_run
+from distill.rlm_prompt import build_rlm_prompt
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
-from distill.supervisor.context import ContextFile
+from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
@@ -40,7 +41,7 @@ from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor
-from distill.totals import Totals, totals_of
+from distill.totals import Totals
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -110,8 +111,8 @@ class SubRuns(Protocol):
     ) -> Any:
         """The host's function that starts them."""
 
-    def taken_up(self, totals: Totals) -> None:
-        """Count what those of an earlier process of this run have used."""
+    def take_up(self, run: Run) -> None:
+        """Go on with those of this run, which was cut off."""
 
     def end_cell(self, cell: int) -> None:
         """End those of a cell that has ended."""
@@ -139,6 +140,7 @@ class Options:
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    dialect: DialectName = "native"
     on_progress: Callable[[Progress], None] | None
 
 
@@ -163,7 +165,8 @@ class Rollout:
         self.question, self.options = question, options
         self._query, self._context = question.query, question.context
         self._options = options
-        self._sub_runs = sub_runs(self) if sub_runs is not None else None
+        self._dialect = dialect(options.dialect)
+        self.sub_runs = sub_runs(self) if sub_runs is not None else None
         self._parent = parent
         self._has_ended = False
         self._started_s = time.monotonic()
@@ -201,9 +204,9 @@ class Rollout:
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
-            if self._sub_runs is not None:
-                self._sub_runs.taken_up(totals_of(recorded.sub_runs))
-            self._calls_before = self._calls.tally.sent
+            if self.sub_runs is not None:
+                self.sub_runs.take_up(recorded)
+            self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
@@ -220,12 +223,12 @@ class Rollout:
             self._calls.worker,
             self._calls.worker_batch,
             options.output_limit,
-            self._primitives(),
+            made(options.primitives, self),
         )
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
-        repl.context_file = self._context_file
+        repl.context_file = functools.partial(self._shared.file, self._context)
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
@@ -235,24 +238,10 @@ class Rollout:
         repl.on_cell = self._end_cell
         return repl
 
-    def _context_file(self, context: Any) -> ContextFile:
-        """The memory file of the run's context, which runs share; of another one, its own."""
-        return self._shared.file() if context is self._context else ContextFile(context)
-
-    def _primitives(self) -> dict[str, Callable[..., Any]]:
-        """The functions as this run has them; that for sub-runs only where it may have some."""
-        found = made(self._options.primitives, self)
-        for name, function in list(found.items()):
-            if function is sub_run:
-                del found[name]
-                if self._sub_runs is not None:
-                    found[name] = _like(sub_run, self._sub_runs.ask)
-        return found
-
     def _end_cell(self, cell: int, failed: bool) -> None:
         self._calls.spares.settle(cell, failed=failed)
-        if self._sub_runs is not None:
-            self._sub_runs.end_cell(cell)
+        if self.sub_runs is not None:
+            self.sub_runs.end_cell(cell)
 
     # -- what its sub-runs need of it
 
@@ -274,12 +263,12 @@ class Rollout:
         own = Totals(
             0, used, tally.usage, tally.asked, tally.done, tally.failed, tally.sent, tally.cached
         )
-        return own if self._sub_runs is None else own + self._sub_runs.totals
+        return own if self.sub_runs is None else own + self.sub_runs.totals
 
     @property
     def sub_runs_running(self) -> int:
         """How many sub-runs are under way, at any depth."""
-        return 0 if self._sub_runs is None else self._sub_runs.running
+        return 0 if self.sub_runs is None else self.sub_runs.running
 
     def learn_from(self, child: "Rollout") -> None:
         """What the workers of a sub-run said of the same text is evidence here as well."""
@@ -298,6 +287,26 @@ class Rollout:
         sha256: str = self._ref.sha256
         return sha256
 
+    def _facts(self, packages: Sequence[str]) -> dict[str, Any]:
+        """The keywords of ``build_system_prompt``."""
+        return {
+            "worker_ctx_k": self.worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+
+    def _builder(self) -> BuildPrompt:
+        """What builds the first messages, in the run's dialect, where nobody gives them."""
+        if self._options.dialect == "native":
+            return build_system_prompt
+        return functools.partial(
+            build_rlm_prompt,
+            max_iterations=self._options.max_iterations,
+            recursive=self.sub_runs is not None,
+        )
+
     async def ask(
         self, label: str | None, worker_ctx_k: int | None, messages: Opening | None = None
     ) -> RunResult:
@@ -306,14 +315,9 @@ class Rollout:
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        facts = {
-            "worker_ctx_k": worker_ctx_k,
-            "output_limit": self._options.output_limit,
-            "primitives": self.primitive_lines(),
-            "packages": packages,
-            "models": self._backend.models()[1:],
-        }
-        begin = functools.partial(opening, messages, self._context, self._query, **facts)
+        begin = functools.partial(
+            opening, messages, self._context, self._query, self._builder(), **self._facts(packages)
+        )
         first = await in_thread(self._host, begin)  # it may be a user's function
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(first)
@@ -381,7 +385,7 @@ class Rollout:
         """Write what the end that never came would have written; where the run stood."""
         self._show_primitives()
         standing = standing_of(recorded, self._options.output_limit)
-        self._log.journal.supervisor(*loose_ends(recorded, standing))
+        self._log.journal.supervisor(*loose_ends(recorded, standing, self._dialect.read))
         self._log.write(
             records.Event,
             event="run_resumed",
@@ -404,6 +408,7 @@ class Rollout:
             self._supervisor,
             self._repl,
             self._log,
+            dialect=self._dialect,
             max_iterations=self._options.max_iterations,
             on_progress=self.tell,
         )
@@ -413,6 +418,8 @@ class Rollout:
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
+            if standing is None:
+                await self._loop.prelude()
             turns = await self._loop.run(messages, standing)
             status = turns.status
             return self._result(turns)
@@ -433,8 +440,8 @@ class Rollout:
         if self._cache is not None:
             self._cache.close()
         try:
-            if self._sub_runs is not None:
-                await self._sub_runs.close()
+            if self.sub_runs is not None:
+                await self.sub_runs.close()
             self._log_end(status, error)
             self._has_ended = True
         finally:
@@ -531,13 +538,3 @@ class Rollout:
 def run_name() -> str:
     """A new run's id."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _like(known: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under the name, signature, docstring and terms of another."""
-
-    @functools.wraps(known)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return call

@@ -112,6 +112,7 @@ class HandlerBackend:
     def __init__(self, driver: Driver, handler: ModelHandler) -> None:
         self.name = model_name(handler)
         self.window_tokens = handler.window_tokens
+        self.endpoint = handler.endpoint
         self._driver = driver
         self._handler = handler
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_IN_ALL)

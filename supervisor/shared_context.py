@@ -33,10 +33,13 @@ class SharedContext:
         assert self._index is not None
         return copy.copy(self._index)
 
-    def file(self) -> ContextFile:
-        """A descriptor of a run's own, which it closes."""
+    def file(self, own: Any, context: Any) -> ContextFile:
+        """What a run, whose ``own`` context has been shared, maps as its context.
+
+        The memory of all, by a descriptor that the run closes; of another one a file of its own.
+        """
         assert self._file is not None
-        return self._file.again()
+        return self._file.again() if context is own else ContextFile(context)
 
     def __del__(self) -> None:
         if self._file is not None:

@@ -4,27 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill.errors import SandboxError
 from distill.models import ModelHandler, Usage, check_response, model_name
-from distill.supervisor.cell_text import Cells, cell_fields, render
+from distill.supervisor.cell_text import Cells, cell_fields
+from distill.supervisor.dialects import Dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.reply import read_reply, without_thinking
+from distill.supervisor.reply import without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.text import printable
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
-
-NO_CODE = """\
-{problem} Nothing was run. Write Python in a fenced block:
-```repl
-print(len(context))
-```
-or, if you know the answer, call FINAL(answer) in one."""
-NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
-LAST = """\
-There are no turns left. Reply now with the final answer only: either one fenced block that \
-calls FINAL(answer), or the answer as plain text."""
 
 
 @dataclass(slots=True)
@@ -47,6 +38,7 @@ class TurnLoop:
         repl: Cells,
         log: RunLog,
         *,
+        dialect: Dialect,
         max_iterations: int,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
@@ -54,6 +46,7 @@ class TurnLoop:
         self._supervisor = supervisor
         self._repl = repl
         self._log = log
+        self._dialect = dialect
         self._max_iterations = max_iterations
         self._on_progress = on_progress
         self._messages: list[dict[str, str]] = []
@@ -95,39 +88,46 @@ class TurnLoop:
             return False
         return await self._turn(standing.turn, standing.reply, standing.cells)
 
+    async def prelude(self) -> None:
+        """Make the dialect's names, before the first turn. Raises SandboxError."""
+        if not self._dialect.prelude:
+            return
+        result = await self._cell(self._dialect.prelude)
+        if result.error is not None or result.lost is not None:
+            why = result.lost or result.error.message
+            raise SandboxError(f"the prelude of the dialect {self._dialect.name} failed: {why}")
+
     def _add(self, role: str, content: str) -> None:
         self._messages.append({"role": role, "content": content})
         self._log.message(role, content)
 
     async def _turn(self, turn: int, text: str, done: Sequence[Any] = ()) -> bool:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
-        reply = read_reply(text)
+        reply = self._dialect.read(text)
         if not reply.blocks:
-            self._say(turn, NO_CODE.format(problem=reply.problem))
+            self._say(turn, self._dialect.no_code.format(problem=reply.problem))
             return False
-        shown = []
+        results = []
         for position, code in enumerate(reply.blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 return self._final(result)
-            shown.append(render(result))
+            results.append(result)
             if result.error is not None or result.lost is not None:
-                left = len(reply.blocks) - position - 1
-                if left:
-                    shown.append(f"The {left} block(s) after it did not run.")
                 break
-        self._say(turn, *shown)
+        self._say(turn, *self._dialect.shown(results, len(reply.blocks)))
         return False
 
     async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
         """The last reply, which is the answer whatever it is."""
-        for position, code in enumerate(read_reply(text).blocks):
+        blocks = self._dialect.read(text).blocks
+        for position, code in enumerate(blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 self._final(result)
                 return
         plain = without_thinking(text).strip()
-        if plain and not read_reply(text).blocks:
+        if plain and not blocks:
             self.turns.status, self.turns.answer = "forced", plain
 
     async def _reply(self, *, forced: bool) -> str:
@@ -152,7 +152,7 @@ class TurnLoop:
             prompt_token_ids=response.prompt_token_ids,
             token_ids=response.token_ids,
             logprobs=response.logprobs,
-            cells=len(read_reply(text).blocks),
+            cells=len(self._dialect.read(text).blocks),
             forced=forced,
         )
         self._on_progress()
@@ -174,16 +174,11 @@ class TurnLoop:
         """
         if turn >= self._max_iterations:
             self._log.turn = turn + 1
-        self._add("user", "\n\n".join((*parts, *self._closing(turn))))
-
-    def _closing(self, turn: int) -> list[str]:
-        """What the model is told at the end of the message that follows its reply of this turn."""
-        left = self._max_iterations - turn
-        if left > 2:
-            return []
-        if left <= 0:
-            return [LAST]
-        return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
+        elif self._dialect.turn_apart:
+            self._add("user", "\n\n".join(parts))
+            parts = ()
+        closing = self._dialect.closing(turn, self._max_iterations)
+        self._add("user", "\n\n".join((*parts, *closing)))
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:

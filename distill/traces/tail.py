@@ -48,7 +48,7 @@ def begun_runs(folder: Path) -> dict[str, list[Begun]]:
             ends[record.run] = record
     found: dict[str, list[Begun]] = {}
     for run, start in starts.items():
-        if start.label is not None and run in begun:
+        if start.label is not None and start.parent is None and run in begun:
             found.setdefault(start.label, []).append(Begun(start, ends.get(run)))
     return found
 
