@@ -1,17 +1,20 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
 from distill.opening import Opening, checked
 from distill.packages import described
+from distill.prices import price_table
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
@@ -20,6 +23,7 @@ from distill.ready_primitives import Primitives, check_installed, named, ready_o
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.spending import settled
 from distill.subruns import Family
 from distill.supervisor import background, dialects, driver
 from distill.supervisor.answer_cache import AnswerCaching
@@ -65,6 +69,8 @@ async def answer_on_loop(
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
     dialect: DialectName = "native",
+    budget: Budget | None = None,
+    prices: Mapping[str, Any] | str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -89,6 +95,10 @@ async def answer_on_loop(
       (``primitives=["supervisor"]``); ``sub_supervisor``: who writes their code (None:
       ``supervisor``).
     - ``dialect``: "rlm" speaks as Recursive Language Models do (docs/rlm.md).
+    - ``budget`` is what the run may use, with its sub-runs (without one of dollars a run on paid
+      endpoints may cost DEFAULT_DOLLARS).
+    - ``prices`` go before the user's and distill's own: a TOML file, or what it holds
+      (distill/prices.toml shows which).
     - ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
@@ -102,6 +112,7 @@ async def answer_on_loop(
     _check_choice("sandbox", sandbox, Wanted)
     _check_choice("answer_cache", answer_cache, AnswerCaching)
     described(sandbox_packages)
+    table = price_table(prices)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
     below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
@@ -112,6 +123,7 @@ async def answer_on_loop(
     chosen = _with_dialect(chosen, speech)
     backend = await _backend(host, worker, handler)
     _check_cache(answer_cache, backend)
+    budget, table = settled(_checked(budget), table, backend, handler, below)
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit or speech.output_limit,
@@ -127,6 +139,8 @@ async def answer_on_loop(
         max_depth=max_depth,
         sub_supervisor=None if below is None else model_name(below),
         dialect=dialect,
+        budget=budget,
+        prices=table,
         on_progress=on_progress,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
@@ -149,6 +163,7 @@ async def resume_on_loop(
     limits: Limits | None = None,
     sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
+    budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -158,7 +173,8 @@ async def resume_on_loop(
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` and
     ``sub_supervisor`` are the recorded ones' names if None; functions (``primitives``,
     ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
-    the tier that it asked for; that it had no jail is never taken from a log.
+    the tier that it asked for; that it had no jail is never taken from a log. What was used before
+    counts against the run's budget, in which the limits of ``budget`` take the place of its own.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -188,6 +204,10 @@ async def resume_on_loop(
             on_progress=on_progress,
             **({} if limits is None else {"limits": limits}),
         )
+        table = options.prices.before(price_table())
+        limit = options.budget.replaced(_checked(budget))
+        limit, table = settled(limit, table, backend, handler, below)
+        options = dataclasses.replace(options, budget=limit, prices=table)
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
         family = _family(host, options, below or handler, backend)
@@ -336,6 +356,12 @@ def _check_cache(answer_cache: AnswerCaching, backend: Backend) -> None:
             "an answer cache that runs share is for workers of this engine: of an endpoint's model "
             'nobody knows whether it is still the same; use answer_cache="run"'
         )
+
+
+def _checked(budget: Any) -> Budget:
+    if not isinstance(budget, Budget | None):
+        raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
+    return budget or Budget()
 
 
 def _check_limits(max_iterations: int, output_limit: int | None, max_depth: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
+from distill.budget import Budget
 from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
@@ -79,6 +80,13 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
     primitives: tuple[str, ...] = ()
+    max_turns: int | None = None
+    max_worker_calls: int | None = None
+    max_tokens: int | None = None
+    max_dollars: float | None = None
+    max_gpu_s: float | None = None
+    max_wall_s: float | None = None
+    prices: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +282,13 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            tier = self._sandbox.tier
             result = await resume_on_loop(
-                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+                str(folder),
+                supervisor,
+                workers,
+                sandbox=self._sandbox.tier,
+                budget=Budget.taken_from(options),
+                on_progress=on_progress,
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -294,7 +306,7 @@ class Resident:
         except msgspec.ValidationError as error:
             raise InputError(f"bad option: {error}") from None
         asked = msgspec.structs.asdict(checked)
-        adapter = asked.pop("adapter")
+        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
@@ -305,6 +317,7 @@ class Resident:
             on_progress=on_progress,
             **{
                 **asked,
+                "budget": budget,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
@@ -551,4 +564,5 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.elapsed_s,
         "",
         progress.sub_runs,
+        progress.dollars,
     )

@@ -7,16 +7,19 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from distill.accounts import Account
+from distill.budget import Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.opening import BuildPrompt, Opening, opening
 from distill.packages import described
+from distill.prices import PriceTable
 from distill.primitives import terms_of
 from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
@@ -28,6 +31,7 @@ from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.rlm_prompt import build_rlm_prompt
+from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
@@ -53,9 +57,9 @@ SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: turns, worker calls, tokens of both models, seconds.
+    """How far a run is: turns, worker calls, tokens of both models, seconds, dollars if known.
 
-    Calls and tokens are also those of its sub-runs, of which ``sub_runs`` are under way.
+    Calls, tokens and dollars are also those of its sub-runs, of which ``sub_runs`` are under way.
     """
 
     run: str
@@ -67,6 +71,7 @@ class Progress:
     tokens: int
     elapsed_s: float
     sub_runs: int = 0
+    dollars: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,10 @@ class RunResult:
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
+
+    ``ended_by`` is the budget that ended it, a field of ``Budget``, or None. ``dollars`` are those
+    of the whole run, None where nobody knows a price; ``gpu_s`` seconds of worker servers' devices
+    (an endpoint's are not known, and 0); ``dollars_limit`` is what it might have cost.
     """
 
     answer: Any
@@ -93,6 +102,10 @@ class RunResult:
     worker_calls_before: int | None = None
     worker_cached: int = 0
     sub_runs: int = 0
+    ended_by: str | None = None
+    dollars: float | None = None
+    dollars_limit: float | None = None
+    gpu_s: float = 0.0
 
 
 class SubRuns(Protocol):
@@ -141,6 +154,10 @@ class Options:
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
+    budget: Budget = field(default_factory=Budget)
+    prices: PriceTable = field(default_factory=PriceTable)
+    account: Account | None = None
+    """What the run draws on, if it is a part of another."""
     on_progress: Callable[[Progress], None] | None
 
 
@@ -190,6 +207,15 @@ class Rollout:
                 self._host, shared_context, self._ref.sha256, self._context
             )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
+        self._spending = Spending(
+            supervisor,
+            backend,
+            budget=self._options.budget,
+            prices=self._options.prices,
+            shown_chars=self._options.output_limit,
+            parent=self._options.account,
+            recorded=recorded,
+        )
         self._calls = WorkerCalls(
             self._host,
             backend,
@@ -199,6 +225,7 @@ class Rollout:
             record=self._options.record,
             defaults=self._options.worker_options,
             cache=self._cache,
+            budget=self._spending.calls,
             on_progress=self.tell,
         )
         self._repl = self._make_repl()
@@ -244,6 +271,11 @@ class Rollout:
             self.sub_runs.end_cell(cell)
 
     # -- what its sub-runs need of it
+
+    @property
+    def account(self) -> Account:
+        """What it uses, its sub-runs included: theirs are children of it."""
+        return self._spending.account
 
     @property
     def run(self) -> str:
@@ -410,17 +442,21 @@ class Rollout:
             self._log,
             dialect=self._dialect,
             max_iterations=self._options.max_iterations,
+            budget=self._spending.turns,
             on_progress=self.tell,
         )
         status: Any = "failed"
         error: str | None = None
         self._host.activity.begin()
         try:
+            if standing is None:
+                messages = self._spending.turns.open(messages)
             await in_thread(self._host, self._repl.start)
             self._log_processes()
-            if standing is None:
-                await self._loop.prelude()
-            turns = await self._loop.run(messages, standing)
+            with self._spending.clock(self._calls.stop):
+                if standing is None:
+                    await self._loop.prelude()
+                turns = await self._loop.run(messages, standing)
             status = turns.status
             return self._result(turns)
         except DistillError as failure:
@@ -464,6 +500,10 @@ class Rollout:
             worker_calls_before=self._calls_before,
             worker_cached=totals.cached,
             sub_runs=totals.sub_runs,
+            ended_by=turns.ended_by,
+            dollars=self._spending.dollars,
+            dollars_limit=self.account.limit("dollars"),
+            gpu_s=self.account.used.gpu_s,
         )
 
     def _log_processes(self) -> None:
@@ -512,6 +552,10 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            ended_by=turns.ended_by,
+            supervisor_dollars=self._spending.supervisor_dollars,
+            worker_dollars=self._spending.worker_dollars,
+            gpu_s=self._spending.gpu_s,
         )
 
     def tell(self) -> None:
@@ -531,6 +575,7 @@ class Rollout:
                 totals.tokens,
                 time.monotonic() - self._started_s,
                 self.sub_runs_running,
+                self._spending.dollars,
             )
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill.budget import Budget
 from distill.errors import DistillError, SubRunError
 from distill.models import ModelHandler
 from distill.primitives import BudgetSpentError
@@ -209,6 +210,8 @@ class SubRuns:
             options,
             max_iterations=min(turns, asked.max_iterations or turns),
             sources=options.sources if asked.context is None else (),
+            budget=Budget(),
+            account=self._parent.account,
             on_progress=lambda _: self._parent.tell(),
         )
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
+from distill.caller import LOST_TRY
 from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
 from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.requests import Deliver, Outcome, Submission
+from distill.supervisor.requests import Outcome, Submission
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -130,8 +131,7 @@ class HandlerBackend:
 
     def submit(self, submission: Submission) -> None:
         """Start them, in batches of one kind each: the handler is given one set of parameters."""
-        requests, deliver = submission.requests, submission.deliver
-        gate = self._gates.setdefault(submission.run, asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE))
+        requests = submission.requests
         kinds: dict[tuple[bool, int | None], list[wire.Request]] = {}
         for request in requests:
             key = (request.messages is None, request.sampling.seed)
@@ -139,9 +139,7 @@ class HandlerBackend:
         for kind in kinds.values():
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
-                task = self._driver.loop.create_task(
-                    self._run(batch, deliver, gate, logprobs=submission.logprobs)
-                )
+                task = self._driver.loop.create_task(self._run(batch, submission))
                 self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
 
@@ -155,22 +153,17 @@ class HandlerBackend:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(
-        self,
-        batch: list[wire.Request],
-        deliver: Deliver,
-        gate: asyncio.Semaphore,
-        *,
-        logprobs: bool,
-    ) -> None:
-        async with gate, self._gate:
+    async def _run(self, batch: list[wire.Request], submission: Submission) -> None:
+        LOST_TRY.set(submission.lost_try)  # of this task alone
+        own = self._gates.setdefault(submission.run, asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE))
+        async with own, self._gate:
             started_s = time.monotonic()
             try:
-                outcomes = await self._ask(batch, logprobs=logprobs)
+                outcomes = await self._ask(batch, logprobs=submission.logprobs)
             except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
                 outcomes = [_refused(request, error) for request in batch]
             elapsed_s = time.monotonic() - started_s
-            deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
+            submission.deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
 
     async def _ask(self, batch: list[wire.Request], *, logprobs: bool) -> list[Outcome]:
         options = _options_of(batch[0].sampling)
@@ -196,7 +189,9 @@ class HandlerBackend:
 
 
 def _answered(request: wire.Request, reply: LMResponse) -> Outcome:
-    return Outcome(request, _result(request, reply), None, reply.card, None, 0.0)
+    return Outcome(
+        request, _result(request, reply), None, reply.card, None, 0.0, reply.gpu_s, reply.usage
+    )
 
 
 def _refused(request: wire.Request, error: Exception) -> Outcome:

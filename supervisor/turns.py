@@ -1,10 +1,11 @@
 """The turn loop: prompt → reply → cells → output → … → FINAL."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.errors import SandboxError
+from distill.errors import BudgetError, SandboxError
 from distill.models import ModelHandler, Usage, check_response, model_name
 from distill.supervisor.cell_text import Cells, cell_fields
 from distill.supervisor.dialects import Dialect
@@ -13,6 +14,7 @@ from distill.supervisor.reply import without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.text import printable
+from distill.supervisor.turn_budget import TurnBudget
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
@@ -25,6 +27,8 @@ class Turns:
     status: Status = "unanswered"
     answer: Any = None
     iterations: int = 0
+    ended_by: str | None = None
+    """The budget that ended it, a field of ``distill.Budget``; None: none did."""
     usage: Usage = field(default_factory=Usage)
 
 
@@ -40,6 +44,7 @@ class TurnLoop:
         *,
         dialect: Dialect,
         max_iterations: int,
+        budget: TurnBudget,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
@@ -48,6 +53,7 @@ class TurnLoop:
         self._log = log
         self._dialect = dialect
         self._max_iterations = max_iterations
+        self._budget = budget
         self._on_progress = on_progress
         self._messages: list[dict[str, str]] = []
         self.turns = Turns()
@@ -61,15 +67,27 @@ class TurnLoop:
         """
         for message in messages:
             self._add(message["role"], message["content"])
+        try:
+            await self._work(standing)
+        except BudgetError as error:  # not even a last turn is left
+            self.turns.ended_by = error.budget
+        return self.turns
+
+    async def _work(self, standing: Standing | None) -> None:
         if standing is not None and await self._take_up(standing):
-            return self.turns
+            return
+        if standing is None or standing.reply is None:
+            self._plan(self.turns.iterations)
+            if self.turns.ended_by is not None:
+                self._add("user", *self._closing(self.turns.iterations))
         for turn in range(self.turns.iterations + 1, self._max_iterations + 1):
+            if self.turns.ended_by is not None:
+                break
             self._log.turn = self.turns.iterations = turn
             self._on_progress()
             if await self._turn(turn, await self._reply(forced=False)):
-                return self.turns
+                return
         await self._force(await self._reply(forced=True))
-        return self.turns
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""
@@ -80,6 +98,8 @@ class TurnLoop:
             self.turns.status, self.turns.answer = "final", standing.final.value
             return True
         if standing.asked_last:
+            self._plan(self.turns.iterations)
+            self.turns.ended_by = self.turns.ended_by or "turns"
             self.turns.iterations -= standing.reply is not None
             self._log.turn = self.turns.iterations + 1
             await self._force(standing.reply or await self._reply(forced=True), standing.cells)
@@ -131,13 +151,15 @@ class TurnLoop:
             self.turns.status, self.turns.answer = "forced", plain
 
     async def _reply(self, *, forced: bool) -> str:
+        if forced:
+            self._budget.plan_last(self._messages)
         request_messages = len(self._messages)
         # A copy: a handler that keeps or changes the list must not change the conversation.
         conversation = [dict(message) for message in self._messages]
-        response = check_response(
-            self._supervisor,
-            await in_thread(self._driver, self._supervisor.chat, conversation),
-        )
+        chat = functools.partial(self._supervisor.chat, conversation, **self._budget.options)
+        reply = await self._budget.in_time(in_thread(self._driver, chat))
+        response = check_response(self._supervisor, reply)
+        self._budget.replied(response)
         text = printable(response.text)
         self.turns.usage += response.usage
         self._messages.append({"role": "assistant", "content": text})
@@ -152,6 +174,8 @@ class TurnLoop:
             prompt_token_ids=response.prompt_token_ids,
             token_ids=response.token_ids,
             logprobs=response.logprobs,
+            gpu_s=response.gpu_s,
+            device=response.card.device if response.card is not None else "",
             cells=len(self._dialect.read(text).blocks),
             forced=forced,
         )
@@ -172,13 +196,27 @@ class TurnLoop:
 
         After the last turn it asks for the answer, and belongs to the reply that gives it.
         """
-        if turn >= self._max_iterations:
-            self._log.turn = turn + 1
-        elif self._dialect.turn_apart:
+        self._plan(turn, *parts)
+        if self._dialect.turn_apart and self.turns.ended_by is None:
             self._add("user", "\n\n".join(parts))
             parts = ()
-        closing = self._dialect.closing(turn, self._max_iterations)
-        self._add("user", "\n\n".join((*parts, *closing)))
+        self._add("user", "\n\n".join((*parts, *self._closing(turn))))
+
+    def _plan(self, turn: int, *parts: str) -> None:
+        """Put aside what the turn after this one takes, or find out which budget has ended them."""
+        if turn >= self._max_iterations:
+            self.turns.ended_by = "turns"
+        elif (why := self._budget.plan(self._messages, *parts)) is not None:
+            self.turns.ended_by = why.budget
+        if self.turns.ended_by is not None:
+            self._log.turn = turn + 1
+
+    def _closing(self, turn: int) -> list[str]:
+        """What the model is told at the end of the message that follows its reply of this turn."""
+        ended_by = self.turns.ended_by
+        closing = self._dialect.closing(turn, self._max_iterations, ended_by)
+        line = self._budget.line() if ended_by is None else ""
+        return [*closing, line] if line else closing
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:

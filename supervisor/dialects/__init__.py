@@ -11,6 +11,15 @@ from typing import Any, Literal
 from distill.supervisor.reply import Reply
 
 DialectName = Literal["native", "rlm"]
+NONE_LEFT = {
+    "turns": "There are no turns left.",
+    "worker_calls": "There are no worker calls left.",
+    "tokens": "There are no tokens left for another turn.",
+    "dollars": "There is no money left for another turn.",
+    "gpu_s": "There is no GPU time left.",
+    "wall_s": "There is no time left.",
+}
+"""What the model is told, by the budget that is used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +35,9 @@ class Dialect:
     """What the model is told of the cells that ran, of so many blocks."""
     no_code: str
     """What it is told of a reply without code; ``{problem}`` is why there is none."""
-    closing: Callable[[int, int], list[str]]
-    """How the message after this turn ends, of so many turns."""
+    closing: Callable[[int, int, str | None], list[str]]
+    """How the message after this turn ends, of so many turns, and if a budget (of NONE_LEFT) has
+    ended them."""
     names: frozenset[str] = frozenset()
     """Those that the prelude makes: no primitive can have them."""
     primitives: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.supervisor.cell_text import render
-from distill.supervisor.dialects import Dialect
+from distill.supervisor.dialects import NONE_LEFT, Dialect
 from distill.supervisor.reply import read_reply
 
 NO_CODE = """\
@@ -15,7 +15,7 @@ print(len(context))
 or, if you know the answer, call FINAL(answer) in one."""
 NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
 LAST = """\
-There are no turns left. Reply now with the final answer only: either one fenced block that \
+{none_left} Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
 
 
@@ -27,13 +27,13 @@ def shown(results: Sequence[Any], blocks: int) -> list[str]:
     return parts
 
 
-def closing(turn: int, turns: int) -> list[str]:
+def closing(turn: int, turns: int, ended_by: str | None) -> list[str]:
     """Nothing, until two turns before the end."""
     left = turns - turn
+    if ended_by is not None:
+        return [LAST.format(none_left=NONE_LEFT[ended_by])]
     if left > 2:
         return []
-    if left <= 0:
-        return [LAST]
     return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
 
 

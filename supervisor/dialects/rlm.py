@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from distill.supervisor.cell_text import TRACEBACK_CHARS
-from distill.supervisor.dialects import Dialect
+from distill.supervisor.dialects import NONE_LEFT, Dialect
 from distill.supervisor.history import told
 from distill.supervisor.reply import FENCE, Reply, read_reply, without_thinking
 from distill.supervisor.text import clip
@@ -33,7 +33,7 @@ NO_CODE = """\
 {problem} Nothing was run. Write Python in a ```repl block; when you are done, set \
 answer["content"] and answer["ready"] = True in one."""
 LAST = """\
-There are no turns left. Please provide a final answer to the question based on the information \
+{none_left} Please provide a final answer to the question based on the information \
 you have: in a ```repl block that sets answer["content"] and answer["ready"] = True, or as plain \
 text."""
 
@@ -104,9 +104,11 @@ def _output(result: Any) -> str:
     return "\n\n".join(parts) or "No output"
 
 
-def closing(turn: int, turns: int) -> list[str]:
+def closing(turn: int, turns: int, ended_by: str | None) -> list[str]:
     """The number of the turn that comes."""
-    return [f"Turn {turn + 1}/{turns}:"] if turn < turns else [LAST]
+    if ended_by is not None:
+        return [LAST.format(none_left=NONE_LEFT[ended_by])]
+    return [f"Turn {turn + 1}/{turns}:"]
 
 
 RLM = Dialect(
