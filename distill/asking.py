@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from distill.budget import Budget
 from distill.engine import Engine
 from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
@@ -102,10 +103,11 @@ class Here:
 
     async def ask(self, attempt: Attempt, on_progress: OnProgress) -> RunResult:
         """A run of this process."""
-        options = {**self._options, **attempt.task.options}
-        if "limits" in attempt.task.options:
-            base = self._options.get("limits") or Limits()
-            options["limits"] = replaced(base, attempt.task.options["limits"])
+        own = dict(attempt.task.options)
+        budget = (self._options.get("budget") or Budget()).replaced(Budget.taken_from(own))
+        options = {**self._options, **own, "budget": budget}
+        if "limits" in own:
+            options["limits"] = replaced(self._options.get("limits") or Limits(), own["limits"])
         if attempt.resumes is not None:
             again = {
                 name: value
@@ -175,7 +177,11 @@ class Through:
         task = attempt.task
         options = {**self._options, **task.options}
         if attempt.resumes is not None:
-            kept = {name: options[name] for name in options if not _is_a_runs(name)}
+            kept = {
+                name: options[name]
+                for name in options
+                if name.startswith("max_") or not _is_a_runs(name)
+            }
             kept["resume"] = f"{self._log_dir}#{attempt.resumes}"
             result, _ = await self._put("", [], kept, on_progress)
             return result

@@ -23,7 +23,8 @@ class Summary:
     ``accuracy_of_all`` is over all attempts that have a label, a failed one being wrong. None where
     there is none. ``failures`` counts errors by kind, ``exit_codes`` by their code. ``run_s`` adds
     up the runs, ``elapsed_s`` is the wall clock of this evaluation since it was started (again).
-    ``judge_usage`` is in no run.
+    ``dollars`` are None where one run's are not known, ``ended_by`` counts runs that a budget
+    ended. ``judge_usage`` is in no run, nor in the dollars.
     """
 
     tasks: int
@@ -44,6 +45,9 @@ class Summary:
     worker_usage: TokenUsage
     judge_usage: TokenUsage | None
     worker_calls: int
+    dollars: float | None
+    dollars_per_right: float | None
+    ended_by: dict[str, int]
     run_s: float
     elapsed_s: float
 
@@ -63,6 +67,7 @@ def summarised(
     labelled = sum(each.label is not None for each in results)
     judged = [each.judge_usage for each in results if each.judge_usage is not None]
     unanswered = sum(each.error is None and each.answer is None for each in results)
+    dollars, right = dollars_of(results), sum(scores)
     return Summary(
         tasks=len(tasks),
         attempts=sum(task.attempts for task in tasks),
@@ -75,13 +80,16 @@ def summarised(
         exit_codes=dict(Counter(str(each.exit_code) for each in errors)),
         scorer=scorer,
         scored=len(scores),
-        right=sum(scores),
-        accuracy=sum(scores) / len(scores) if scores else None,
-        accuracy_of_all=sum(scores) / labelled if scores else None,
+        right=right,
+        accuracy=right / len(scores) if scores else None,
+        accuracy_of_all=right / labelled if scores else None,
         supervisor_usage=total(each.supervisor_usage for each in results),
         worker_usage=total(each.worker_usage for each in results),
         judge_usage=total(judged) if judged else None,
         worker_calls=sum(each.worker_calls for each in results),
+        dollars=dollars,
+        dollars_per_right=dollars / right if dollars is not None and right else None,
+        ended_by=dict(Counter(each.ended_by for each in results if each.ended_by).most_common()),
         run_s=sum(each.elapsed_s for each in results),
         elapsed_s=elapsed_s,
     )
@@ -91,6 +99,12 @@ def total(usages: Iterable[TokenUsage]) -> TokenUsage:
     """The sum of each count."""
     counts = [astuple(usage) for usage in usages]
     return TokenUsage(*map(sum, zip(*counts, strict=True))) if counts else TokenUsage(0, 0)
+
+
+def dollars_of(results: Iterable[TaskResult]) -> float | None:
+    """What their runs cost; None where one's is not known."""
+    costs = [each.dollars for each in results if each.run_id is not None]
+    return None if None in costs else sum(each or 0.0 for each in costs)
 
 
 def as_json(summary: Summary) -> bytes:
@@ -125,6 +139,13 @@ def told(summary: Summary, results: str, log_dir: str) -> str:
     ]
     if summary.judge_usage is not None:
         lines.append(f"Judge       {tokens(summary.judge_usage)}")
+    if summary.dollars is None:
+        lines.append("Cost        not known: a model has no price (--prices)")
+    elif summary.dollars:
+        each = summary.dollars_per_right
+        right = f", ${each:,.4f} for each right answer" if each is not None else ""
+        lines.append(f"Cost        ${summary.dollars:,.4f}{right}")
+    lines += [f"Ended by    {name}: {count:,} runs" for name, count in summary.ended_by.items()]
     lines.append(f"Time        {summary.elapsed_s:.1f} s; {summary.run_s:.1f} s of runs")
     lines += [f"Results     {results}", f"Traces      {log_dir}"]
     return "\n".join(lines)

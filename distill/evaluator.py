@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from distill.asking import Attempt
 from distill.errors import InputError
-from distill.evaluation_summary import Summary, summarised
+from distill.evaluation_summary import Summary, dollars_of, summarised
 from distill.grading import Grading
 from distill.rollout import Progress
 from distill.supervisor.journal import encode_context
@@ -26,7 +26,8 @@ from distill.traces.tail import Begun, begun_runs
 class EvaluationProgress:
     """How far an evaluation is: attempts, the mean score so far, tokens of both models, seconds.
 
-    ``left_s`` is an estimate, None before the first attempt has ended.
+    ``dollars`` are those of runs that have ended, None where a price is not known. ``left_s`` is an
+    estimate, None before the first attempt has ended.
     """
 
     done: int
@@ -35,6 +36,7 @@ class EvaluationProgress:
     failed: int
     accuracy: float | None
     tokens: int
+    dollars: float | None
     elapsed_s: float
     left_s: float | None
 
@@ -161,6 +163,7 @@ class Evaluator:
                 failed=sum(each.error is not None for each in results),
                 accuracy=sum(scores) / len(scores) if scores else None,
                 tokens=known + sum(each.tokens for each in self._running.values() if each),
+                dollars=dollars_of(results),
                 elapsed_s=elapsed_s,
                 left_s=elapsed_s / self._ended * left if self._ended else None,
             )

@@ -42,6 +42,8 @@ class Grading:
             worker_calls=run.worker_calls,
             worker_failures=run.worker_failures,
             elapsed_s=run.elapsed,
+            dollars=run.dollars,
+            ended_by=run.ended_by,
         )
         return await self.scored(attempt.task, result)
 
@@ -109,10 +111,13 @@ class Grading:
 
 
 def _cost(end: RunEnd) -> dict[str, Any]:
+    dollars = (end.supervisor_dollars, end.worker_dollars)
     return {
         "iterations": end.iterations,
         "supervisor_usage": end.supervisor_usage,
         "worker_usage": end.worker_usage,
         "worker_calls": end.worker_calls,
         "elapsed_s": end.elapsed_s,
+        "dollars": None if None in dollars else sum(each or 0.0 for each in dollars),
+        "ended_by": end.ended_by,
     }

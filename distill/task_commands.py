@@ -113,6 +113,8 @@ def line(progress: EvaluationProgress) -> str:
     if progress.accuracy is not None:
         parts.append(f"score {progress.accuracy:.2f}")
     parts.append(f"{progress.tokens:,} tokens")
+    if progress.dollars:
+        parts.append(f"${progress.dollars:,.2f}")
     parts.append(_time(progress.elapsed_s))
     if progress.left_s is not None:
         parts.append(f"about {_time(progress.left_s)} left")
