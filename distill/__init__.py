@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.budget import Budget
+    from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
     from distill.evaluation import Evaluation, aevaluate, evaluate
     from distill.limits import Limits
@@ -32,6 +33,7 @@ __all__ = [
     "REPL",
     "Budget",
     "Engine",
+    "Estimate",
     "Evaluation",
     "ExecResult",
     "LMResponse",
@@ -46,6 +48,7 @@ __all__ = [
     "aevaluate",
     "arun",
     "build_system_prompt",
+    "estimate",
     "evaluate",
     "primitive",
     "resume",
@@ -54,6 +57,7 @@ __all__ = [
 
 _HOMES = {
     "budget": ("Budget",),
+    "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
     "evaluation": ("Evaluation", "aevaluate", "evaluate"),
     "limits": ("Limits",),

@@ -30,7 +30,7 @@ Exit codes:
   2    the question, the text or an argument can't be used
   3    this machine can't do it (platform, sandbox, device, memory)
   4    a model or its endpoint failed
-  5    no answer: none within the turns, or the text holds none
+  5    no answer: none within the turns or another budget, or the text holds none
   6    distill failed
   130  Ctrl-C"""
 
@@ -192,6 +192,11 @@ _question = _options(
         "--sub-supervisor",
         metavar="MODEL|recipe:NAME",
         help="Who writes the code of sub-runs (default: as --supervisor).",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only say what the run would ask and cost: nothing is sent, no engine is started.",
     ),
     click.option(
         "--max-worker-calls",

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from distill import errors
 from distill.budget import Budget
+from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -27,6 +28,8 @@ from distill.rollout import Progress, RunResult
 from distill.supervisor import background, run_directory
 from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context
+
+Outcome = TypeVar("Outcome", RunResult, Estimate)
 
 ENGINE = ""
 """In place of a question's id: what the engine says of itself."""
@@ -140,6 +143,12 @@ class Engine:
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
         encode_context(context)  # refused here as it would be there
+        primitives = options.get("primitives")
+        if isinstance(primitives, Mapping) and any(map(callable, primitives.values())):
+            raise InputError(
+                "a function can't be sent to an engine: its runs have ready primitives, by name "
+                '(primitives=["search"]); distill.run takes functions'
+            )
         options |= budget.options if budget is not None else {}
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
@@ -203,12 +212,11 @@ class Engine:
     ) -> tuple[RunResult, str]:
         """The same on the background loop. If it is cancelled, the run is."""
         ask = secrets.token_hex(8)
-        absolute = tuple(str(Path(path).resolve()) for path in paths)  # noqa: ASYNC240  (names only)
         with self._hearing(ask) as heard:
-            self._send(wire.Ask(ask, query, absolute, supervisor, dict(options)))
+            self._send(wire.Ask(ask, query, _absolute(paths), supervisor, dict(options)))
             watching = asyncio.create_task(self._watch(on_status))
             try:
-                return await self._ended(heard, on_progress)
+                return await self._ended(heard, RunResult, on_progress)
             except asyncio.CancelledError:
                 self._send(wire.Stop(ask))
                 raise
@@ -216,14 +224,17 @@ class Engine:
                 watching.cancel()
 
     async def _ended(
-        self, heard: asyncio.Queue[Message], on_progress: Callable[[Progress], None] | None
-    ) -> tuple[RunResult, str]:
+        self,
+        heard: asyncio.Queue[Message],
+        kind: type[Outcome],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[Outcome, str]:
         while True:
             message = await self._next(heard)
             if isinstance(message, wire.Progress) and on_progress is not None:
                 on_progress(_progress(message))
             elif isinstance(message, wire.Answer):
-                result = msgspec.convert(message.result, RunResult, dec_hook=_path)
+                result = msgspec.convert(message.result, kind, dec_hook=_path)
                 return result, message.summary
             elif isinstance(message, wire.Failed):
                 raise _error(message)
@@ -233,6 +244,22 @@ class Engine:
             with contextlib.suppress(MachineError):  # who waits for the answer hears of it
                 on_status(await self.status_on_loop())
             await asyncio.sleep(STATUS_EVERY_S)
+
+    def estimate(
+        self, query: str, paths: list[str], supervisor: str | None, options: dict[str, Any]
+    ) -> Estimate:
+        """What a question about files would take; nothing is sent to a model."""
+        return background.wait(self._estimate(query, paths, supervisor, options))
+
+    async def _estimate(
+        self, query: str, paths: list[str], supervisor: str | None, options: dict[str, Any]
+    ) -> Estimate:
+        ask = secrets.token_hex(8)
+        with self._hearing(ask) as heard:
+            dry = {**options, "dry_run": True}
+            self._send(wire.Ask(ask, query, _absolute(paths), supervisor, dry))
+            estimate, _ = await self._ended(heard, Estimate)
+        return estimate
 
     def status(self) -> wire.EngineStatus:
         """How the engine, its workers and its runs are now. Raises MachineError: no answer."""
@@ -267,6 +294,10 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _absolute(paths: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(Path(path).resolve()) for path in paths)
 
 
 def _progress(message: wire.Progress) -> Progress:

@@ -16,11 +16,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import bound
-from distill.endpoint import address_of, spellings, usable_key
+from distill.endpoint import address_of, host_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
 from distill.rate_limit import shared
 from distill.rates import MINUTE_S, Rates
@@ -252,7 +251,7 @@ class OpenAIHandler(ModelHandler):
         self._sampling = sampling
         self._names = names
         self._where = address.where
-        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
+        self.endpoint = host_of(address.url) if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {

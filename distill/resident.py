@@ -16,6 +16,7 @@ import msgspec
 
 from distill.adapters import NamedAdapter
 from distill.budget import Budget
+from distill.dry_run import Estimate, estimate_on_loop
 from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
@@ -44,7 +45,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
-from distill.texts import Texts
+from distill.texts import Text, Texts
 from distill.traces import Run, records
 from distill.version import __version__
 from distill.worker_settings import (
@@ -79,7 +80,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
-    primitives: tuple[str, ...] = ()
+    primitives: tuple[str, ...] | dict[str, str] = ()
     max_turns: int | None = None
     max_worker_calls: int | None = None
     max_tokens: int | None = None
@@ -297,15 +298,9 @@ class Resident:
             options.pop("encoding", None)  # the recorded text has been read already
             query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
         else:
-            encoding = str(options.pop("encoding", "utf-8"))
-            read = functools.partial(self._texts.read, as_json=bool(options.pop("json", False)))
-            text = await driver.in_thread(self._host, read, ask.context_paths, encoding)
+            text = await self._read(ask, options)
             context, sources = text.context, text.sources
-        try:
-            checked = msgspec.convert(options, AskOptions)
-        except msgspec.ValidationError as error:
-            raise InputError(f"bad option: {error}") from None
-        asked = msgspec.structs.asdict(checked)
+        asked = _checked(options)
         adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
@@ -315,15 +310,41 @@ class Resident:
             workers,
             sources=sources,
             on_progress=on_progress,
-            **{
-                **asked,
-                "budget": budget,
-                "limits": replaced(self._sandbox.limits, checked.limits),
-                "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
-                "sandbox": self._sandbox.tier,
-            },
+            budget=budget,
+            **self._own(asked),
         )
         return result, self._summary(result, supervisor, workers)
+
+    async def _read(self, ask: wire.Ask, options: dict[str, Any]) -> Text:
+        """The text that is asked about; takes the options that say how to read it."""
+        encoding = str(options.pop("encoding", "utf-8"))
+        read = functools.partial(self._texts.read, as_json=bool(options.pop("json", False)))
+        text: Text = await driver.in_thread(self._host, read, ask.context_paths, encoding)
+        return text
+
+    async def _estimate(self, ask: wire.Ask, supervisor: ModelHandler | None) -> Estimate:
+        """What the question would take; nothing is sent to a model."""
+        options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
+        if supervisor is None or "resume" in options:
+            raise InputError("--dry-run is for a new question")
+        text = await self._read(ask, options)
+        asked = _checked(options)
+        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
+        workers = self._workers(adapter)
+        assert workers is not None
+        return await estimate_on_loop(
+            ask.query, text.context, supervisor, workers, budget=budget, **self._own(asked)
+        )
+
+    def _own(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The options of a run, with what all runs of this engine have in common."""
+        return {
+            **asked,
+            "limits": replaced(self._sandbox.limits, asked["limits"]),
+            "sandbox_packages": (*self._sandbox.packages, *asked["sandbox_packages"]),
+            "sandbox": self._sandbox.tier,
+        }
 
     async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
         """The supervisor of this question, if it is a model of this engine's."""
@@ -464,19 +485,7 @@ class Resident:
                 self._send(client, wire.Progress(ask.ask, *_progress_fields(progress)))
 
         try:
-            options = dict(ask.options)
-            base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
-            supervisor = None
-            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
-                check_local(base_url, rates)
-            elif ask.supervisor is not None or "resume" not in options:
-                supervisor = await driver.in_thread(
-                    self._host, _supervisor_here, ask.supervisor, base_url, rates
-                )
-            elif rates.are_given:
-                raise InputError(NO_MODEL)
-            asked = msgspec.structs.replace(ask, options=options)
-            result, text = await self.answer_on_loop(asked, tell, supervisor)
+            result, text = await self._outcome(ask, tell)
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
@@ -486,6 +495,28 @@ class Resident:
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _outcome(
+        self, ask: wire.Ask, tell: Callable[[Progress], None]
+    ) -> tuple[RunResult | Estimate, str]:
+        """What a client's question comes to, or would take, and that for people."""
+        options = dict(ask.options)
+        is_dry = bool(options.pop("dry_run", False))
+        base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
+        supervisor = None
+        if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+            check_local(base_url, rates)
+        elif ask.supervisor is not None or "resume" not in options:
+            supervisor = await driver.in_thread(
+                self._host, _supervisor_here, ask.supervisor, base_url, rates, not is_dry
+            )
+        elif rates.are_given:
+            raise InputError(NO_MODEL)
+        asked = msgspec.structs.replace(ask, options=options)
+        if not is_dry:
+            return await self.answer_on_loop(asked, tell, supervisor)
+        estimated = await self._estimate(asked, supervisor)
+        return estimated, str(estimated)
 
     async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
         """It goes on when the client has gone: half a switch is none."""
@@ -537,13 +568,23 @@ def _failed(ask: str, error: DistillError) -> wire.Failed:
     return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
-def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
+def _supervisor_here(
+    spec: str | None, base_url: str | None, rates: Rates, check: bool = True
+) -> ModelHandler:
     """A client's supervisor. This engine's key goes to no address that a client names."""
     key = "none" if base_url is not None else None
     try:
-        return supervisor_from(spec, base_url, key=key, rates=rates)
+        return supervisor_from(spec, base_url, key=key, rates=rates, check=check)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """A client's options by name, all that there are. Raises InputError."""
+    try:
+        return msgspec.structs.asdict(msgspec.convert(options, AskOptions))
+    except msgspec.ValidationError as error:
+        raise InputError(f"bad option: {error}") from None
 
 
 def _recorded(run: Run) -> tuple[str, Any, list[str]]:

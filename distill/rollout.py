@@ -359,7 +359,7 @@ class Rollout:
         return {
             name: f"{describe(name, function)} (at most {terms_of(function).budget:,} calls)"
             for name, function in self._repl.functions.items()
-            if name not in SEED_NAMES
+            if name not in SEED_NAMES and name not in self._dialect.primitives
         }
 
     def log_start(

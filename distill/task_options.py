@@ -78,10 +78,12 @@ def task_options(command: Any) -> Any:
     return command
 
 
-def taken_from(options: dict[str, Any]) -> Many | None:
+def taken_from(options: dict[str, Any], *, dry_run: bool) -> Many | None:
     """What was asked for, taken out of a command's options; None for one question."""
     many = Many(**{name: options.pop(name) for name in Many.__slots__})
     if many.tasks is not None:
+        if dry_run:
+            raise InputError("--dry-run is for one question, not for --tasks")
         return many
     for name in ("results", "retry_errors", "check"):
         if getattr(many, name):

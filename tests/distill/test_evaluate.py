@@ -232,7 +232,7 @@ def test_results_of_something_else_are_refused(desk: Desk) -> None:
     assert len(desk.boss.requests) == asked
 
 
-Refusal = Callable[[OpenAIHandler], Any]
+Refusal = Callable[[Any], Any]
 REFUSED_ARGUMENTS: dict[str, tuple[Refusal, type[Exception], str]] = {
     "no concurrency": (
         lambda m: evaluate([task("a")], m, m, concurrency=0), InputError, "concurrency is 1 to",
@@ -252,7 +252,7 @@ REFUSED_ARGUMENTS: dict[str, tuple[Refusal, type[Exception], str]] = {
     "an unknown scorer": (
         lambda m: evaluate([task("a")], m, m, scorer="best"), InputError, "no scorer 'best'",
     ),
-    "no worker": (lambda m: evaluate([task("a")], m, "w"), InputError, "worker must be"),
+    "no worker": (lambda m: evaluate([task("a")], m, m.model), InputError, "worker must be"),
     "a replay": (
         lambda m: evaluate([task("a")], "replay:x", m), InputError, "one recorded run again",
     ),
