@@ -40,8 +40,8 @@ from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
-from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor
@@ -205,8 +205,11 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-        index = await in_thread(self._host, SpanIndex, self._context)
+        async with self._host.few_at_once:
+            self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
+            self._shared = await in_thread(
+                self._host, shared_context, self._ref.sha256, self._context
+            )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -221,7 +224,7 @@ class Rollout:
             self._host,
             backend,
             self._log,
-            index,
+            self._shared.index(),
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -256,6 +259,7 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        repl.context_file = functools.partial(self._shared.file, self._context)
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
