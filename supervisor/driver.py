@@ -51,6 +51,8 @@ EVENTS_KEPT = 500
 """Events from before a journal was attached that it still gets."""
 ENDING_S = 1.0
 """A run that was just stopped may take so long to end, before it can go on."""
+STARTS_AT_ONCE = max(4, os.cpu_count() or 1)
+"""Jails, each of which has a minute to start and needs half a second of a core."""
 
 ZoneHandler = Callable[[list[Inbound]], None]
 ChildHandler = Callable[[FromLauncher], None]
@@ -95,6 +97,9 @@ class Driver:
         self.loop.call_soon_threadsafe(self._listen)
         self.call_threads = CallThreads()
         self.activity = Activity()
+        self.few_at_once = asyncio.Semaphore(STARTS_AT_ONCE)
+        """Held while a run stores its context, and while its jail starts: many runs that begin
+        together take their turns, so that none of them is late."""
         self.is_closed = False
         atexit.register(self.close)
 
