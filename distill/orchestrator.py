@@ -1,6 +1,7 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
+import functools
 import os
 import secrets
 import time
@@ -10,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from distill.answers import rules_from
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler
@@ -58,6 +60,9 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    answer_schema: Any = None,
+    answer_check: Callable[..., Any] | None = None,
+    quote_check: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -74,6 +79,11 @@ async def answer_on_loop(
     got before: never, within the run, or over all runs of this user ("shared", for workers whose
     weights are known); ``on_progress`` is called from the background loop and must not block.
 
+    An answer counts once it fits ``answer_schema`` (a JSON schema, or a class that has one), its
+    quotations stand in the context (``quote_check``), and ``answer_check(answer)``, or
+    ``answer_check(answer, context)``, has neither raised nor returned a text or False: what it
+    says is raised in the cell that called FINAL.
+
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
@@ -87,6 +97,7 @@ async def answer_on_loop(
     if answer_cache not in get_args(AnswerCaching):
         raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
     described(sandbox_packages)
+    rules = rules_from(answer_schema, quote_check, answer_check)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
     backend = await _backend(host, worker, handler)
@@ -108,6 +119,7 @@ async def answer_on_loop(
         sources=tuple(sources),
         answer_cache=answer_cache,
         on_progress=on_progress,
+        answer_rules=rules,
     )
     run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
@@ -124,6 +136,7 @@ async def answer_on_loop(
             primitives=asked.primitive_lines(),
             packages=packages,
             models=backend.models()[1:],
+            answer_rules=rules.told(),
         )
         asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await asked.work(opening)
@@ -138,6 +151,7 @@ async def resume_on_loop(
     primitives: Mapping[str, Callable[..., Any]] | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    answer_check: Callable[..., Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -145,19 +159,24 @@ async def resume_on_loop(
     ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
     run is not the folder's last. The session comes back as after a killed cell, the conversation
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again.
+    recorded one's name if None; functions (``primitives``, ``repl_class``, ``answer_check``) must
+    be given again.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
     _check_primitives(primitives)
     host = driver.shared()
-    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, primitives)
+    recorded = await driver.in_thread(
+        host, check_resumable, log_dir, run_id, primitives, answer_check
+    )
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
+        recorded = await driver.in_thread(
+            host, check_resumable, log_dir, recorded.id, primitives, answer_check
+        )
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
@@ -175,6 +194,9 @@ async def resume_on_loop(
             sources=recorded.start.context.sources,
             answer_cache=told.get("answer_cache", "off"),
             on_progress=on_progress,
+            answer_rules=rules_from(
+                told.get("answer_schema"), told.get("quote_check", False), answer_check
+            ),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
@@ -187,6 +209,7 @@ def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
     primitives: Mapping[str, Callable[..., Any]] | None = None,
+    answer_check: Callable[..., Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -203,6 +226,11 @@ def check_resumable(
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
             "them again with primitives= (distill.resume)"
+        )
+    if recorded.start.options.get("answer_check") and answer_check is None:
+        raise InputError(
+            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
+            "of its caller; give it again with answer_check= (distill.resume)"
         )
     return recorded
 

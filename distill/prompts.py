@@ -46,6 +46,11 @@ Question: {query}
 
 The text is in `context`. Begin."""
 
+ANSWER_RULES = """
+FINAL takes the answer only if all of this holds; else it raises FinalError, which says what is \
+wrong, and the run goes on. An answer that you give as plain text at the end is held to it too.
+"""
+
 CHARS_PER_TOKEN = 4
 
 
@@ -58,14 +63,15 @@ def build_system_prompt(
     primitives: Mapping[str, str] | None = None,
     packages: Sequence[str] = (),
     models: Sequence[str] = (),
+    answer_rules: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """The first messages of a run: a system message and the question.
 
     ``worker_ctx_k`` is the worker's window in thousands of tokens, None where unknown;
     ``primitives`` maps the names of further functions to a line about each, and those that
     SYSTEM_PROMPT does not name are added; ``packages`` can be imported in the REPL; ``models`` are
-    further ones that a worker call may name. Raises InputError for a brace in SYSTEM_PROMPT that is
-    no field.
+    further ones that a worker call may name; ``answer_rules`` say what FINAL takes. Raises
+    InputError for a brace in SYSTEM_PROMPT that is no field.
     """
     window = "Its window is not known; keep a prompt under 2,000 tokens."
     if worker_ctx_k is not None:
@@ -86,6 +92,8 @@ def build_system_prompt(
     if models:
         named = ", ".join(repr(model) for model in models)
         text += f"\nFurther worker models, asked with worker(prompt, model=NAME): {named}\n"
+    if answer_rules:
+        text += ANSWER_RULES + "".join(f"- {rule}\n" for rule in answer_rules)
     return [
         {"role": "system", "content": text},
         {"role": "user", "content": QUESTION.replace("{query}", query)},

@@ -5,12 +5,13 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from distill.answers import AnswerRules
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.primitives import terms_of
@@ -23,7 +24,8 @@ from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cac
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.evidence import Evidence, gather
+from distill.supervisor.evidence import Evidence, Quotation, gather
+from distill.supervisor.finals import FINAL
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
@@ -60,6 +62,10 @@ class RunResult:
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
+
+    ``answer_problem`` says what is wrong with an answer that the checks refused and that nothing
+    better came after. ``quotations`` are the answer's that stand in the context, with
+    ``quote_check``.
     """
 
     answer: Any
@@ -75,6 +81,8 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    answer_problem: str | None = None
+    quotations: tuple[Quotation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ class Options:
     sources: tuple[str, ...]
     answer_cache: AnswerCaching
     on_progress: Callable[[Progress], None] | None
+    answer_rules: AnswerRules = field(default_factory=AnswerRules)
 
 
 class Rollout:
@@ -111,6 +120,8 @@ class Rollout:
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
+        self._refused: HostCallRecord | records.Primitive | None = None
+        """The last answer that FINAL did not take."""
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
@@ -140,6 +151,8 @@ class Rollout:
             self._calls.take_up(recorded)
             self._calls_before = self._calls.tally.sent
             self._repl.recorded = recorded
+            for call in recorded.primitives:
+                self._note_refusal(call)
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
             if window is not None:  # what the cells saw: they are run again
@@ -163,6 +176,8 @@ class Rollout:
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
+        if rules := options.answer_rules:
+            repl.check_answer = lambda answer: rules.problem(answer, self._context)
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))
@@ -208,6 +223,7 @@ class Rollout:
                 "worker_ctx_k": worker_ctx_k,
                 "record": options.record,
                 "answer_cache": options.answer_cache,
+                **options.answer_rules.logged(),
                 "worker_options": dict(options.worker_options),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
@@ -268,8 +284,9 @@ class Rollout:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
             turns = await self._loop.run(messages, standing)
+            quotations = await in_thread(self._host, self._check_last, turns)
             status = turns.status
-            return self._result(turns)
+            return self._result(turns, quotations)
         except DistillError as failure:
             error = str(failure)
             raise
@@ -287,7 +304,17 @@ class Rollout:
             finally:
                 await in_thread(self._host, self._repl.close)
 
-    def _result(self, turns: Turns) -> RunResult:
+    def _check_last(self, turns: Turns) -> tuple[Quotation, ...]:
+        """Check an answer that no FINAL has checked; the quotations of what is the answer now."""
+        rules, refused = self._options.answer_rules, self._refused
+        if turns.status == "forced" and rules:
+            turns.answer, turns.problem = rules.read(turns.answer, self._context)
+        elif turns.status == "unanswered" and refused is not None:
+            turns.status, turns.answer = "forced", refused.args[0]
+            turns.problem = (refused.error or "").removeprefix("FinalError: ")
+        return rules.quotations(turns.answer, self._context, self._options.sources)
+
+    def _result(self, turns: Turns, quotations: tuple[Quotation, ...]) -> RunResult:
         calls = self._calls
         return RunResult(
             answer=turns.answer,
@@ -303,6 +330,8 @@ class Rollout:
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
             worker_cached=calls.tally.cached,
+            answer_problem=turns.problem,
+            quotations=quotations,
         )
 
     def _log_processes(self) -> None:
@@ -320,7 +349,8 @@ class Rollout:
 
     def _log_primitive(self, call: HostCallRecord) -> None:
         # A name that the host does not have is the jail's own word.
-        known = call.function in self._repl.functions
+        self._note_refusal(call)
+        known = call.function in (FINAL, *self._repl.functions)
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
         if call.function in ("worker", "worker_batch"):
             return
@@ -338,6 +368,10 @@ class Rollout:
             reused=call.reused,
         )
 
+    def _note_refusal(self, call: HostCallRecord | records.Primitive) -> None:
+        if call.function == FINAL and call.args:
+            self._refused = call
+
     def _log_end(self, status: Any, error: str | None) -> None:
         turns = self._loop.turns if self._loop is not None else Turns()
         self._log.write(
@@ -351,6 +385,7 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            answer_problem=turns.problem,
         )
 
     def _tell(self) -> None:

@@ -45,6 +45,8 @@ class Turns:
     answer: Any = None
     iterations: int = 0
     usage: Usage = field(default_factory=Usage)
+    problem: str | None = None
+    """Why the answer is not all that was asked for."""
 
 
 class TurnLoop:
