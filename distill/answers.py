@@ -107,11 +107,11 @@ class AnswerRules:
 
     def logged(self) -> dict[str, Any]:
         """As ``run_start`` has them: the check by its name only."""
-        check = self.check and getattr(self.check, "__qualname__", type(self.check).__name__)
+        name = getattr(self.check, "__qualname__", type(self.check).__name__)
         return {
             "answer_schema": self.schema,
             "quote_check": self.quote_check,
-            "answer_check": check,
+            "answer_check": None if self.check is None else name,
         }
 
     def told(self) -> list[str]:

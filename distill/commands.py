@@ -13,6 +13,7 @@ import click
 
 from distill.adapters import is_path
 from distill.adapters import parse as parse_adapter
+from distill.answers import read_schema
 from distill.display import Display
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
@@ -78,6 +79,7 @@ def up(
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
+    _take_schema(options)
     if check_only:
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
@@ -153,6 +155,7 @@ def run(
 ) -> int:
     """Put a question to an engine that is up."""
     options["limits"] = parse(options["limits"])
+    _take_schema(options)
     recorded = _is_recorded(paths, query, supervisor, options)
     named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
     if query is None and not recorded:
@@ -201,10 +204,12 @@ def _check_first(
         raise InputError("a text but no question: add --query TEXT")
     is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
     asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
+    asked = asked or options["answer_schema"] is not None or options["quote_check"]
     if query is None and (asked or (supervisor and not is_local)):
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
-            "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
+            "--supervisor-…-per-minute, --log-dir, --label, --answer-schema and --quote-check to "
+            "`distill run`"
         )
     if query is not None:
         if not query.strip():
@@ -315,6 +320,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _take_schema(options: dict[str, Any]) -> None:
+    """The schema in place of its file. Raises InputError."""
+    if options["answer_schema"] is not None:
+        options["answer_schema"] = read_schema(options["answer_schema"])
+
+
 def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     """The engine's sandbox, taken out of a command's options."""
     limits = replaced(Limits(), parse(options.pop("limits")))
@@ -384,6 +395,9 @@ def _print(result: RunResult, text: str) -> int:
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
+    if result.answer_problem is not None:
+        click.echo(f"{visible(text)}\n\n{visible(answer_text(result.answer))}", err=True)
+        raise BudgetError(f"no answer within the turns that passes: {result.answer_problem}")
     answer = answer_text(result.answer)
     click.echo(visible(answer) if sys.stdout.isatty() else answer)
     click.echo(f"\n{visible(text)}", err=True)

@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from distill import errors
+from distill.answers import schema_of
 from distill.errors import DistillError, InputError, MachineError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -101,6 +102,12 @@ class Engine:
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
         encode_context(context)  # refused here as it would be there
+        options["answer_schema"] = schema_of(options.get("answer_schema"))
+        if options.pop("answer_check", None) is not None:
+            raise InputError(
+                "answer_check is a function of this process, and the engine is another: give the "
+                "engine answer_schema or quote_check, or use distill.run"
+            )
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
             file.write(context if isinstance(context, str) else json.dumps(context))

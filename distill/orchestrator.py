@@ -1,7 +1,6 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
-import functools
 import os
 import secrets
 import time

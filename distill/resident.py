@@ -73,6 +73,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    answer_schema: dict[str, Any] | None = None
+    quote_check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
