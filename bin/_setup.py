@@ -62,7 +62,8 @@ def config_path(arguments: list[str]) -> str:
             path = following
         elif word.startswith("--config="):
             path = word.removeprefix("--config=")
-    folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = base if base.startswith("/") else "~/.config"  # as distill.user_folders
     return path or os.path.expanduser(f"{folder}/distill/config.toml")  # noqa: PTH111  as above
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.version import __version__
 
 if TYPE_CHECKING:
+    from distill.budget import Budget
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
+    from distill.sub_questions import sub_run
 
 __all__ = [
     "REPL",
+    "Budget",
     "Engine",
     "ExecResult",
     "LMResponse",
@@ -42,9 +45,11 @@ __all__ = [
     "primitive",
     "resume",
     "run",
+    "sub_run",
 ]
 
 _HOMES = {
+    "budget": ("Budget",),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
@@ -53,6 +58,7 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
+    "sub_questions": ("sub_run",),
 }
 
 

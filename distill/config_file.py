@@ -15,6 +15,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from distill.user_folders import config_folder
+
 NOT_IN_A_FILE = frozenset(("config", "show_config", "prepare", "check_only", "dry_run"))
 """Parameters that say what to do now."""
 SECRETS = ("OPENAI_API_KEY", "DISTILL_WORKER_KEY")
@@ -24,8 +26,7 @@ PATH_KEY = "distill.config_file"
 
 def default_path() -> Path:
     """The user's own file, which is read where no other is named."""
-    folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(folder).expanduser() / "distill" / "config.toml"
+    return config_folder() / "config.toml"
 
 
 def take(context: click.Context, _option: click.Parameter, given: Path | None) -> None:

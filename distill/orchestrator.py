@@ -1,26 +1,25 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
-
 from distill.answers import rules_from
 from distill.errors import InputError
 from distill.limits import check
-from distill.models import ModelHandler
+from distill.models import ModelHandler, model_name
 from distill.packages import described
-from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question, check_question
+from distill.recorded_options import read_back
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.subruns import Family
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
@@ -29,13 +28,15 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run
+from distill.user_folders import state_folder
+
+MAX_DEPTH = 4
+"""Levels of sub-runs: each may have ``sub_questions.AT_ONCE`` jails at once."""
 
 
 def default_log_dir() -> Path:
     """Where runs are logged if nobody says: a fresh folder under the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    return Path(state).expanduser() / "distill" / name
+    return state_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 async def answer_on_loop(
@@ -62,6 +63,8 @@ async def answer_on_loop(
     answer_schema: Any = None,
     answer_check: Callable[..., Any] | None = None,
     quote_check: bool = False,
+    max_depth: int = 1,
+    sub_supervisor: ModelHandler | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -76,7 +79,10 @@ async def answer_on_loop(
     for development, is no jail); ``sources`` are the context's files, for the log;
     ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
     got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``on_progress`` is called from the background loop and must not block.
+    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
+    where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
+    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
+    the background loop and must not block.
 
     An answer counts once it fits ``answer_schema`` (a JSON schema, or a class that has one), its
     quotations stand in the context (``quote_check``), and ``answer_check(answer)``, or
@@ -86,8 +92,10 @@ async def answer_on_loop(
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
-    _check_question(query, context, label)
-    _check_limits(max_iterations, output_limit)
+    check_question(query, context)
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_limits(max_iterations, output_limit, max_depth)
     _check_primitives(primitives)
     if limits is not None:
         check(limits)
@@ -99,6 +107,7 @@ async def answer_on_loop(
     rules = rules_from(answer_schema, quote_check, answer_check)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
+    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     if answer_cache == "shared" and backend.card(None) is None:
         raise InputError(
@@ -117,28 +126,18 @@ async def answer_on_loop(
         sandbox=sandbox,
         sources=tuple(sources),
         answer_cache=answer_cache,
+        max_depth=max_depth,
+        sub_supervisor=None if below is None else model_name(below),
         on_progress=on_progress,
         answer_rules=rules,
     )
-    run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
+    run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
-        asked = Rollout(host, RunLog(journal, run_id), Question(query, context), options)
+        family = _family(host, options, below or handler, backend, messages)
+        log, question = RunLog(journal, run_id), Question(query, context)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend)
-        packages = described(asked.packages)
-        if worker_ctx_k is None and backend.window_tokens is not None:
-            worker_ctx_k = max(1, backend.window_tokens // 1000)
-        opening = messages or build_system_prompt(
-            context,
-            query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=output_limit,
-            primitives=asked.primitive_lines(),
-            packages=packages,
-            models=backend.models()[1:],
-            answer_rules=rules.told(),
-        )
-        asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await asked.work(opening)
+        return await asked.ask(label, worker_ctx_k, messages)
 
 
 async def resume_on_loop(
@@ -151,15 +150,18 @@ async def resume_on_loop(
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
     answer_check: Callable[..., Any] | None = None,
+    sub_supervisor: ModelHandler | str | None = None,
+    sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
     ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
     run is not the folder's last. The session comes back as after a killed cell, the conversation
-    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``, ``answer_check``) must
-    be given again.
+    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` and
+    ``sub_supervisor`` are the recorded ones' names if None; functions (``primitives``,
+    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
+    ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -170,6 +172,8 @@ async def resume_on_loop(
     )
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
+    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
+    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
@@ -179,27 +183,25 @@ async def resume_on_loop(
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
-        options = Options(
-            max_iterations=told["max_iterations"],
-            output_limit=told["output_limit"],
+        options = read_back(
+            Options,
+            told,
             primitives=dict(primitives or {}),
             repl_class=repl_class,
-            record=told["record"],
-            worker_options=told["worker_options"],
-            limits=limits
-            or (msgspec.convert(told["limits"], Limits) if "limits" in told else None),
             packages=tuple(named.partition(" ")[0] for named in packages),
-            sandbox=told.get("sandbox", "auto"),
             sources=recorded.start.context.sources,
-            answer_cache=told.get("answer_cache", "off"),
+            sub_supervisor=None if below is None else model_name(below),
+            sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
             answer_rules=rules_from(
                 told.get("answer_schema"), told.get("quote_check", False), answer_check
             ),
+            **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
-        asked = Rollout(host, log, question, options)
+        family = _family(host, options, below or handler, backend)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend, recorded)
         return await asked.work((), asked.log_resumed(recorded))
 
@@ -232,6 +234,12 @@ def check_resumable(
             "of its caller; give it again with answer_check= (distill.resume)"
         )
     return recorded
+
+
+def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
+    recorded = told.get("sandbox", "auto")
+    return recorded if wanted == "auto" and recorded != "none" else wanted
 
 
 @contextlib.asynccontextmanager
@@ -283,6 +291,23 @@ async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -
     return worker
 
 
+def _family(
+    host: driver.Driver,
+    options: Options,
+    supervisor: ModelHandler,
+    backend: Backend,
+    messages: Any = None,
+) -> Family:
+    """What sub-runs of a run share. Messages that are no function are for its question alone."""
+    return Family.of_depth(
+        options.max_depth,
+        host=host,
+        supervisor=None if isinstance(supervisor, RecordedSupervisor) else supervisor,
+        backend=backend,
+        messages=messages if callable(messages) else None,
+    )
+
+
 def _check_primitives(primitives: Any) -> None:
     if primitives is None:
         return
@@ -295,25 +320,10 @@ def _check_primitives(primitives: Any) -> None:
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
 
 
-def _run_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _check_question(query: Any, context: Any, label: str | None) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise InputError("the question is empty")
-    if printable(query) != query:
-        raise InputError("the question has a lone surrogate: it was not decoded as it was written")
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
-    if not isinstance(context, str | list | dict):
-        raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
-    if not context or (isinstance(context, str) and not context.strip()):
-        raise InputError("the context is empty: there is nothing to ask about")
-
-
-def _check_limits(max_iterations: int, output_limit: int) -> None:
+def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:
     if max_iterations < 1:
         raise InputError("max_iterations must be at least 1")
+    if not 0 <= max_depth <= MAX_DEPTH:
+        raise InputError(f"max_depth, levels of sub-runs, is 0 to {MAX_DEPTH}, not {max_depth}")
     if output_limit < 100:
         raise InputError("output_limit must be at least 100 characters")

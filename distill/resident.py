@@ -75,6 +75,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_cache: AnswerCaching = "off"
     answer_schema: dict[str, Any] | None = None
     quote_check: bool = False
+    max_depth: int = 1
+    sub_supervisor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,10 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            result = await resume_on_loop(str(folder), supervisor, workers, on_progress=on_progress)
+            tier = self._sandbox.tier
+            result = await resume_on_loop(
+                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+            )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
         query = ask.query
@@ -535,4 +540,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
+        "",
+        progress.sub_runs,
     )

@@ -21,6 +21,8 @@ class RecordedSupervisor(ModelHandler):
     worker is asked.
     """
 
+    endpoint = ""
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.model = f"{REPLAY}{run.id}"
@@ -39,9 +41,14 @@ class RecordedSupervisor(ModelHandler):
 
 
 def recorded_run(folder: str | Path, run_id: str | None = None) -> Run:
-    """The run of this id in a log folder, or its newest. Raises InputError: there is none."""
+    """The run of this id in a log folder, or its newest that is no sub-run of another.
+
+    Raises InputError: there is none.
+    """
     runs = read(folder).runs
     begun = [run for run in runs.values() if run.start is not None]
+    if run_id is None:
+        begun = [run for run in begun if run.start is not None and run.start.parent is None]
     if run_id is not None:
         begun = [run for run in begun if run.id == run_id]
     if not begun:

@@ -17,6 +17,7 @@ from distill.supervisor.text import printable
 FINAL = "FINAL"
 CHECK_S = 120.0
 """How long a check may take. A thread can't be ended: one that takes longer goes on unheard."""
+TOO_LONG = f"its check took longer than {CHECK_S:.0f} s"
 REFUSALS_PER_CELL = 20
 """A cell that guesses costs no turn: after so many its answers are refused unseen."""
 LOGGED_CHARS = 100_000
@@ -94,7 +95,7 @@ class Finals:
             checked = in_thread(self._driver, self.check, final.value)
             problem = await asyncio.wait_for(checked, CHECK_S)
         except TimeoutError:
-            problem = f"its check took longer than {CHECK_S:.0f} s"
+            problem = TOO_LONG
         except Exception as error:  # noqa: BLE001  (an answer that can't be checked is none)
             problem = f"it can't be checked: {type(error).__name__}: {error}"
         return None if problem is None else f"the answer was refused: {printable(problem)}"

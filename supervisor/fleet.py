@@ -393,20 +393,24 @@ class Fleet:
             self._driver.loop.call_later(LOOK_AFTER_S, self._look_for_lost)
         if inbound.event in ("lost", "joined"):
             return
-        known = self._peers.get((inbound.zone, inbound.peer))
-        worker = known or self._greeted_by(inbound)
-        if worker is None:
-            return
+        worker = self._peers.get((inbound.zone, inbound.peer))
         try:
-            self._on_inbound(worker, inbound, finished)
+            worker = worker or self._greeted_by(inbound)
+            if worker is not None:
+                self._on_inbound(worker, inbound, finished)
         except ProtocolError as error:
-            self._driver.event("worker_protocol_error", worker.producer, why=str(error))
-            self._condemn(worker, str(error))
+            self._blame(worker, "worker_protocol_error", str(error))
         except Exception as error:
             # A bug of ours, which this worker has found: without it the others are served.
-            LOG.exception("distill: a message of %s could not be taken in", worker.name)
+            LOG.exception("distill: a message of %r could not be taken in", inbound.peer)
             why = f"its message could not be taken in: {type(error).__name__}: {error}"
-            self._driver.event("worker_message_failed", worker.producer, why=why)
+            self._blame(worker, "worker_message_failed", why)
+
+    def _blame(self, worker: Worker | None, event: str, why: str) -> None:
+        """What it has sent is wrong; a stranger stays one."""
+        producer = self._driver.producer if worker is None else worker.producer
+        self._driver.event(event, producer, why=why)
+        if worker is not None:
             self._condemn(worker, why)
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.errors import WorkerBatchError, WorkerError
+from distill.errors import SubRunError, WorkerBatchError, WorkerError
 from distill.primitives import BudgetSpentError
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.jail_link import CallError
@@ -24,6 +24,8 @@ ITEM_DETAIL_CHARS = 1000
 @dataclass(slots=True)
 class HostCallRecord:
     """One host function call, exact both ways, for the log. ``key`` is ``ledger.call_key``.
+
+    ``value`` beside an ``error`` is what that carries (``carried``).
 
     ``reused``: the value is what an equal call of a failed cell had got.
     """
@@ -54,11 +56,27 @@ def call_error(error: Exception) -> CallError:
         return CallError(
             "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
         )
+    if isinstance(error, SubRunError):
+        detail = printable(str(error)[:4000])
+        return CallError("SubRunError", detail, tuple(error.answers), error.errors)
     if isinstance(error, BudgetSpentError):
         return CallError("LimitError", printable(str(error)[:4000]))
     if isinstance(error, WorkerError):
         return CallError("WorkerError", printable(str(error)[:4000]))
     return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))
+
+
+def told(error: CallError) -> str:
+    """The error as a record tells it."""
+    return error.detail if error.name == "PrimitiveError" else f"{error.name}: {error.detail}"
+
+
+def carried(error: CallError) -> dict[str, Any] | None:
+    """The answers and reasons that an error carries, as JSON has them."""
+    if not error.answers:
+        return None
+    reasons = {str(index): reason for index, reason in (error.errors or {}).items()}
+    return {"answers": list(error.answers), "errors": reasons}
 
 
 def is_json(value: Any, depth: int = 0) -> bool:
@@ -117,14 +135,15 @@ class HostFunctions:
             reply = CallReply(call.jail, call.call, value=record.value)
             DRIVER_TO_KEEPER.encode(reply)
         except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
-            record.value, record.error = None, f"{type(error).__name__}: {error}"
-            reply = CallReply(call.jail, call.call, error=call_error(error))
+            failure = call_error(error)
+            record.value, record.error = carried(failure), told(failure)
+            reply = CallReply(call.jail, call.call, error=failure)
         record.elapsed_s = time.monotonic() - started_s
         try:
             self._on_call(record)
         except Exception as error:  # noqa: BLE001  (a full disk: the cell must not wait for ever)
             return CallReply(call.jail, call.call, error=call_error(error))
-        answer = Answer(record.value, reply.error)
+        answer = Answer(reply.value, reply.error)
         self.ledger.enter(call.cell, record.key, answer)
         if answer.error is None and call.function not in self._itemised:
             self.spares.enter(call.cell, record.key, answer)
