@@ -164,7 +164,7 @@ def run(
     _check_texts(query, *paths)
     with _spooled(paths) as files:
         if not recorded:
-            read_context(files, options["encoding"])
+            read_context(files, options["encoding"], looks_only=True)
         asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
         for folder in ("log_dir", "resume"):
             if asked.get(folder):

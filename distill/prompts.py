@@ -123,7 +123,7 @@ def describe_context(context: Any) -> str:
     """Type and size of a context, without a word of its content."""
     if isinstance(context, str):
         lines = context.count("\n") + 1
-        return f"a str of {len(context):,} characters in {lines:,} lines"
+        return f"a str of {len(context):,} characters in {lines:,} lines{_pages(context)}"
     if isinstance(context, dict):
         names = ", ".join(repr(str(key)) for key in list(context)[:20])
         more = ", …" if len(context) > 20 else ""
@@ -133,8 +133,15 @@ def describe_context(context: Any) -> str:
     return f"a {type(context).__name__}"
 
 
+def _pages(text: str) -> str:
+    pages = text.count("\f") + 1
+    return f" on {pages:,} pages, parted by form feeds (\\f)" if pages > 1 else ""
+
+
 def _sizes(values: Sequence[Any]) -> str:
     texts = [len(value) for value in values if isinstance(value, str)]
     if not texts:
         return ""
-    return f", texts of {min(texts):,} to {max(texts):,} characters, {sum(texts):,} in all"
+    paged = any("\f" in value for value in values if isinstance(value, str))
+    pages = "; form feeds (\\f) part their pages" if paged else ""
+    return f", texts of {min(texts):,} to {max(texts):,} characters, {sum(texts):,} in all{pages}"
