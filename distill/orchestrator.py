@@ -1,6 +1,7 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
+import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,11 +12,13 @@ from distill.answers import rules_from
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
+from distill.opening import Opening, checked
 from distill.packages import described
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
+from distill.ready_primitives import Primitives, check_installed, named, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
@@ -50,9 +53,9 @@ async def answer_on_loop(
     output_limit: int = 2000,
     worker_ctx_k: int | None = None,
     label: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
-    messages: Sequence[dict[str, str]] | None = None,
+    messages: Opening | None = None,
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -71,18 +74,19 @@ async def answer_on_loop(
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
-    ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
-    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources`` are the context's files, for the log;
-    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
-    got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
-    where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
-    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
-    the background loop and must not block.
+    replace ``build_system_prompt``'s: a list, or a function that is called with the context, the
+    question and the same keywords, and returns one; ``primitives`` are further functions of the
+    REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
+    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
+    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
+    best that works; a named one never becomes another; "none", for development, is no jail);
+    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    seeded worker calls are answered with what equal ones got before: never, within the run, or over
+    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
+    levels of sub-runs there may be below this run, where its code has a function for them
+    (``primitives={"supervisor": distill.sub_run}``), and ``sub_supervisor`` who writes their code
+    (None: ``supervisor``); ``on_progress`` is called from the background loop and must not block.
 
     An answer counts once it fits ``answer_schema`` (a JSON schema, or a class that has one), its
     quotations stand in the context (``quote_check``), and ``answer_check(answer)``, or
@@ -96,17 +100,18 @@ async def answer_on_loop(
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     _check_limits(max_iterations, output_limit, max_depth)
-    _check_primitives(primitives)
+    chosen = _primitives(primitives)
+    if messages is not None and not callable(messages):
+        checked(messages)
     if limits is not None:
         check(limits)
-    if sandbox not in get_args(Wanted):
-        raise InputError(f"sandbox is one of {', '.join(get_args(Wanted))}, not {sandbox!r}")
-    if answer_cache not in get_args(AnswerCaching):
-        raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
+    _check_choices(sandbox, answer_cache)
     described(sandbox_packages)
     rules = rules_from(answer_schema, quote_check, answer_check)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
+    if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
+        chosen = {**ready_of(handler.run.start.options), **chosen}
     below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
     backend = await _backend(host, worker, handler)
     if answer_cache == "shared" and backend.card(None) is None:
@@ -117,7 +122,7 @@ async def answer_on_loop(
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
-        primitives=dict(primitives or {}),
+        primitives=chosen,
         repl_class=repl_class,
         record=record,
         worker_options=dict(worker_options or {}),
@@ -146,7 +151,7 @@ async def resume_on_loop(
     worker: ModelHandler | Backend | None = None,
     *,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
     answer_check: Callable[..., Any] | None = None,
@@ -165,11 +170,10 @@ async def resume_on_loop(
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
-    _check_primitives(primitives)
+    given = _primitives(primitives)
     host = driver.shared()
-    recorded = await driver.in_thread(
-        host, check_resumable, log_dir, run_id, primitives, answer_check
-    )
+    look = functools.partial(check_resumable, primitives=given, answer_check=answer_check)
+    recorded = await driver.in_thread(host, look, log_dir, run_id)
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
@@ -177,16 +181,14 @@ async def resume_on_loop(
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(
-            host, check_resumable, log_dir, recorded.id, primitives, answer_check
-        )
+        recorded = await driver.in_thread(host, look, log_dir, recorded.id)
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
         options = read_back(
             Options,
             told,
-            primitives=dict(primitives or {}),
+            primitives={**ready_of(told), **given},
             repl_class=repl_class,
             packages=tuple(named.partition(" ")[0] for named in packages),
             sources=recorded.start.context.sources,
@@ -209,7 +211,7 @@ async def resume_on_loop(
 def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Mapping[str, Any] | None = None,
     answer_check: Callable[..., Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
@@ -223,6 +225,7 @@ def check_resumable(
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
     missing = used - set(primitives or ()) - set(SEED_NAMES)
+    missing -= set(ready_of(recorded.start.options))
     if missing:
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
@@ -308,16 +311,24 @@ def _family(
     )
 
 
-def _check_primitives(primitives: Any) -> None:
-    if primitives is None:
-        return
-    if not isinstance(primitives, Mapping):
-        raise InputError(f"primitives must map names to functions, not {type(primitives).__name__}")
-    for name, function in primitives.items():
-        if not (isinstance(name, str) and name.isidentifier() and callable(function)):
+def _primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
+    """The functions and ready primitives that were asked for, by the names that cells get."""
+    primitives: dict[Any, Any] = named(given)
+    for name, value in primitives.items():
+        is_named = isinstance(name, str) and name.isidentifier()
+        if not (is_named and (callable(value) or isinstance(value, str))):
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+    check_installed(primitives)
+    return primitives
+
+
+def _check_choices(sandbox: Any, answer_cache: Any) -> None:
+    if sandbox not in get_args(Wanted):
+        raise InputError(f"sandbox is one of {', '.join(get_args(Wanted))}, not {sandbox!r}")
+    if answer_cache not in get_args(AnswerCaching):
+        raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
 
 
 def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:

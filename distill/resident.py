@@ -77,6 +77,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
+    primitives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
