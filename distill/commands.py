@@ -14,7 +14,10 @@ import click
 from distill.adapters import is_path
 from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
+from distill.budget import Budget
 from distill.display import Display
+from distill.dry_run import CountingBackend, estimate
+from distill.endpoint import host_of
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
@@ -38,6 +41,9 @@ from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
 
+DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
+"""Of the worker that serves where nobody names one."""
+
 
 def up(
     *,
@@ -60,6 +66,7 @@ def up(
     metrics_port: str | None,
     prepare: bool,
     check_only: bool,
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
@@ -97,6 +104,8 @@ def up(
     if query is not None and not paths:
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
+        if dry_run:
+            return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
         handler = _check_first(files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
         with Display() as display, _up(resident, handler, display, metrics_at):
@@ -154,6 +163,7 @@ def run(
     base_url: str | None,
     connect: str | None,
     adapter: str | None,
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Put a question to an engine that is up."""
@@ -179,11 +189,49 @@ def run(
                 engine.load_adapter(named.path, named.name)
             if adapter is not None:
                 asked["adapter"] = named.name if named is not None else adapter
+            if dry_run:
+                click.echo(visible(str(engine.estimate(query or "", files, supervisor, asked))))
+                return 0
             display.phase("asking the engine")
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status
             )
         return _print(result, text)
+
+
+def _dry_run(
+    settings: WorkerSettings,
+    sandbox: SandboxSettings,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    options: dict[str, Any],
+) -> int:
+    """Print what the question would take; the worker is only named."""
+    context, _ = read_context(paths, options["encoding"])
+    if (supervisor or "").startswith(SUPERVISOR_PREFIX):
+        raise InputError("--dry-run of a local supervisor needs its engine: use `distill run`")
+    handler = supervisor_from(supervisor, base_url, check=False)
+    model = settings.model or DEFAULT_MODEL_NAME
+    window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
+    worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
+    told = estimate(
+        query or "",
+        context,
+        handler,
+        worker,
+        max_iterations=options["max_iterations"],
+        output_limit=options["output_limit"],
+        budget=Budget.taken_from(options),
+        prices=options["prices"],
+        limits=sandbox.limits,
+        sandbox_packages=sandbox.packages,
+        sandbox=sandbox.tier,
+        primitives=options["primitives"],
+    )
+    click.echo(visible(str(told)))
+    return 0
 
 
 def _check_first(
@@ -395,7 +443,9 @@ def _prepare(*wanted: WorkerSettings) -> int:
 def _print(result: RunResult, text: str) -> int:
     if result.status == "unanswered":
         click.echo(visible(text), err=True)
-        raise BudgetError(f"no answer within {result.iterations} turns")
+        budget = result.ended_by or "turns"
+        what = f"{result.iterations} turns" if budget == "turns" else f"the budget (max_{budget})"
+        raise BudgetError(f"no answer within {what}", budget=budget)
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")

@@ -7,15 +7,17 @@ import secrets
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from distill import errors
 from distill.answers import schema_of
+from distill.budget import Budget
+from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -27,6 +29,8 @@ from distill.rollout import Progress, RunResult
 from distill.supervisor import run_directory
 from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context
+
+Outcome = TypeVar("Outcome", RunResult, Estimate)
 
 GREETING_S = 5.0
 STATUS_EVERY_S = 1.0
@@ -97,6 +101,7 @@ class Engine:
         context: str | list[Any] | dict[str, Any],
         supervisor: str | None = None,
         *,
+        budget: Budget | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> RunResult:
@@ -108,6 +113,13 @@ class Engine:
                 "answer_check is a function of this process, and the engine is another: give the "
                 "engine answer_schema or quote_check, or use distill.run"
             )
+        primitives = options.get("primitives")
+        if isinstance(primitives, Mapping) and any(map(callable, primitives.values())):
+            raise InputError(
+                "a function can't be sent to an engine: its runs have ready primitives, by name "
+                '(primitives=["search"]); distill.run takes functions'
+            )
+        options |= budget.options if budget is not None else {}
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
             file.write(context if isinstance(context, str) else json.dumps(context))
@@ -159,10 +171,20 @@ class Engine:
         absolute = tuple(str(Path(path).resolve()) for path in paths)
         self._send(wire.Ask(ask, query, absolute, supervisor, options))
         try:
-            return self._wait(ask, on_progress, on_status)
+            return self._wait(ask, on_progress, on_status, RunResult)
         except KeyboardInterrupt:
             self._send(wire.Stop(ask))
             raise
+
+    def estimate(
+        self, query: str, paths: list[str], supervisor: str | None, options: dict[str, Any]
+    ) -> Estimate:
+        """What a question about files would take; nothing is sent to a model."""
+        ask = secrets.token_hex(8)
+        absolute = tuple(str(Path(path).resolve()) for path in paths)
+        self._send(wire.Ask(ask, query, absolute, supervisor, {**options, "dry_run": True}))
+        estimate, _ = self._wait(ask, None, None, Estimate)
+        return estimate
 
     def status(self) -> wire.EngineStatus:
         """How the engine, its workers and its runs are now. Raises MachineError: no answer."""
@@ -179,7 +201,8 @@ class Engine:
         ask: str,
         on_progress: Callable[[Progress], None] | None,
         on_status: Callable[[wire.EngineStatus], None] | None,
-    ) -> tuple[RunResult, str]:
+        kind: type[Outcome],
+    ) -> tuple[Outcome, str]:
         looked_s = -math.inf
         while True:
             if on_status is not None and time.monotonic() - looked_s > STATUS_EVERY_S:
@@ -194,7 +217,7 @@ class Engine:
                 if on_progress is not None:
                     on_progress(_progress(message))
             elif isinstance(message, wire.Answer) and message.ask == ask:
-                result = msgspec.convert(message.result, RunResult, dec_hook=_path)
+                result = msgspec.convert(message.result, kind, dec_hook=_path)
                 return result, message.summary
             elif isinstance(message, wire.Failed) and message.ask == ask:
                 raise _error(message)
@@ -234,6 +257,7 @@ def _progress(message: wire.Progress) -> Progress:
         message.tokens,
         message.elapsed_s,
         message.sub_runs,
+        message.dollars,
     )
 
 
@@ -246,7 +270,7 @@ def _error(failed: wire.Failed) -> DistillError:
     kind: Any = getattr(errors, failed.kind, DistillError)
     if not (isinstance(kind, type) and issubclass(kind, DistillError)):
         kind = DistillError
-    if kind is errors.WorkerBatchError:
+    if issubclass(kind, errors.WorkerBatchError):
         kind = errors.ModelError
     error: DistillError = kind(failed.detail)
     return error

@@ -16,11 +16,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import bound
-from distill.endpoint import address_of, spellings, usable_key
+from distill.endpoint import address_of, host_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
 from distill.rate_limit import shared
 from distill.rates import MINUTE_S, Rates
@@ -43,6 +42,8 @@ COUNT_LIMIT = 1 << 53
 """Token counts stay below it: the logs are JSON, where longer integers are not exact."""
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
+REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
+"""What endpoints call the most tokens of a reply, the newer name last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ class OpenAIHandler(ModelHandler):
         self._sampling = sampling
         self._names = names
         self._where = address.where
-        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
+        self.endpoint = host_of(address.url) if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
@@ -282,7 +283,7 @@ class OpenAIHandler(ModelHandler):
         """Ask when it is this call's turn, again if need be. Raises ModelError: what to do."""
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
-        request.update(_to_openai({**self._sampling, **kw}))
+        request.update(_to_openai(self._bounded({**self._sampling, **kw})))
         attempts = Attempts(self._limiter, _estimate(request), self._retries)
         while True:
             try:
@@ -297,6 +298,18 @@ class OpenAIHandler(ModelHandler):
                     raise self._gave_up(error, attempts) from None
             finally:
                 attempts.end()
+
+    def _bounded(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """The sampling parameters with one bound of the reply, the lowest, as the endpoint has it.
+
+        OpenAI's newer models refuse max_tokens; other servers may not know the newer name.
+        """
+        names = [name for name in REPLY_BOUNDS if sampling.get(name) is not None]
+        if not names:
+            return sampling
+        name = "max_completion_tokens" if self.endpoint == OPENAI_HOST else names[-1]
+        rest = {k: v for k, v in sampling.items() if k not in REPLY_BOUNDS}
+        return {**rest, name: min(sampling[each] for each in names)}
 
     def _gave_up(self, error: Exception, attempts: Attempts) -> ModelError:
         """The end of a call that has no more tries. Raise it ``from None``, as ``_failure``."""

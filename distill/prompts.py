@@ -92,12 +92,16 @@ def build_system_prompt(
     if models:
         named = ", ".join(repr(model) for model in models)
         text += f"\nFurther worker models, asked with worker(prompt, model=NAME): {named}\n"
-    if answer_rules:
-        text += ANSWER_RULES + "".join(f"- {rule}\n" for rule in answer_rules)
+    text += told_rules(answer_rules)
     return [
         {"role": "system", "content": text},
         {"role": "user", "content": QUESTION.replace("{query}", query)},
     ]
+
+
+def told_rules(answer_rules: Sequence[str]) -> str:
+    """What FINAL takes, one rule a line; nothing where it takes all."""
+    return ANSWER_RULES + "".join(f"- {rule}\n" for rule in answer_rules) if answer_rules else ""
 
 
 def _fill(template: str, **fields: Any) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
+from distill.budget import Budget
+from distill.dry_run import Estimate, estimate_on_loop
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
@@ -38,6 +40,7 @@ from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
@@ -63,7 +66,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may set of a run; ``distill.run`` documents them."""
 
     max_iterations: int = 15
-    output_limit: int = 2000
+    output_limit: int | None = None
     worker_ctx_k: int | None = None
     record: Record = "ids"
     log_dir: str | None = None
@@ -77,7 +80,15 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
-    primitives: tuple[str, ...] = ()
+    dialect: DialectName = "native"
+    primitives: tuple[str, ...] | dict[str, str] = ()
+    max_turns: int | None = None
+    max_worker_calls: int | None = None
+    max_tokens: int | None = None
+    max_dollars: float | None = None
+    max_gpu_s: float | None = None
+    max_wall_s: float | None = None
+    prices: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +280,13 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            tier = self._sandbox.tier
             result = await resume_on_loop(
-                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+                str(folder),
+                supervisor,
+                workers,
+                sandbox=self._sandbox.tier,
+                budget=Budget.taken_from(options),
+                on_progress=on_progress,
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -281,12 +296,8 @@ class Resident:
             query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
         else:
             context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
-        try:
-            checked = msgspec.convert(options, AskOptions)
-        except msgspec.ValidationError as error:
-            raise InputError(f"bad option: {error}") from None
-        asked = msgspec.structs.asdict(checked)
-        adapter = asked.pop("adapter")
+        asked = _checked(options)
+        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
         result = await answer_on_loop(
             query,
@@ -295,14 +306,34 @@ class Resident:
             workers,
             sources=sources,
             on_progress=on_progress,
-            **{
-                **asked,
-                "limits": replaced(self._sandbox.limits, checked.limits),
-                "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
-                "sandbox": self._sandbox.tier,
-            },
+            budget=budget,
+            **self._own(asked),
         )
         return result, self._summary(result, supervisor, workers)
+
+    async def _estimate(self, ask: wire.Ask, supervisor: ModelHandler | None) -> Estimate:
+        """What the question would take; nothing is sent to a model."""
+        options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
+        if supervisor is None or "resume" in options:
+            raise InputError("--dry-run is for a new question")
+        context, _ = await driver.in_thread(self._host, _read, ask.context_paths, options)
+        asked = _checked(options)
+        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
+        workers = self._workers(adapter)
+        assert workers is not None
+        return await estimate_on_loop(
+            ask.query, context, supervisor, workers, budget=budget, **self._own(asked)
+        )
+
+    def _own(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The options of a run, with what all runs of this engine have in common."""
+        return {
+            **asked,
+            "limits": replaced(self._sandbox.limits, asked["limits"]),
+            "sandbox_packages": (*self._sandbox.packages, *asked["sandbox_packages"]),
+            "sandbox": self._sandbox.tier,
+        }
 
     async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
         """The supervisor of this question, if it is a model of this engine's."""
@@ -435,19 +466,7 @@ class Resident:
                 self._send(client, wire.Progress(ask.ask, *_progress_fields(progress)))
 
         try:
-            options = dict(ask.options)
-            base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
-            supervisor = None
-            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
-                check_local(base_url, rates)
-            elif ask.supervisor is not None or "resume" not in options:
-                supervisor = await driver.in_thread(
-                    self._host, _supervisor_here, ask.supervisor, base_url, rates
-                )
-            elif rates.are_given:
-                raise InputError(NO_MODEL)
-            asked = msgspec.structs.replace(ask, options=options)
-            result, text = await self._answer(asked, tell, supervisor)
+            result, text = await self._outcome(ask, tell)
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
@@ -457,6 +476,28 @@ class Resident:
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _outcome(
+        self, ask: wire.Ask, tell: Callable[[Progress], None]
+    ) -> tuple[RunResult | Estimate, str]:
+        """What a client's question comes to, or would take, and that for people."""
+        options = dict(ask.options)
+        is_dry = bool(options.pop("dry_run", False))
+        base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
+        supervisor = None
+        if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+            check_local(base_url, rates)
+        elif ask.supervisor is not None or "resume" not in options:
+            supervisor = await driver.in_thread(
+                self._host, _supervisor_here, ask.supervisor, base_url, rates, not is_dry
+            )
+        elif rates.are_given:
+            raise InputError(NO_MODEL)
+        asked = msgspec.structs.replace(ask, options=options)
+        if not is_dry:
+            return await self._answer(asked, tell, supervisor)
+        estimated = await self._estimate(asked, supervisor)
+        return estimated, str(estimated)
 
     async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
         """It goes on when the client has gone: half a switch is none."""
@@ -508,13 +549,23 @@ def _failed(ask: str, error: DistillError) -> wire.Failed:
     return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
-def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
+def _supervisor_here(
+    spec: str | None, base_url: str | None, rates: Rates, check: bool = True
+) -> ModelHandler:
     """A client's supervisor. This engine's key goes to no address that a client names."""
     key = "none" if base_url is not None else None
     try:
-        return supervisor_from(spec, base_url, key=key, rates=rates)
+        return supervisor_from(spec, base_url, key=key, rates=rates, check=check)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """A client's options by name, all that there are. Raises InputError."""
+    try:
+        return msgspec.structs.asdict(msgspec.convert(options, AskOptions))
+    except msgspec.ValidationError as error:
+        raise InputError(f"bad option: {error}") from None
 
 
 def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -543,4 +594,5 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.elapsed_s,
         "",
         progress.sub_runs,
+        progress.dollars,
     )

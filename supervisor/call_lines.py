@@ -49,7 +49,10 @@ class CallLines:
             response=result.text,
             finish_reason=result.finish_reason,
             usage=records.TokenUsage(
-                result.prompt_tokens, result.completion_tokens, result.cached_tokens
+                result.prompt_tokens,
+                result.completion_tokens,
+                result.cached_tokens,
+                *_details(outcome),
             ),
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
@@ -62,6 +65,7 @@ class CallLines:
             queue_s=result.queue_s,
             compute_s=result.compute_s,
             total_s=outcome.total_s,
+            gpu_s=outcome.gpu_s,
         )
 
     def _place(self, asked: Asked, item: int, request: wire.Request) -> dict[str, Any]:
@@ -93,6 +97,7 @@ class CallLines:
             messages=None if request.messages is None else tuple(messages),
             error=records.CallFailure(outcome.lost or failure.kind, failure.detail),
             total_s=outcome.total_s,
+            gpu_s=outcome.gpu_s,
         )
 
     def reused(
@@ -110,6 +115,7 @@ class CallLines:
             queue_s=0.0,
             compute_s=0.0,
             total_s=0.0,
+            gpu_s=0.0,
         )
 
     def cached(self, asked: Asked, item: int, request: wire.Request, known: Known) -> records.Call:
@@ -130,6 +136,12 @@ class CallLines:
             spans=spans,
             context_sha256=self._context_sha256 if spans else "",
         )
+
+
+def _details(outcome: Outcome) -> tuple[int, ...]:
+    """Tokens that only some endpoints tell of: written to the cache, and of reasoning."""
+    usage = outcome.usage
+    return () if usage is None else (usage.cache_write_tokens, usage.reasoning_tokens)
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,8 +39,8 @@ def test_an_answer_that_must_pass_by_every_door(
     book.write_bytes(pdf(["A champion", "named Goliath,\nof Gath"]))
     schema.write_text(json.dumps(SCHEMA))
     with endpoint(boss) as server, engine(short, server) as up:
-        words = ("-c", str(book), "--supervisor", "scripted", "--base-url", server.url, "--quote-check",
-                 "--answer-schema", str(schema))  # fmt: skip
+        words = ("-c", str(book), "--supervisor", "scripted", "--base-url", server.url,
+                 "--quote-check", "--answer-schema", str(schema))  # fmt: skip
         done = command_beside(short, "run", "-q", "Who?", *words)
         assert done.code == 0, done.err
         assert json.loads(done.out)["who"] == "Goliath"
