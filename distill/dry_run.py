@@ -35,7 +35,7 @@ REPLY_TOKENS = 1_000
 """What a supervisor's reply is taken to have, its reasoning included."""
 SHOWN = (
     *("worker_options", "limits", "sandbox", "sandbox_packages", "primitives", "repl_class"),
-    *("messages", "worker_ctx_k", "output_limit", "dialect", "max_depth"),
+    *("messages", "worker_ctx_k", "output_limit", "dialect", "max_depth", "show_context_chars"),
 )
 """Options of a run that decide what a recipe asks, or what a model is told first."""
 

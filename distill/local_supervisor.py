@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from distill.caller import is_gone
-from distill.errors import InputError, ModelError
+from distill.errors import InputError, ModelError, WindowError
 from distill.models import LMResponse, Messages, ModelHandler, Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
@@ -49,8 +49,10 @@ class LocalSupervisor(ModelHandler):
         """The next reply. Raises ModelError: the conversation is too long, or nobody serves it."""
         started_s = time.monotonic()
         conversation = tuple(wire.ChatMessage(m["role"], m["content"]) for m in messages)
-        bounded = {"max_tokens": self.window_tokens and self.window_tokens // REPLY_SHARE, **kw}
-        outcome = self._ask(conversation, sampling_of(bounded))
+        share = self.window_tokens and self.window_tokens // REPLY_SHARE
+        bounds = [bound for bound in (share, kw.get("max_tokens")) if bound]
+        bound = min(bounds, default=None)
+        outcome = self._ask(conversation, sampling_of({**kw, "max_tokens": bound}))
         if isinstance(outcome.result, wire.Failure) and outcome.result.kind == "too_long":
             outcome = self._ask(conversation, sampling_of({**kw, "max_tokens": None}))
         result = outcome.result
@@ -97,7 +99,7 @@ class LocalSupervisor(ModelHandler):
 
     def _failure(self, failed: wire.Failure) -> ModelError:
         if failed.kind == "too_long":
-            return ModelError(
+            return WindowError(
                 f"the conversation has {failed.prompt_tokens or 'more'} tokens, {self.model} holds "
                 f"{failed.window_tokens or self.window_tokens}: lower --output-limit or "
                 "--max-iterations, or use a supervisor with a larger window"

@@ -5,6 +5,7 @@ answers clients on a third ROUTER. Keys stay here.
 """
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,7 @@ import msgspec
 from distill.adapters import NamedAdapter
 from distill.budget import Budget
 from distill.dry_run import Estimate, estimate_on_loop
-from distill.errors import DistillError, InputError
-from distill.inputs import read_context, read_json
+from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, model_name
@@ -45,6 +45,7 @@ from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.texts import Text, Texts
 from distill.traces import Run, records
 from distill.version import __version__
 from distill.worker_settings import (
@@ -76,10 +77,12 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    answer_schema: dict[str, Any] | None = None
+    quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
-    primitives: tuple[str, ...] = ()
+    primitives: tuple[str, ...] | dict[str, str] = ()
     max_turns: int | None = None
     max_worker_calls: int | None = None
     max_tokens: int | None = None
@@ -87,6 +90,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_gpu_s: float | None = None
     max_wall_s: float | None = None
     prices: str | dict[str, Any] | None = None
+    show_context_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class Resident:
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._loads: set[asyncio.Task[None]] = set()
+        self._texts = Texts()
 
     @property
     def endpoint(self) -> str:
@@ -265,15 +270,18 @@ class Resident:
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
         """Run one question to its end; the result and its summary."""
-        return background.wait(self._answer(ask, on_progress, supervisor))
+        return background.wait(self.answer_on_loop(ask, on_progress, supervisor))
 
-    async def _answer(
+    async def answer_on_loop(
         self,
         ask: wire.Ask,
         on_progress: Callable[[Progress], None],
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
-        """``supervisor`` may be None where a run goes on: then it is the recorded one."""
+        """The same on the loop.
+
+        ``supervisor`` may be None where a run goes on: then it is the recorded one.
+        """
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
@@ -293,7 +301,8 @@ class Resident:
             options.pop("encoding", None)  # the recorded text has been read already
             query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
         else:
-            context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
+            text = await self._read(ask, options)
+            context, sources = text.context, text.sources
         asked = _checked(options)
         adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
@@ -309,19 +318,26 @@ class Resident:
         )
         return result, self._summary(result, supervisor, workers)
 
+    async def _read(self, ask: wire.Ask, options: dict[str, Any]) -> Text:
+        """The text that is asked about; takes the options that say how to read it."""
+        encoding = str(options.pop("encoding", "utf-8"))
+        read = functools.partial(self._texts.read, as_json=bool(options.pop("json", False)))
+        text: Text = await driver.in_thread(self._host, read, ask.context_paths, encoding)
+        return text
+
     async def _estimate(self, ask: wire.Ask, supervisor: ModelHandler | None) -> Estimate:
         """What the question would take; nothing is sent to a model."""
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if supervisor is None or "resume" in options:
             raise InputError("--dry-run is for a new question")
-        context, _ = await driver.in_thread(self._host, _read, ask.context_paths, options)
+        text = await self._read(ask, options)
         asked = _checked(options)
         adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
         workers = self._workers(adapter)
         assert workers is not None
         return await estimate_on_loop(
-            ask.query, context, supervisor, workers, budget=budget, **self._own(asked)
+            ask.query, text.context, supervisor, workers, budget=budget, **self._own(asked)
         )
 
     def _own(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -397,10 +413,18 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is None or not isinstance(self._backend, FleetBackend):
-                continue
-            if (failure := self._fleet.failure) is not None:
+            if (failure := self.lost()) is not None:
                 raise failure
+
+    def lost(self) -> DistillError | None:
+        """Why it can run no more questions, if that is so: its launcher or its workers died."""
+        if self._host.lost.is_set():
+            return MachineError(
+                "the engine's launcher died, and the workers with it; start it again"
+            )
+        if self._fleet is not None and isinstance(self._backend, FleetBackend):
+            return self._fleet.failure
+        return None
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -493,7 +517,7 @@ class Resident:
             raise InputError(NO_MODEL)
         asked = msgspec.structs.replace(ask, options=options)
         if not is_dry:
-            return await self._answer(asked, tell, supervisor)
+            return await self.answer_on_loop(asked, tell, supervisor)
         estimated = await self._estimate(asked, supervisor)
         return estimated, str(estimated)
 
@@ -566,14 +590,6 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"bad option: {error}") from None
 
 
-def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
-    """The context at these paths; takes the options that say how to read it."""
-    encoding = str(options.pop("encoding", "utf-8"))
-    if options.pop("json", False):
-        return read_json(paths[0]), []
-    return read_context(paths, encoding)
-
-
 def _recorded(run: Run) -> tuple[str, Any, list[str]]:
     """What a recorded run was asked."""
     assert run.start is not None
@@ -590,7 +606,7 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
-        "",
+        progress.note,
         progress.sub_runs,
         progress.dollars,
     )

@@ -87,7 +87,9 @@ class CallBudget:
     def refusal(self) -> WorkerError:
         """What a call that was not admitted is told."""
         assert self._refusal is not None
-        return WorkerError(f"not sent: {self._refusal}", budget=self._refusal.budget)
+        budget = self._refusal.budget
+        advice = "; a lower max_tokens needs less" if budget in ("tokens", "dollars") else ""
+        return WorkerError(f"not sent: {self._refusal}{advice}", budget=budget)
 
     def settle(self, outcome: Outcome) -> None:
         """A call has been answered, or has failed."""

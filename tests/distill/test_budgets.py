@@ -148,7 +148,7 @@ def test_tokens_end_a_run_with_a_last_turn_that_is_covered(talk: Ask) -> None:
     used = result.supervisor_usage
     assert used.input_tokens + used.output_tokens <= 30_000
     assert result.ended_by == "tokens"
-    assert "There are no tokens for another turn left. Reply now" in script.told(len(script.turns))
+    assert "There are no tokens left for another turn. Reply now" in script.told(len(script.turns))
     assert all(0 < turn["max_tokens"] <= 16_384 for turn in script.turns)
     assert (result.status, result.answer) == ("forced", "the best I have")
 
@@ -161,7 +161,7 @@ def test_dollars_end_a_run_before_a_turn_that_they_do_not_cover(talk: Ask) -> No
     assert result.ended_by == "dollars"
     assert result.dollars is not None
     assert 0.02 < result.dollars <= 0.1
-    assert "There is no money for another turn left." in script.told(len(script.turns))
+    assert "There is no money left for another turn." in script.told(len(script.turns))
 
 
 def test_worker_calls_wait_for_what_others_leave_and_none_is_sent_uncovered(talk: Ask) -> None:
@@ -261,9 +261,13 @@ def test_nothing_is_said_of_a_budget_that_nobody_gave(talk: Ask) -> None:
 
 def test_a_lost_try_is_paid_for_and_none_is_sent_again_that_is_not_covered(talk: Ask) -> None:
     """A connection that breaks after the request was read: the endpoint may send a bill."""
+
+    def hang_up(_request: dict[str, Any]) -> Any:
+        raise ConnectionError("the endpoint hangs up")
+
     script = Talk(
         cell("try:\n    worker('a', max_tokens=100)\nexcept WorkerError:\n    FINAL('lost')"),
-        answer=Reply(b"", headers={"Content-Length": "99"}),
+        answer=hang_up,
     )
     table = prices(hand={"input": 0.0, "output": 1000.0}, boss={"input": 0, "output": 0})
     result = talk(script, budget=Budget(dollars=0.25), prices=table, retries=4)

@@ -31,6 +31,7 @@ OTHERS: dict[str, Any] = {
     "dialect": "rlm",
     "budget": Budget(worker_calls=7),
     "prices": price_table(),
+    "show_context_chars": 12,
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
