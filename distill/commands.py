@@ -11,9 +11,13 @@ from typing import Any
 
 import click
 
-from distill.adapters import is_path
+from distill import task_options
+from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
+from distill.budget import Budget
 from distill.display import Display
+from distill.dry_run import CountingBackend, estimate
+from distill.endpoint import host_of
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
@@ -34,8 +38,13 @@ from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.task_commands import ask_all, check_tasks
+from distill.task_options import Many
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
+
+DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
+"""Of the worker that serves where nobody names one."""
 
 
 def up(
@@ -59,9 +68,11 @@ def up(
     metrics_port: str | None,
     prepare: bool,
     check_only: bool,
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
+    many = task_options.taken_from(options, dry_run=dry_run)
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
         worker,
@@ -80,10 +91,10 @@ def up(
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
-    if check_only:
+    if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _check_first(files, query, supervisor, base_url, rates, options)
+            _checked(many, files, query, supervisor, base_url, rates, options)
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
@@ -95,9 +106,13 @@ def up(
     if query is not None and not paths:
         raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
-        handler = _check_first(files, query, supervisor, base_url, rates, options)
+        if dry_run:
+            return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
+        handler = _checked(many, files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
         with Display() as display, _up(resident, handler, display, metrics_at):
+            if many is not None:
+                return ask_all(many, handler or supervisor, resident, _given(options), display)
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
@@ -152,35 +167,113 @@ def run(
     base_url: str | None,
     connect: str | None,
     adapter: str | None,
+    dry_run: bool,
     **options: Any,
 ) -> int:
-    """Put a question to an engine that is up."""
+    """Put a question, or many, to an engine that is up."""
+    many = task_options.taken_from(options, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
+    if _only_checked(many, paths, query, options):
+        return 0
+    if (named := _named(adapter)) is not None:
+        adapter = named.name
     recorded = _is_recorded(paths, query, supervisor, options)
-    named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
-    if query is None and not recorded:
+    if query is None and not recorded and many is None:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
     with _spooled(paths) as files:
-        if not recorded:
+        if not recorded and many is None:
             read_context(files, options["encoding"])
-        asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
+        asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
                 asked[folder] = str(Path(asked[folder]).resolve())
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
-            if named is not None:
-                display.phase(f"loading the adapter {named.name}")
-                engine.load_adapter(named.path, named.name)
-            if adapter is not None:
-                asked["adapter"] = named.name if named is not None else adapter
+            _load(named, engine, display)
+            if many is not None:
+                return ask_all(many, supervisor, engine, asked, display)
+            if dry_run:
+                click.echo(visible(str(engine.estimate(query or "", files, supervisor, asked))))
+                return 0
             display.phase("asking the engine")
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status
             )
         return _print(result, text)
+
+
+def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> None:
+    if adapter is not None:
+        display.phase(f"loading the adapter {adapter.name}")
+        engine.load_adapter(adapter.path, adapter.name)
+
+
+def _only_checked(
+    many: Many | None, paths: Sequence[str], query: str | None, options: dict[str, Any]
+) -> bool:
+    """Check many tasks, if there are; whether that was all that is wanted."""
+    if many is None:
+        return False
+    _check_folder(check_tasks(many, paths, query, options))
+    return many.check
+
+
+def _named(word: str | None) -> NamedAdapter | None:
+    """The adapter that is to be loaded, if the word is a path."""
+    return parse_adapter(word) if word is not None and is_path(word) else None
+
+
+def _dry_run(
+    settings: WorkerSettings,
+    sandbox: SandboxSettings,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    options: dict[str, Any],
+) -> int:
+    """Print what the question would take; the worker is only named."""
+    context, _ = read_context(paths, options["encoding"])
+    if (supervisor or "").startswith(SUPERVISOR_PREFIX):
+        raise InputError("--dry-run of a local supervisor needs its engine: use `distill run`")
+    handler = supervisor_from(supervisor, base_url, check=False)
+    model = settings.model or DEFAULT_MODEL_NAME
+    window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
+    worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
+    told = estimate(
+        query or "",
+        context,
+        handler,
+        worker,
+        max_iterations=options["max_iterations"],
+        output_limit=options["output_limit"],
+        budget=Budget.taken_from(options),
+        prices=options["prices"],
+        limits=sandbox.limits,
+        sandbox_packages=sandbox.packages,
+        sandbox=sandbox.tier,
+        primitives=options["primitives"],
+    )
+    click.echo(visible(str(told)))
+    return 0
+
+
+def _checked(
+    many: Many | None,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    rates: Rates,
+    options: dict[str, Any],
+) -> ModelHandler | None:
+    """The supervisor, None for a local one, when one question or many have been checked."""
+    if many is None:
+        return _check_first(paths, query, supervisor, base_url, rates, options)
+    _check_folder(check_tasks(many, paths, query, options))
+    return _supervisor_from(supervisor, base_url, rates)
 
 
 def _check_first(

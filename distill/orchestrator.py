@@ -71,7 +71,9 @@ async def answer_on_loop(
     dialect: DialectName = "native",
     budget: Budget | None = None,
     prices: Mapping[str, Any] | str | Path | None = None,
+    show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
@@ -99,7 +101,13 @@ async def answer_on_loop(
       endpoints may cost DEFAULT_DOLLARS).
     - ``prices`` go before the user's and distill's own: a TOML file, or what it holds
       (distill/prices.toml shows which).
-    - ``on_progress`` is called from the background loop and must not block.
+    - ``show_context_chars``: a text of at most so many characters is in the supervisor's first
+      message, so that it may answer at once. 0, the default: never, for the supervisor is usually
+      another's machine, which can't keep what it is not sent; only what the code prints leaves this
+      one. Sub-runs show the texts that they are given alike.
+    - ``on_progress`` is called from the background loop and must not block. So is ``on_text``, with
+      each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
+      (maybe again, after a try that failed).
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -107,6 +115,11 @@ async def answer_on_loop(
     check_question(query, context)
     _check_given(label, messages, limits)
     _check_limits(max_iterations, output_limit, max_depth)
+    if show_context_chars < 0 or (show_context_chars and messages is not None):
+        raise InputError(
+            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
+            "built: messages= are sent as they are"
+        )
     chosen = _primitives(primitives)
     _check_choice("dialect", dialect, DialectName)
     _check_choice("sandbox", sandbox, Wanted)
@@ -141,7 +154,9 @@ async def answer_on_loop(
         dialect=dialect,
         budget=budget,
         prices=table,
+        show_context_chars=show_context_chars,
         on_progress=on_progress,
+        on_text=on_text,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
@@ -165,6 +180,7 @@ async def resume_on_loop(
     sandbox: Wanted = "auto",
     budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
@@ -202,6 +218,7 @@ async def resume_on_loop(
             sub_supervisor=None if below is None else model_name(below),
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
+            on_text=on_text,
             **({} if limits is None else {"limits": limits}),
         )
         table = options.prices.before(price_table())

@@ -106,6 +106,8 @@ class REPL:
         """Called with a cell's number when it has ended, and whether it failed."""
         self.itemised: frozenset[str] = frozenset()
         """Functions that keep the answers of failed cells themselves, item by item."""
+        self.context_file: Callable[[Any], ContextFile] = ContextFile
+        """Makes the memory file that the jail maps; runs about one text share one."""
         self.recorded: Run | None = None
         """The run whose session this one goes on with, or, if ``replays``, does again."""
         self.replays = False
@@ -204,7 +206,7 @@ class REPL:
                 )
         prepare(self.packages)
         if context is not None:
-            self._context_file = ContextFile(context)
+            self._context_file = self.context_file(context)
         contents = sandboxes.Contents(
             data,
             self._budgeted(functions),

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.accounts import Account
-from distill.budget import Budget
+from distill.budget import NOTHING, Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.opening import BuildPrompt, Opening, opening
@@ -40,8 +40,8 @@ from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
-from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor
@@ -72,6 +72,8 @@ class Progress:
     elapsed_s: float
     sub_runs: int = 0
     dollars: float | None = None
+    note: str = ""
+    """What the supervisor model is writing just now, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,9 @@ class Options:
     prices: PriceTable = field(default_factory=PriceTable)
     account: Account | None = None
     """What the run draws on, if it is a part of another."""
+    show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
+    on_text: Callable[[str], None] | None = None
 
 
 class Rollout:
@@ -201,8 +205,11 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-        index = await in_thread(self._host, SpanIndex, self._context)
+        async with self._host.few_at_once:
+            self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
+            self._shared = await in_thread(
+                self._host, shared_context, self._ref.sha256, self._context
+            )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -217,7 +224,7 @@ class Rollout:
             self._host,
             backend,
             self._log,
-            index,
+            self._shared.index(),
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -230,6 +237,9 @@ class Rollout:
             self._calls.take_up(recorded)
             if self.sub_runs is not None:
                 self.sub_runs.take_up(recorded)
+            if (above := self._options.account) is not None:
+                # The run above has charged for all that was below it when the log was cut off.
+                above.charge(NOTHING - self.account.used)
             self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
@@ -252,6 +262,7 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        repl.context_file = functools.partial(self._shared.file, self._context)
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
@@ -327,10 +338,12 @@ class Rollout:
 
     def _builder(self) -> BuildPrompt:
         """What builds the first messages, in the run's dialect, where nobody gives them."""
+        shown = self._options.show_context_chars
         if self._options.dialect == "native":
-            return build_system_prompt
+            return functools.partial(build_system_prompt, show_context_chars=shown)
         return functools.partial(
             build_rlm_prompt,
+            show_context_chars=shown,
             max_iterations=self._options.max_iterations,
             recursive=self.sub_runs is not None,
         )
@@ -355,7 +368,7 @@ class Rollout:
         return {
             name: f"{describe(name, function)} (at most {terms_of(function).budget:,} calls)"
             for name, function in self._repl.functions.items()
-            if name not in SEED_NAMES
+            if name not in SEED_NAMES and name not in self._dialect.primitives
         }
 
     def log_start(
@@ -440,6 +453,7 @@ class Rollout:
             max_iterations=self._options.max_iterations,
             budget=self._spending.turns,
             on_progress=self.tell,
+            on_text=self._options.on_text,
         )
         status: Any = "failed"
         error: str | None = None
@@ -572,6 +586,7 @@ class Rollout:
                 time.monotonic() - self._started_s,
                 self.sub_runs_running,
                 self._spending.dollars,
+                turns.heard.note(),
             )
         )
 

@@ -213,6 +213,7 @@ class SubRuns:
             budget=Budget(),
             account=self._parent.account,
             on_progress=lambda _: self._parent.tell(),
+            on_text=None,
         )
 
 

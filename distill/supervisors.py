@@ -1,10 +1,11 @@
 """Supervisors by name: a recipe, a recorded run, or a model of an OpenAI-compatible API."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from distill.errors import InputError, ModelError
-from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
+from distill.models import NO_KEY, LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
 from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX
@@ -63,10 +64,12 @@ def supervisor_from(
     *,
     key: str | None = None,
     rates: Rates = UNLIMITED,
+    check: bool = True,
 ) -> ModelHandler:
     """The supervisor of a name: ``recipe:NAME``, ``replay:FOLDER``, or a model of an API.
 
-    ``rates`` are the limits of that model's endpoint.
+    ``rates`` are the limits of that model's endpoint. Without ``check`` it is not asked whether it
+    is there, and needs no key: nothing will be sent to it.
 
     Raises InputError for an unknown recipe, a folder without a run or a missing key, ModelError
     for an endpoint that can't be reached or does not serve the model.
@@ -86,6 +89,8 @@ def supervisor_from(
         )
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
+    if not check:
+        key = key or os.environ.get("OPENAI_API_KEY") or NO_KEY
     handler = OpenAIHandler(
         spec,
         base_url,
@@ -93,5 +98,6 @@ def supervisor_from(
         requests_per_minute=rates.requests_per_minute,
         tokens_per_minute=rates.tokens_per_minute,
     )
-    handler.check()
+    if check:
+        handler.check()
     return handler

@@ -129,10 +129,15 @@ class Sandbox:
         """Start a jail unless there is one; how the session came back in it."""
         if self._keeper is not None and self._keeper.state == "idle":
             return None
-        await self._start_jail()
+        async with self._driver.starts:
+            await self._start_jail()
         return await self._restore()
 
     async def _start_jail(self) -> None:
+        async with self._driver.few_at_once:
+            await self._start_one()
+
+    async def _start_one(self) -> None:
         failure = None
         for _ in range(KEEPER_STARTS_LIMIT):
             if self._is_closed:

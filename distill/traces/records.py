@@ -105,7 +105,7 @@ class Message(Record, frozen=True, tag="message"):
     """One message of the conversation, logged once, when it is added.
 
     ``index`` is its place; a turn's request is every message with a lower index than its
-    reply's, unless the turn's ``request`` says otherwise.
+    reply's, unless a ``compaction`` came before.
     """
 
     index: int
@@ -117,9 +117,12 @@ class Message(Record, frozen=True, tag="message"):
 class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
-    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
-    ids and log-probabilities are as sampled, where the engine's own model is the supervisor, and
-    ``gpu_s`` the reply's share of that worker server's ``device``.
+    Its request is every message with an index below ``request_messages``, unless the conversation
+    was shortened before: ``compactions`` says how often, and the last of them how. ``refused``: the
+    endpoint gave the reply as a refusal. The last ``tool_calls`` of the message came in the
+    endpoint's own form. ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and
+    between attempts. Token ids and log-probabilities are as sampled, where the engine's own model
+    is the supervisor, and ``gpu_s`` the reply's share of that worker server's ``device``.
     """
 
     turn: int
@@ -137,6 +140,28 @@ class Turn(Record, frozen=True, tag="turn"):
     logprobs: tuple[float, ...] | None = None
     gpu_s: float = 0.0
     device: str = ""
+    compactions: int = 0
+    finish_reason: str | None = None
+    refused: bool = False
+    tool_calls: int = 0
+    reasoning: str = ""
+
+
+class Compaction(Record, frozen=True, tag="compaction"):
+    """The conversation had become too long: from here on a request leaves a part of it out.
+
+    It is the first ``opening`` messages, ``added``, and the messages from index ``kept_from`` on.
+    ``reason``: it would not have fitted the ``window``, or the ``endpoint`` said that it did not.
+    Tokens are estimates, of the request before and after.
+    """
+
+    turn: int
+    reason: Literal["window", "endpoint"]
+    opening: int
+    added: tuple[dict[str, str], ...]
+    kept_from: int
+    tokens_before: int
+    tokens: int
 
 
 class Variable(Part, frozen=True):
@@ -352,7 +377,17 @@ class Call(Record, frozen=True, tag="call", gc=False):
 
 
 SupervisorRecord = (
-    RunStart | Process | Event | Message | Turn | Cell | Primitive | Batch | Final | RunEnd
+    RunStart
+    | Process
+    | Event
+    | Message
+    | Turn
+    | Compaction
+    | Cell
+    | Primitive
+    | Batch
+    | Final
+    | RunEnd
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call
