@@ -1,12 +1,15 @@
 """``search``: what it finds and where, and what hostile arguments and patterns come to."""
 
+import contextvars
 import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from distill import search as module
+from distill.caller import WAITER
 from distill.primitives import terms_of
 from distill.search import HITS_LIMIT, QUERY_LIMIT_CHARS, search_over
 from tests.distill.conftest import Ask
@@ -121,6 +124,15 @@ def test_a_pattern_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "REGEX_LIMIT_S", 0.1)
     with pytest.raises(TimeoutError, match="without an end"):
         search_over("a" * 3_000_000)("a", "regex")
+
+
+def test_nothing_is_searched_for_a_run_that_has_gone() -> None:
+    gone: Future[None] = Future()
+    gone.cancel()
+    context = contextvars.copy_context()
+    context.run(WAITER.set, gone)
+    with pytest.raises(TimeoutError):
+        context.run(search_over(TEXT), "Goliath", "regex")
 
 
 def test_others_run_while_a_pattern_is_searched() -> None:
