@@ -75,6 +75,9 @@ class Display:
             turned = not self._phase.startswith(f"turn {progress.turn}/")
             finished = 0 < progress.calls_total == progress.calls_done
             self._phase = text
+            note = visible(progress.note)
+            if note and self._live is not None:
+                text = f"{text}\n{INDENT}{note}"[: len(text) + self._console.width]
             self._show(text, new=turned or finished)
 
     def tasks(self, text: str) -> None:

@@ -77,6 +77,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    answer_schema: dict[str, Any] | None = None
+    quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
@@ -88,6 +90,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_gpu_s: float | None = None
     max_wall_s: float | None = None
     prices: str | dict[str, Any] | None = None
+    show_context_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,7 +606,7 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
-        "",
+        progress.note,
         progress.sub_runs,
         progress.dollars,
     )

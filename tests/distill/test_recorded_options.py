@@ -28,6 +28,7 @@ OTHERS: dict[str, Any] = {
     "max_depth": 3,
     "sub_supervisor": "recipe:find",
     "dialect": "rlm",
+    "show_context_chars": 12,
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, primitive, resume, run
+from distill import Budget, LMResponse, ModelHandler, Usage, primitive, resume, run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read, validate
@@ -225,6 +225,25 @@ def test_there_is_a_bound_to_their_number(ask_family: Any, log: Path) -> None:
     code = f"try: supervisor(['a'] * {SUB_RUNS_LIMIT + 1})\nexcept LimitError as e: FINAL(str(e))"
     assert f"may start {SUB_RUNS_LIMIT} sub-runs" in ask_family(Family(root=[cell(code)])).answer
     assert len(read(log).runs) == 1
+
+
+def test_what_they_use_comes_out_of_the_runs_budget(ask_family: Any, log: Path) -> None:
+    code = "try: FINAL(worker_batch(list('abc')))\nexcept WorkerBatchError as e: FINAL(e.answers)"
+    family = Family(root=[cell("worker('x')\nFINAL(supervisor('deeper'))")], deeper=[cell(code)])
+    worker = Worker()
+    result = ask_family(family, worker=worker, budget=Budget(worker_calls=3))
+    assert result.answer == ["<a>", "<b>", None]
+    assert worker.prompts == ["x", "a", "b"]
+    assert result.worker_calls == 3
+
+
+def test_turns_are_of_the_whole_tree(ask_family: Any, log: Path) -> None:
+    code = "try: x = supervisor('deeper')\nexcept SubRunError as e: x = str(e)"
+    family = Family(root=[cell(code), cell("FINAL(x)")], deeper=[cell("1"), cell("2"), "no"])
+    result = ask_family(family, budget=Budget(turns=4))
+    turns = sum(len([t for t in each.turns if not t.forced]) for each in read(log).runs.values())
+    assert turns <= 4
+    assert result.status == "final"
 
 
 # -- what goes wrong
@@ -439,7 +458,9 @@ def test_what_was_open_at_a_kill_goes_on(tmp_path: Path, killed: Path) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     cut = read(tmp_path / "log").runs
     assert len(cut) == 5
-    result = resume(tmp_path / "log", Family(**TREE), Notes(tmp_path / "asked"))
+    # As much as all of it takes: what was used before is charged once.
+    budget = Budget(worker_calls=4)
+    result = resume(tmp_path / "log", Family(**TREE), Notes(tmp_path / "asked"), budget=budget)
     assert result.answer == ["<quick>", ["<first>", "<second>"], "<third>"]
     asked = (tmp_path / "asked").read_text().split()
     assert sorted(asked) == ["first", "quick", "second", "third"], "each was asked once"
