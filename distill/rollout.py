@@ -216,7 +216,7 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        async with self._host.few_at_once:
+        async with self._host.starts:
             self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
             self._shared = await in_thread(
                 self._host, shared_context, self._ref.sha256, self._context

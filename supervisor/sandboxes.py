@@ -134,10 +134,6 @@ class Sandbox:
         return await self._restore()
 
     async def _start_jail(self) -> None:
-        async with self._driver.few_at_once:
-            await self._start_one()
-
-    async def _start_one(self) -> None:
         failure = None
         for _ in range(KEEPER_STARTS_LIMIT):
             if self._is_closed:
