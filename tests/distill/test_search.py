@@ -43,6 +43,12 @@ def test_a_pattern_finds_the_passages_with_most_matches_first() -> None:
     assert search_over(TEXT)("(?i)goliath", "regex", 1) == [first]
 
 
+def test_words_that_are_written_without_spaces() -> None:
+    texts = ["昨日は雨が降りました。", "ダビデは巨人ゴリアテを倒した。", "Ärzte und Übung"]
+    assert [hit["part"] for hit in search_over(texts)("巨人を", k=1)] == [1]
+    assert [hit["part"] for hit in search_over(texts)("ÜBUNG")] == [2]
+
+
 CONTEXTS: dict[str, Any] = {
     "a list": ["nothing", "here is a needle, and", "a needle"],
     "a dict": {"a.txt": "nothing", "b.txt": "the needle"},
