@@ -266,8 +266,8 @@ class REPL:
 def describe(name: str, function: Callable[..., Any]) -> str:
     """A primitive as the prompt shows it: its signature and the first line of its docstring."""
     try:
-        signature = str(inspect.signature(function))
+        signature = str(inspect.signature(function)).replace("typing.", "")
     except (TypeError, ValueError):
         signature = "(…)"
-    summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
+    summary = " ".join((inspect.getdoc(function) or "").split("\n", 1)[0].split())
     return f"- `{name}{signature}`" + (f": {summary}" if summary else "")
