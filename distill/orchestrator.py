@@ -258,6 +258,10 @@ def check_resumable(
         raise InputError(
             f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
         )
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
