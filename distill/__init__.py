@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.version import __version__
 
 if TYPE_CHECKING:
+    from distill.again import replay, resume
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         Usage,
         VLLMHandler,
     )
-    from distill.orchestrator import arun, resume, run
+    from distill.orchestrator import arun, run
     from distill.primitives import primitive
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
@@ -40,15 +41,17 @@ __all__ = [
     "arun",
     "build_system_prompt",
     "primitive",
+    "replay",
     "resume",
     "run",
 ]
 
 _HOMES = {
+    "again": ("replay", "resume"),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
-    "orchestrator": ("arun", "resume", "run"),
+    "orchestrator": ("arun", "run"),
     "prompts": ("build_system_prompt",),
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),

@@ -13,6 +13,7 @@ import click
 
 from distill.adapters import is_path
 from distill.adapters import parse as parse_adapter
+from distill.again import check_resumable
 from distill.display import Display
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
@@ -21,7 +22,7 @@ from distill.inputs import STDIN, read_context
 from distill.limits import Limits, parse, replaced
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
-from distill.orchestrator import check_resumable, default_log_dir
+from distill.orchestrator import default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
@@ -94,7 +95,8 @@ def up(
     with _spooled(paths) as files:
         handler = _check_first(files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
-        with Display() as display, _up(resident, handler, display, metrics_at):
+        is_silent = isinstance(handler, RecordedSupervisor) and options["replay_answers"] == "log"
+        with Display() as display, _up(resident, display, metrics_at, asks_workers=not is_silent):
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
@@ -106,15 +108,16 @@ def up(
 @contextlib.contextmanager
 def _up(
     resident: Resident,
-    supervisor: ModelHandler | None,
     display: Display,
     metrics_at: tuple[str, int] | None,
+    *,
+    asks_workers: bool,
 ) -> Iterator[None]:
-    """The engine with its workers up; a recorded run that is done again needs none."""
+    """The engine, with its workers up if any will be asked."""
     try:
         display.watch(resident.status)
         with _scraped(resident, metrics_at, display):
-            if not isinstance(supervisor, RecordedSupervisor):
+            if asks_workers:
                 if (endpoint := resident.listen(display.line)) is not None:
                     display.line(_how_to_join(endpoint, resident.settings))
                 display.phase(f"starting {resident.wanted}")
@@ -192,7 +195,7 @@ def _check_first(
     if _is_recorded(paths, query, supervisor, options):
         if options.get("resume") is not None:
             check_resumable(options["resume"])
-        if supervisor is None and rates.are_given:
+        if supervisor is None and (rates.are_given or base_url is not None):
             raise InputError(NO_MODEL)
         if supervisor is None:
             return None

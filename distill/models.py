@@ -88,11 +88,13 @@ class LMResponse:
 class ModelHandler(ABC):
     """A model that can be the supervisor or the worker. A subclass need not call ``__init__``.
 
-    ``model`` names it in the logs; ``window_tokens`` is its context window where known.
+    ``model`` names it in the logs; ``window_tokens`` is its context window where known, ``url``
+    where it is asked, without a password, if that is not the model's own API.
     """
 
     model: str = ""
     window_tokens: int | None = None
+    url: str | None = None
 
     @abstractmethod
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
@@ -243,6 +245,7 @@ class OpenAIHandler(ModelHandler):
         self._sampling = sampling
         self._names = names
         self._where = address.where
+        self.url = address.where if address.url else None
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {

@@ -16,17 +16,15 @@ from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
-from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
-from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
+from distill.supervisor.backends import Backend, HandlerBackend
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
-from distill.traces import Run
+from distill.supervisors import RecordedSupervisor, supervisor_from
 
 
 def default_log_dir() -> Path:
@@ -78,7 +76,7 @@ async def answer_on_loop(
     """
     _check_question(query, context, label)
     _check_limits(max_iterations, output_limit)
-    _check_primitives(primitives)
+    check_primitives(primitives)
     if limits is not None:
         check(limits)
     if sandbox not in get_args(Wanted):
@@ -87,13 +85,11 @@ async def answer_on_loop(
         raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
     described(sandbox_packages)
     host = driver.shared()
-    handler = await _supervisor(host, supervisor)
-    backend = await _backend(host, worker, handler)
-    if answer_cache == "shared" and backend.card(None) is None:
-        raise InputError(
-            "an answer cache that runs share is for workers of this engine: of an endpoint's model "
-            'nobody knows whether it is still the same; use answer_cache="run"'
-        )
+    handler = await ready_supervisor(host, supervisor)
+    if isinstance(handler, RecordedSupervisor):
+        raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
+    backend = await ready_backend(host, worker)
+    _check_cache(answer_cache, backend)
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
@@ -108,8 +104,8 @@ async def answer_on_loop(
         answer_cache=answer_cache,
         on_progress=on_progress,
     )
-    run_id, folder = _run_id(), log_dir if log_dir is not None else default_log_dir()
-    async with _journal(host, folder, run_id) as journal:
+    run_id, folder = new_run_id(), log_dir if log_dir is not None else default_log_dir()
+    async with journal_of(host, folder, run_id) as journal:
         asked = Rollout(host, RunLog(journal, run_id), Question(query, context), options)
         await asked.prepare(handler, backend)
         packages = described(asked.packages)
@@ -128,91 +124,10 @@ async def answer_on_loop(
         return await asked.work(opening)
 
 
-async def resume_on_loop(
-    log_dir: str | Path,
-    supervisor: ModelHandler | str | None = None,
-    worker: ModelHandler | Backend | None = None,
-    *,
-    run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
-    repl_class: type[REPL] = REPL,
-    limits: Limits | None = None,
-    sandbox: Wanted = "auto",
-    on_progress: Callable[[Progress], None] | None = None,
-) -> RunResult:
-    """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
-
-    ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
-    run is not the folder's last. The session comes back as after a killed cell, the conversation
-    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` is the
-    recorded one's name if None; functions (``primitives``, ``repl_class``) must be given again, all
-    other options are the run's own. ``sandbox`` "auto" is the tier that it asked for; that it had
-    no jail is never taken from a log.
-
-    Raises InputError for a run that can't go on, and what ``run`` raises.
-    """
-    _check_primitives(primitives)
-    host = driver.shared()
-    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, primitives)
-    assert recorded.start is not None
-    handler = await _supervisor(host, supervisor or recorded.start.supervisor)
-    backend = await _backend(host, worker, handler)
-    async with _journal(host, log_dir, recorded.id) as journal:
-        # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, primitives)
-        assert recorded.start is not None
-        told = recorded.start.options
-        packages = told.get("sandbox_packages", ())
-        options = read_back(
-            Options,
-            told,
-            primitives=dict(primitives or {}),
-            repl_class=repl_class,
-            packages=tuple(named.partition(" ")[0] for named in packages),
-            sources=recorded.start.context.sources,
-            sandbox=_tier_again(told, sandbox),
-            on_progress=on_progress,
-            **({} if limits is None else {"limits": limits}),
-        )
-        question = Question(recorded.start.query, recorded.context())
-        log = RunLog(journal, recorded.id, len(recorded.messages))
-        asked = Rollout(host, log, question, options)
-        await asked.prepare(handler, backend, recorded)
-        return await asked.work((), asked.log_resumed(recorded))
-
-
-def check_resumable(
-    log_dir: str | Path,
-    run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
-) -> Run:
-    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
-    recorded = recorded_run(log_dir, run_id)
-    assert recorded.start is not None
-    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
-        raise InputError(
-            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
-        )
-    if not recorded.messages:
-        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
-    used = set(recorded.start.options.get("primitives", ()))
-    missing = used - set(primitives or ()) - set(SEED_NAMES)
-    if missing:
-        raise InputError(
-            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
-            "them again with primitives= (distill.resume)"
-        )
-    return recorded
-
-
-def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
-    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
-    recorded = told.get("sandbox", "auto")
-    return recorded if wanted == "auto" and recorded != "none" else wanted
-
-
 @contextlib.asynccontextmanager
-async def _journal(host: driver.Driver, folder: str | Path, run_id: str) -> AsyncIterator[Journal]:
+async def journal_of(
+    host: driver.Driver, folder: str | Path, run_id: str
+) -> AsyncIterator[Journal]:
     """The journal, for this run alone. Raises InputError: the run is under way already."""
     async with host.under_way(run_id):
         journal = host.open_journal(Path(folder))
@@ -227,12 +142,9 @@ run.__name__ = run.__qualname__ = "run"
 answer_on_loop.__qualname__ = "run"  # what Python calls it when its arguments are wrong
 arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
-resume = background.waiting(resume_on_loop)
-resume.__name__ = resume.__qualname__ = "resume"
-resume_on_loop.__qualname__ = "resume"
 
 
-async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
+async def ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
     """The supervisor, made ready; by its name where it is one (which may ask its endpoint)."""
     if isinstance(given, str):
         given = await driver.in_thread(host, supervisor_from, given)
@@ -245,10 +157,8 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
     return given
 
 
-async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -> Backend:
-    """What answers worker calls: a handler, made ready, or a fleet; for a replay, nobody."""
-    if isinstance(supervisor, RecordedSupervisor):
-        return RecordedBackend(supervisor.run)
+async def ready_backend(host: driver.Driver, worker: Any) -> Backend:
+    """What answers worker calls: a handler, made ready, or a fleet."""
     if isinstance(worker, ModelHandler):
         await driver.in_thread(host, worker.prepare)
         return HandlerBackend(host, worker)
@@ -260,7 +170,8 @@ async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -
     return worker
 
 
-def _check_primitives(primitives: Any) -> None:
+def check_primitives(primitives: Any) -> None:
+    """Raises InputError unless it is None, or functions by names that they can have in a cell."""
     if primitives is None:
         return
     if not isinstance(primitives, Mapping):
@@ -272,7 +183,8 @@ def _check_primitives(primitives: Any) -> None:
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
 
 
-def _run_id() -> str:
+def new_run_id() -> str:
+    """A name for a run, which no other has."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
@@ -287,6 +199,14 @@ def _check_question(query: Any, context: Any, label: str | None) -> None:
         raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
     if not context or (isinstance(context, str) and not context.strip()):
         raise InputError("the context is empty: there is nothing to ask about")
+
+
+def _check_cache(wanted: AnswerCaching, backend: Backend) -> None:
+    if wanted == "shared" and backend.card(None) is None:
+        raise InputError(
+            "an answer cache that runs share is for workers of this engine: of an endpoint's model "
+            'nobody knows whether it is still the same; use answer_cache="run"'
+        )
 
 
 def _check_limits(max_iterations: int, output_limit: int) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
+from distill.again import check_resumable, replay_on_loop, resume_on_loop
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, model_name
 from distill.notices import notice
-from distill.orchestrator import answer_on_loop, check_resumable, resume_on_loop
+from distill.orchestrator import answer_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -40,6 +41,7 @@ from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
+from distill.supervisor.recording import Answers
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.traces import Run, records
@@ -56,7 +58,8 @@ PROGRESS_EVERY_S = 0.25
 STATUS_LIMIT_S = 5.0
 OWN_ASK = "up"
 """The id of the question that an engine was started for."""
-NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
+NO_REPLAY = "--replay-answers is for --supervisor replay:RUN"
+NO_MODEL = "--base-url and --supervisor-…-per-minute need --supervisor: who goes on with the run"
 
 
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +76,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    replay_answers: Answers = "log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,21 +274,16 @@ class Resident:
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
-        query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
-            options.pop("encoding", None)  # the recorded text has been read already
-            query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
-        else:
-            context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
-        try:
-            checked = msgspec.convert(options, AskOptions)
-        except msgspec.ValidationError as error:
-            raise InputError(f"bad option: {error}") from None
+            return await self._do_again(supervisor, options, on_progress)
+        context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
+        checked = _checked(options)
         asked = msgspec.structs.asdict(checked)
-        adapter = asked.pop("adapter")
-        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
+        workers = self._workers(asked.pop("adapter"))
+        if asked.pop("replay_answers") != "log":
+            raise InputError(NO_REPLAY)
         result = await answer_on_loop(
-            query,
+            ask.query,
             context,
             supervisor,
             workers,
@@ -296,6 +295,26 @@ class Resident:
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
             },
+        )
+        return result, self._summary(result, supervisor, workers)
+
+    async def _do_again(
+        self,
+        supervisor: RecordedSupervisor,
+        options: dict[str, Any],
+        on_progress: Callable[[Progress], None],
+    ) -> tuple[RunResult, str]:
+        """Do a recorded run again. Options that are its own come from its log."""
+        options.pop("encoding", None)  # the recorded text has been read already
+        asked = _checked(options)
+        workers = self._workers(asked.adapter) if asked.replay_answers == "worker" else None
+        result = await replay_on_loop(
+            supervisor.run,
+            workers,
+            log_dir=asked.log_dir,
+            label=asked.label,
+            sandbox=self._sandbox.tier,
+            on_progress=on_progress,
         )
         return result, self._summary(result, supervisor, workers)
 
@@ -342,10 +361,7 @@ class Resident:
         self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
     ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
-        if isinstance(supervisor, RecordedSupervisor):
-            return summary(result, name, "nobody: the answers are the recorded ones")
-        assert workers is not None
-        return summary(result, name, workers.name)
+        return summary(result, name, workers.name if workers is not None else "nobody")
 
     # -- clients
 
@@ -439,7 +455,7 @@ class Resident:
                 supervisor = await driver.in_thread(
                     self._host, _supervisor_here, ask.supervisor, base_url, rates
                 )
-            elif rates.are_given:
+            elif rates.are_given or base_url is not None:
                 raise InputError(NO_MODEL)
             asked = msgspec.structs.replace(ask, options=options)
             result, text = await self._answer(asked, tell, supervisor)
@@ -512,18 +528,19 @@ def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> Mo
         raise InputError(f"{error} (keys are read where the engine was started)") from error
 
 
+def _checked(options: dict[str, Any]) -> AskOptions:
+    try:
+        return msgspec.convert(options, AskOptions)
+    except msgspec.ValidationError as error:
+        raise InputError(f"bad option: {error}") from None
+
+
 def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
     """The context at these paths; takes the options that say how to read it."""
     encoding = str(options.pop("encoding", "utf-8"))
     if options.pop("json", False):
         return read_json(paths[0]), []
     return read_context(paths, encoding)
-
-
-def _recorded(run: Run) -> tuple[str, Any, list[str]]:
-    """What a recorded run was asked."""
-    assert run.start is not None
-    return run.start.query, run.context(), list(run.start.context.sources)
 
 
 def _progress_fields(progress: Progress) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
+from distill.replaying import Replayed, Replaying
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
@@ -27,10 +28,11 @@ from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.recording import ReplayOf
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
-from distill.supervisors import RecordedSupervisor
+from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -60,7 +62,8 @@ class RunResult:
 
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
-    ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
+    ``worker_calls_before`` were in the log when the run was resumed; None: it was not. ``replay``
+    tells of the recorded run that was done again, if one was.
     """
 
     answer: Any
@@ -76,6 +79,7 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    replay: Replayed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Options:
     sources: tuple[str, ...]
     answer_cache: AnswerCaching = "off"
     on_progress: Callable[[Progress], None] | None
+    replay_of: ReplayOf | None = None
 
 
 class Rollout:
@@ -116,6 +121,7 @@ class Rollout:
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
+        self._replaying: Replaying | None = None
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
@@ -149,8 +155,10 @@ class Rollout:
             window = recorded.start.options.get("worker_window_tokens")
             if window is not None:  # what the cells saw: they are run again
                 self._repl.namespace["worker_window_tokens"] = window
-        elif isinstance(supervisor, RecordedSupervisor):
-            self._repl.recorded, self._repl.replays = supervisor.run, True
+        if isinstance(supervisor, RecordedSupervisor):
+            assert self._options.replay_of is not None
+            answers = self._options.replay_of.answers
+            self._replaying = Replaying(supervisor.run, answers, self._repl, self._log, self._calls)
 
     def _make_repl(self) -> REPL:
         options = self._options
@@ -210,6 +218,7 @@ class Rollout:
             options={
                 **logged(options),
                 "worker_ctx_k": worker_ctx_k,
+                "supervisor_url": self._supervisor.url,
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
@@ -257,7 +266,7 @@ class Rollout:
         self._loop = TurnLoop(
             self._host,
             self._supervisor,
-            self._repl,
+            self._replaying or self._repl,
             self._log,
             max_iterations=self._options.max_iterations,
             on_progress=self._tell,
@@ -268,7 +277,7 @@ class Rollout:
         try:
             await in_thread(self._host, self._repl.start)
             self._log_processes()
-            turns = await self._loop.run(messages, standing)
+            turns = await self._turns(self._loop, messages, standing)
             status = turns.status
             return self._result(turns)
         except DistillError as failure:
@@ -288,6 +297,18 @@ class Rollout:
             finally:
                 await in_thread(self._host, self._repl.close)
 
+    async def _turns(
+        self, loop: TurnLoop, messages: Sequence[dict[str, str]], standing: Standing | None
+    ) -> Turns:
+        try:
+            return await loop.run(messages, standing)
+        except RepliesEndError:
+            # Nothing failed: what was recorded was done again, and came to no answer.
+            assert self._replaying is not None
+            self._replaying.is_whole = False
+            loop.turns.iterations -= 1
+            return loop.turns
+
     def _result(self, turns: Turns) -> RunResult:
         calls = self._calls
         return RunResult(
@@ -304,6 +325,7 @@ class Rollout:
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
             worker_cached=calls.tally.cached,
+            replay=self._replaying.result() if self._replaying is not None else None,
         )
 
     def _log_processes(self) -> None:
@@ -323,6 +345,8 @@ class Rollout:
         # A name that the host does not have is the jail's own word.
         known = call.function in self._repl.functions
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
+        if self._replaying is not None:
+            self._replaying.on_call(call)
         if call.function in ("worker", "worker_batch"):
             return
         self._log.write(
@@ -337,6 +361,7 @@ class Rollout:
             error=call.error,
             key=call.key,
             reused=call.reused,
+            replayed=call.replays is not None,
         )
 
     def _log_end(self, status: Any, error: str | None) -> None:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from distill.errors import WorkerBatchError, WorkerError
 from distill.primitives import BudgetSpentError
@@ -25,7 +25,8 @@ ITEM_DETAIL_CHARS = 1000
 class HostCallRecord:
     """One host function call, exact both ways, for the log. ``key`` is ``ledger.call_key``.
 
-    ``reused``: the value is what an equal call of a failed cell had got.
+    ``reused``: the value is what an equal call of a failed cell had got. ``replays``: the cell and
+    call of a recorded run that had got what this one gets.
     """
 
     cell: int
@@ -38,6 +39,7 @@ class HostCallRecord:
     error: str | None = None
     key: str = ""
     reused: bool = False
+    replays: tuple[int, int] | None = None
 
 
 CURRENT_CALL: contextvars.ContextVar[HostCallRecord] = contextvars.ContextVar("CURRENT_CALL")
@@ -59,6 +61,15 @@ def call_error(error: Exception) -> CallError:
     if isinstance(error, WorkerError):
         return CallError("WorkerError", printable(str(error)[:4000]))
     return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))
+
+
+def _told(error: CallError | None) -> str | None:
+    """The exception's class and text for the log, from which the cell is raised the same again."""
+    if error is None:
+        return None
+    if error.name == "PrimitiveError":  # its text begins with the class
+        return error.detail
+    return f"{error.name}: {error.detail}"
 
 
 def is_json(value: Any, depth: int = 0) -> bool:
@@ -84,6 +95,13 @@ class RecordedError(Exception):
         self.error = error
 
 
+class Recorded(Protocol):
+    """What answers the calls of a run that is done again."""
+
+    def answer(self, cell: int, function: str, key: str) -> Answer | None:
+        """What this call had got; None: the function is to be called. Raises LookupError."""
+
+
 class HostFunctions:
     """The functions of one session: they run here, with hostile arguments, in threads.
 
@@ -102,8 +120,8 @@ class HostFunctions:
         self._functions = functions
         self._itemised = itemised
         self._on_call = on_call
-        self.recorded: Ledger | None = None
-        """If set, answers come from here alone: a recorded run is done again."""
+        self.recording: Recorded | None = None
+        """If set, this run is done again."""
         self.ledger = Ledger()
         self.spares: Spares[Answer] = Spares()
 
@@ -117,8 +135,8 @@ class HostFunctions:
             reply = CallReply(call.jail, call.call, value=record.value)
             DRIVER_TO_KEEPER.encode(reply)
         except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
-            record.value, record.error = None, f"{type(error).__name__}: {error}"
             reply = CallReply(call.jail, call.call, error=call_error(error))
+            record.value, record.error = None, _told(reply.error)
         record.elapsed_s = time.monotonic() - started_s
         try:
             self._on_call(record)
@@ -138,8 +156,7 @@ class HostFunctions:
         if not is_json([record.args, record.kwargs]):
             raise TypeError("the arguments are no JSON values")
         record.key = call_key(record.function, record.args, record.kwargs)
-        if self.recorded is not None:
-            self._settle_recorded(record, self.recorded)
+        if self._is_replayed(record):
             return
         if (spare := self.spares.take(record.key)) is not None:
             record.value, record.reused = spare.value, True
@@ -151,14 +168,17 @@ class HostFunctions:
             )
         record.value = value
 
-    @staticmethod
-    def _settle_recorded(record: HostCallRecord, recorded: Ledger) -> None:
-        answer = recorded.give(record.cell, record.key)
+    def _is_replayed(self, record: HostCallRecord) -> bool:
+        """Give the call what a recorded one had got, value or error, if that is wanted."""
+        if self.recording is None:
+            return False
+        answer = self.recording.answer(record.cell, record.function, record.key)
         if answer is None:
-            raise LookupError(f"the recorded run did not call {record.function} so")
+            return False
+        record.replays, record.value = answer.place, answer.value
         if answer.error is not None:
             raise RecordedError(answer.error)
-        record.value = answer.value
+        return True
 
     def answer_again(self, call: HostCall) -> CallReply | None:
         """The reply that this call of a finished cell had got; None if it never made it."""

@@ -190,7 +190,7 @@ class Primitive(Record, frozen=True, tag="primitive"):
     """A host function called from a cell, other than the workers; exact both ways.
 
     ``key`` is the hash of function and arguments. ``reused``: it did not run; the value is what
-    an equal call of a failed cell had got.
+    an equal call of a failed cell had got; ``replayed``: what that of a recorded run had got.
     """
 
     cell: int
@@ -203,6 +203,7 @@ class Primitive(Record, frozen=True, tag="primitive"):
     error: str | None = None
     key: str = ""
     reused: bool = False
+    replayed: bool = False
 
 
 class Batch(Record, frozen=True, tag="batch"):
@@ -294,7 +295,8 @@ class Call(Record, frozen=True, tag="call", gc=False):
     asked. ``token_ids`` and ``logprobs`` are as sampled, never retokenised. ``call`` and
     ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is ``reused`` where an
     equal call of a failed cell had got this response: that line has the ids, and was paid for;
-    ``cached`` where the answer cache had it, maybe from another run: no tokens, no ids.
+    ``cached`` where the answer cache had it, maybe from another run: no tokens, no ids;
+    ``replayed`` where the run does a recorded one again, and that run had got it: the same.
     """
 
     id: str
@@ -310,7 +312,7 @@ class Call(Record, frozen=True, tag="call", gc=False):
     usage: TokenUsage
     sampling: dict[str, Any]
     model: Model
-    source: Literal["sampled", "cached", "reused"] = "sampled"
+    source: Literal["sampled", "cached", "reused", "replayed"] = "sampled"
     messages: tuple[dict[str, str], ...] | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None

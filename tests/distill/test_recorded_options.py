@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from distill import REPL, Limits, resume, run
+from distill.again import resume_on_loop
 from distill.errors import InputError, ModelError
-from distill.orchestrator import resume_on_loop
 from distill.recorded_options import FUNCTIONS, LOGGED_APART, logged, read_back
 from distill.resident import AskOptions
 from distill.rollout import Options
+from distill.supervisor.recording import ReplayOf
 from distill.traces import read
 from tests.distill.scripted import Supervisor, Worker, cell
 
@@ -25,12 +26,14 @@ OTHERS: dict[str, Any] = {
     "limits": Limits(memory_bytes=300 << 20, open_files=77),
     "sandbox": "namespaces",
     "answer_cache": "run",
+    "replay_of": ReplayOf("/log", "20260101-000000-abcdef", "worker"),
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
     "adapter": "resident.Resident: the worker's name in run_start is the adapter's",
     "label": "stands in run_start",
     "log_dir": "is where the run is",
+    "replay_answers": "Options.replay_of",
     "sandbox_packages": "Options.packages",
     "worker_ctx_k": "stands in the first messages, which are the log's",
 }

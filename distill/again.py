@@ -1,0 +1,215 @@
+"""``resume`` and ``replay``: a recorded run goes on, or is done again."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.errors import InputError
+from distill.limits import Limits
+from distill.models import ModelHandler
+from distill.orchestrator import (
+    check_primitives,
+    default_log_dir,
+    journal_of,
+    new_run_id,
+    ready_backend,
+    ready_supervisor,
+)
+from distill.packages import described
+from distill.primitives import primitive
+from distill.protocol.sandbox_link import Wanted
+from distill.recorded_options import read_back
+from distill.repl import REPL
+from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.supervisor import background, driver
+from distill.supervisor.backends import Backend, RecordedBackend
+from distill.supervisor.recording import Answers, ReplayOf
+from distill.supervisor.run_log import RunLog
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_again
+from distill.traces import Run
+
+
+async def resume_on_loop(
+    log_dir: str | Path,
+    supervisor: ModelHandler | str | None = None,
+    worker: ModelHandler | Backend | None = None,
+    *,
+    run_id: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    repl_class: type[REPL] = REPL,
+    limits: Limits | None = None,
+    sandbox: Wanted = "auto",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
+
+    ``log_dir`` holds its log, which the rest is appended to; where the run is not the folder's
+    last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
+    cell, the conversation as it was sent; only worker calls that are not in the log are asked.
+    ``supervisor`` is the recorded one if None; functions (``primitives``, ``repl_class``) must be
+    given again, all other options are the run's own. ``sandbox`` "auto" is the tier that it asked
+    for; that it had no jail is never taken from a log.
+
+    Raises InputError for a run that can't go on, and what ``run`` raises.
+    """
+    check_primitives(primitives)
+    host = driver.shared()
+    check = functools.partial(check_resumable, primitives=primitives, repl_class=repl_class)
+    recorded = await driver.in_thread(host, check, log_dir, run_id)
+    handler = await ready_supervisor(
+        host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
+    )
+    backend = await ready_backend(host, worker)
+    async with journal_of(host, recorded.folder, recorded.id) as journal:
+        # Again, now that nobody else writes to it.
+        recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
+        assert recorded.start is not None
+        told = recorded.start.options
+        options = read_back(
+            Options,
+            told,
+            primitives=dict(primitives or {}),
+            repl_class=repl_class,
+            packages=_package_names(told),
+            sources=recorded.start.context.sources,
+            sandbox=_tier_again(told, sandbox),
+            on_progress=on_progress,
+            **({} if limits is None else {"limits": limits}),
+        )
+        question = Question(recorded.start.query, recorded.context())
+        log = RunLog(journal, recorded.id, len(recorded.messages))
+        asked = Rollout(host, log, question, options)
+        await asked.prepare(handler, backend, recorded)
+        return await asked.work((), asked.log_resumed(recorded))
+
+
+async def replay_on_loop(
+    run: str | Path | Run,
+    worker: ModelHandler | Backend | None = None,
+    *,
+    log_dir: str | Path | None = None,
+    label: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    repl_class: type[REPL] = REPL,
+    sandbox: Wanted = "auto",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Do a recorded run again: its supervisor says what it said, its cells run anew.
+
+    ``run`` is a log folder (its newest run) or ``FOLDER#RUN``. Without a ``worker`` every call gets
+    what it got, nothing is sent to anybody, and the outcome is the recorded one
+    (``RunResult.replay`` says whether it is). With one, worker calls are asked of it, so two
+    workers can be compared under the same code: calls of other functions get what equal ones had
+    got, and are made if there was none, where the function is given (``primitives``,
+    ``repl_class``). Options are the run's own; for ``sandbox`` see ``resume``.
+
+    Raises InputError for what is no run, and what ``run`` raises.
+    """
+    check_primitives(primitives)
+    host = driver.shared()
+    recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
+    assert recorded.start is not None
+    told, handler = recorded.start.options, RecordedSupervisor(recorded)
+    backend = RecordedBackend(recorded) if worker is None else await ready_backend(host, worker)
+    has_cache = told.get("answer_cache", "off") != "off"
+    answers: Answers = "log" if worker is None else "worker"
+    options = read_back(
+        Options,
+        told,
+        primitives={**_absent(recorded, repl_class), **(primitives or {})},
+        repl_class=repl_class,
+        packages=_package_names(told),
+        sources=recorded.start.context.sources,
+        sandbox=_tier_again(told, sandbox),
+        # One that runs share would answer for the worker that is to be compared.
+        answer_cache="run" if worker is not None and has_cache else "off",
+        on_progress=on_progress,
+        replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
+    )
+    question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
+    run_id, folder = new_run_id(), log_dir if log_dir is not None else default_log_dir()
+    async with journal_of(host, folder, run_id) as journal:
+        asked = Rollout(host, RunLog(journal, run_id), question, options)
+        await asked.prepare(handler, backend)
+        asked.log_start(
+            label,
+            told.get("worker_ctx_k"),
+            packages=described(asked.packages),
+            prompt_given=told.get("prompt") == "given",
+        )
+        return await asked.work(handler.opening)
+
+
+def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., Any]]:
+    """The functions that a recorded run's caller had given, which only the log can answer."""
+
+    def absent(name: str) -> Callable[..., Any]:
+        def function(*_args: Any, **_kwargs: Any) -> Any:
+            raise LookupError(f"{name} is not there: the recorded run did not call it so")
+
+        return function
+
+    assert recorded.start is not None
+    told = recorded.start.options.get("primitives", {}) if repl_class is REPL else {}
+    return {
+        name: primitive(**terms)(absent(name))
+        for name, terms in told.items()
+        if name not in SEED_NAMES
+    }
+
+
+def _package_names(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages of a recorded run, which are logged with their versions."""
+    return tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ()))
+
+
+def check_resumable(
+    log_dir: str | Path,
+    run_id: str | None = None,
+    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    repl_class: type[REPL] = REPL,
+) -> Run:
+    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
+    recorded = recorded_run(log_dir, run_id)
+    assert recorded.start is not None
+    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
+        raise InputError(
+            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
+        )
+    replay_of = recorded.start.options.get("replay_of")
+    if replay_of is not None and replay_of["answers"] == "log":
+        raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
+    if not recorded.messages:
+        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
+    used = set(recorded.start.options.get("primitives", ()))
+    missing = used - set(primitives or ()) - set(SEED_NAMES)
+    if missing and repl_class is REPL:  # a class of the caller's may have them
+        raise InputError(
+            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
+            "them again with primitives= (distill.resume)"
+        )
+    return recorded
+
+
+def _supervisor_of(recorded: Run) -> ModelHandler:
+    """The supervisor that goes on with a run if nobody names another."""
+    assert recorded.start is not None
+    replay_of = recorded.start.options.get("replay_of")
+    if replay_of is None:
+        return supervisor_again(recorded.start)
+    return RecordedSupervisor(recorded_run(replay_of["folder"], replay_of["run"]))
+
+
+def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
+    recorded = told.get("sandbox", "auto")
+    return recorded if wanted == "auto" and recorded != "none" else wanted
+
+
+resume = background.waiting(resume_on_loop)
+resume.__name__ = resume.__qualname__ = "resume"
+resume_on_loop.__qualname__ = "resume"
+replay = background.waiting(replay_on_loop)
+replay.__name__ = replay.__qualname__ = "replay"
+replay_on_loop.__qualname__ = "replay"
