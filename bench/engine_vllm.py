@@ -11,8 +11,9 @@ from typing import Any
 from engine_contestant import Answer, Answering
 from engine_models import Setting
 
+from distill.user_folders import cache_folder
 from distill.worker_server import device
-from distill.worker_server.model import ModelFolder, cache_dir, resolve
+from distill.worker_server.model import ModelFolder, resolve
 from distill.worker_server.process import kill_children, make_scratch
 from distill.worker_server.settings import engine_arguments, engine_environment
 
@@ -26,7 +27,7 @@ class Vllm(Answering):
         os.environ.update(engine_environment(chosen, self._scratch, log_level="ERROR"))
         if setting.cores:
             os.sched_setaffinity(0, setting.cores)
-        folder: ModelFolder = resolve(setting.folder, cache_dir())
+        folder: ModelFolder = resolve(setting.folder, cache_folder())
         arguments = engine_arguments(folder, chosen, setting.window_tokens)
         self._start(arguments | {"logprobs_mode": "raw_logprobs"} | setting.arguments)
         self._outputs: list[Any] = []

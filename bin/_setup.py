@@ -54,6 +54,33 @@ class SetupError(Exception):
 # ------------------------------------------------------------------------------ what is wanted
 
 
+def config_path(arguments: list[str]) -> str:
+    """Return the settings file that distill will read, whether it is there or not."""
+    path = ""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--config":
+            path = following
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = base if base.startswith("/") else "~/.config"  # as distill.user_folders
+    return path or os.path.expanduser(f"{folder}/distill/config.toml")  # noqa: PTH111  as above
+
+
+def with_config(arguments: list[str]) -> list[str]:
+    """Return the arguments with the settings file's flags; distill says if that can't be read."""
+    path = config_path(arguments)
+    if not os.path.exists(path):  # noqa: PTH110  the fast way does without pathlib's stat
+        return arguments
+    import tomllib
+
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return arguments
+    return [*arguments, *(f"--{name}={value}" for name, value in values.items() if value)]
+
+
 def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     """Return the profile for a command line; `chosen` is $DISTILL_PROFILE, or empty."""
     if any(word == "--worker-url" or word.startswith("--worker-url=") for word in arguments):
@@ -71,7 +98,8 @@ def wants_ray(arguments: list[str]) -> bool:
 
 
 def only_help(arguments: list[str]) -> bool:
-    return "--help" in arguments or "-h" in arguments
+    """Say whether the command will print something that needs no engine."""
+    return any(word in ("--help", "-h", "--show-config") for word in arguments)
 
 
 def has_nvidia_gpu() -> bool:
@@ -401,11 +429,12 @@ def main(words: list[str]) -> int:
         if only_help(arguments) and runs_from(venv) and read_stamp(venv):
             return 0  # help needs no engine: whatever is there will do
         engine = choose_profile([], chosen, has_gpu=has_nvidia_gpu())
+        wanted = with_config(arguments)
         if profile == "auto":
-            profile = choose_profile(arguments, chosen, has_gpu=has_nvidia_gpu())
+            profile = choose_profile(wanted, chosen, has_gpu=has_nvidia_gpu())
             profile = "api" if only_help(arguments) else profile
         parts = parts_of(profile, engine)
-        if wants_ray(arguments) and not only_help(arguments):
+        if wants_ray(wanted) and not only_help(arguments):
             parts.append("ray")
         if not is_ready(venv, parts):
             if profile in ("cpu", "gpu") and (code := check_arguments(venv, engine, arguments)):

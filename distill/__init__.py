@@ -11,6 +11,7 @@ from distill.version import __version__
 
 if TYPE_CHECKING:
     from distill.again import replay, resume
+    from distill.budget import Budget
     from distill.engine import Engine
     from distill.limits import Limits
     from distill.models import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REPL",
+    "Budget",
     "Engine",
     "ExecResult",
     "LMResponse",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "again": ("replay", "resume"),
+    "budget": ("Budget",),
     "engine": ("Engine",),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from distill import config_file
 from distill.errors import DistillError, InputError, MachineError
 from distill.supervisor.text import visible
 from distill.version import __version__
@@ -32,6 +33,12 @@ Exit codes:
   6    distill failed
   130  Ctrl-C"""
 
+OF_A_QUESTION = (
+    *("supervisor", "base_url", "log_dir", "label"),
+    *("supervisor_requests_per_minute", "supervisor_tokens_per_minute"),
+)
+"""Options that an engine without a question does not take."""
+
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def apply(command: Any) -> Any:
@@ -42,6 +49,21 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
+_config = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=config_file.take,
+    metavar="FILE",
+    help="Options from this TOML file, by the names of their flags; what is typed goes before it "
+    "(default: ~/.config/distill/config.toml, if it is there).",
+)
+_show_config = click.option(
+    "--show-config",
+    is_flag=True,
+    help="Only print the options in force and where each comes from, as such a file.",
+)
 _limit = click.option(
     "--limit",
     "limits",
@@ -89,6 +111,8 @@ _chat_template = click.option(
     help="A chat template (Jinja) in place of the worker model's own; a base model has none.",
 )
 _question = _options(
+    _config,
+    _show_config,
     click.option(
         "--context",
         "-c",
@@ -101,9 +125,10 @@ _question = _options(
     click.option(
         "--supervisor",
         metavar="MODEL|local:MODEL|recipe:NAME|replay:RUN",
+        show_default="recipe:find",
         help="Who writes the code: an API model; a model of the engine's own (--supervisor-gpus); "
-        "a recipe, which needs no key: find (facts; the default), map-reduce (summaries); or a "
-        "recorded run, done again from its log: FOLDER, or FOLDER#ID for one of several.",
+        "a recipe, which needs no key: find (facts), map-reduce (summaries); or a recorded run, "
+        "done again from its log: FOLDER, or FOLDER#ID for one of several.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
     _rate("supervisor", "the supervisor's endpoint", "requests"),
@@ -143,7 +168,8 @@ _question = _options(
         "--log-dir",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
-        help="Where the trace goes (default: a new folder under ~/.local/state/distill).",
+        show_default="a new folder under ~/.local/state/distill",
+        help="Where the trace goes.",
     ),
     click.option(
         "--resume",
@@ -183,8 +209,9 @@ def cli() -> None:
 @click.option(
     "--worker",
     metavar="MODEL",
-    help="The worker model: a Hugging Face id or folder (default: SmolLM2-135M-Instruct), or, "
-    "with --worker-url, the name that the server knows it by.",
+    show_default="SmolLM2-135M-Instruct",
+    help="The worker model: a Hugging Face id or folder, or, with --worker-url, the name that the "
+    "server knows it by.",
 )
 @click.option(
     "--worker-url",
@@ -294,6 +321,12 @@ def up(**options: Any) -> int:
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import commands
 
+    if options.pop("show_config"):
+        return _print_config()
+    if options["query"] is None:
+        # Settings of questions that will come: the engine only waits for them.
+        context = click.get_current_context()
+        options.update(dict.fromkeys(config_file.only_in_file(context, OF_A_QUESTION)))
     with _errors(options.pop("show_traceback")):
         return commands.up(**options)
 
@@ -311,11 +344,14 @@ def run(**options: Any) -> int:
     """Put a question to an engine that is up."""
     from distill import commands
 
+    if options.pop("show_config"):
+        return _print_config()
     with _errors(options.pop("show_traceback")):
         return commands.run(**options)
 
 
 @cli.command(epilog=EXIT_CODES)
+@_config
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
 @click.option(
     "--worker",
@@ -391,6 +427,11 @@ def doctor(
         if run_folder is not None:
             return checks.check_run(run_folder, as_json=as_json)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)
+
+
+def _print_config() -> int:
+    click.echo(config_file.shown(click.get_current_context()))
+    return 0
 
 
 class _Exit(Exception):

@@ -34,6 +34,7 @@ from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
 
 
@@ -370,7 +371,7 @@ def _prepare(*wanted: WorkerSettings) -> int:
             click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
             continue
         try:
-            folder = model.resolve(settings.model, model.cache_dir())
+            folder = model.resolve(settings.model, cache_folder())
         except WorkerError as error:
             raise ModelError(str(error)) from error
         click.echo(f"ready: {folder.path}", err=True)

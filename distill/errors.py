@@ -9,7 +9,8 @@
     ├── ModelError                4   a model or its endpoint failed for good
     │   ├── WorkerError           4   one worker call; ``kind`` says why
     │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
-    └── BudgetError               5   a budget ended the run before there was an answer
+    │       └── WorkerBudgetError 4   some of them were not sent: a budget does not cover them
+    └── BudgetError               5   a budget does not cover what was to be done, or ended the run
 
 A failure inside the model's own code is none of these: it is data, shown to the model.
 """
@@ -53,8 +54,8 @@ class ModelError(DistillError):
 class WorkerError(ModelError):
     """One worker call failed for good.
 
-    ``kind`` is ``too_long``, ``bad_request``, ``engine``, ``lost``, ``poison``, ``cancelled``
-    or ``model``.
+    ``kind`` is ``too_long``, ``bad_request``, ``engine``, ``lost``, ``poison``, ``cancelled``,
+    ``model`` or ``budget``.
     """
 
     def __init__(self, detail: str, *, kind: str = "model") -> None:
@@ -85,7 +86,29 @@ class WorkerBatchError(ModelError):
         self.replies = list(replies)
 
 
+class WorkerBudgetError(WorkerBatchError):
+    """Calls of a batch were not sent, because a budget does not cover them.
+
+    ``budget`` is its name, a field of ``distill.Budget``; ``answers`` and ``errors`` are as in
+    any batch that failed in part.
+    """
+
+    def __init__(
+        self, answers: Sequence[Any], errors: Mapping[int, WorkerError], total: int, budget: str
+    ) -> None:
+        super().__init__(answers, errors, total)
+        self.budget = budget
+
+
 class BudgetError(DistillError):
-    """A budget ended the run before there was an answer."""
+    """A budget does not cover what was to be done, or ended the run before there was an answer.
+
+    ``budget`` is its name, a field of ``distill.Budget``; ``left`` what was left of it.
+    """
 
     exit_code = 5
+
+    def __init__(self, detail: str, *, budget: str = "turns", left: float = 0) -> None:
+        super().__init__(detail)
+        self.budget = budget
+        self.left = left

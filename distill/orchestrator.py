@@ -1,7 +1,6 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,13 +24,12 @@ from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.user_folders import state_folder
 
 
 def default_log_dir() -> Path:
     """Where runs are logged if nobody says: a fresh folder under the user's state folder."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    return Path(state).expanduser() / "distill" / name
+    return state_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 async def answer_on_loop(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from distill.user_folders import cache_folder
+
 STALE_S = 30 * 86400.0
 
 
@@ -35,8 +37,7 @@ def _candidates() -> list[Path]:
     if os.geteuid() == 0:
         # Not under /root, whose mode keeps a jail's own uid out.
         return [Path("/var/cache/distill/sandbox"), temporary]
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return [Path(home) / "distill" / "sandbox", temporary]
+    return [cache_folder() / "sandbox", temporary]
 
 
 def _make_own(path: Path) -> None:

@@ -19,6 +19,7 @@ from distill.protocol import worker_link as wire
 from distill.supervisor.ledger import content_hash
 from distill.supervisor.requests import request_key
 from distill.traces import records
+from distill.user_folders import cache_folder
 
 AnswerCaching = Literal["off", "run", "shared"]
 RUN_LIMIT_BYTES = 256 << 20
@@ -168,8 +169,7 @@ def _make_private(path: Path) -> None:
 
 def shared_path() -> Path:
     """Where this user's runs share their answers."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "distill" / "answers.sqlite"
+    return cache_folder() / "answers.sqlite"
 
 
 def open_cache(caching: AnswerCaching) -> AnswerCache | None:

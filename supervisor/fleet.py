@@ -44,6 +44,8 @@ AWAY_LIMIT_S = 60.0
 """A worker on another machine that was lost may come back this long; what waits for it waits."""
 LOOK_AFTER_S = 0.05
 """ZeroMQ tells that a connection has ended a little before it knows whose it was."""
+KILLED_S = 1.0
+"""So soon the launcher says that a killed worker has ended, unless it is gone itself."""
 WORKERS_LIMIT = 4096
 """Of those that join: a mistake in a loop must not fill the memory."""
 
@@ -149,7 +151,10 @@ class Fleet:
         return self._dispatch.dropped_results
 
     async def close(self, deadline_s: float = 3.0) -> None:
-        """Ask the workers to end, and wait a little; the launcher sees to the rest."""
+        """Ask the workers to end, and wait a little; then those of this machine are killed.
+
+        Their names are free afterwards.
+        """
         self._closing = True
         self._watch.cancel()
         for worker in self._workers.values():
@@ -158,11 +163,10 @@ class Fleet:
             elif worker.spec is not None and worker.conversation.state != "gone":
                 self._starter(worker.spec).send(Kill(worker.name))
         ours = [worker for worker in self._workers.values() if worker.spec is not None]
-        deadline = time.monotonic() + deadline_s
-        while any(worker.conversation.state != "ended" for worker in ours):
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.02)
+        for late in await _not_ended(ours, deadline_s):
+            assert late.spec is not None
+            self._starter(late.spec).send(Kill(late.name))
+        await _not_ended(ours, KILLED_S)
         for worker in self._workers.values():
             if worker.watch is not None:
                 worker.watch.close()
@@ -389,20 +393,24 @@ class Fleet:
             self._driver.loop.call_later(LOOK_AFTER_S, self._look_for_lost)
         if inbound.event in ("lost", "joined"):
             return
-        known = self._peers.get((inbound.zone, inbound.peer))
-        worker = known or self._greeted_by(inbound)
-        if worker is None:
-            return
+        worker = self._peers.get((inbound.zone, inbound.peer))
         try:
-            self._on_inbound(worker, inbound, finished)
+            worker = worker or self._greeted_by(inbound)
+            if worker is not None:
+                self._on_inbound(worker, inbound, finished)
         except ProtocolError as error:
-            self._driver.event("worker_protocol_error", worker.producer, why=str(error))
-            self._condemn(worker, str(error))
+            self._blame(worker, "worker_protocol_error", str(error))
         except Exception as error:
             # A bug of ours, which this worker has found: without it the others are served.
-            LOG.exception("distill: a message of %s could not be taken in", worker.name)
+            LOG.exception("distill: a message of %r could not be taken in", inbound.peer)
             why = f"its message could not be taken in: {type(error).__name__}: {error}"
-            self._driver.event("worker_message_failed", worker.producer, why=why)
+            self._blame(worker, "worker_message_failed", why)
+
+    def _blame(self, worker: Worker | None, event: str, why: str) -> None:
+        """What it has sent is wrong; a stranger stays one."""
+        producer = self._driver.producer if worker is None else worker.producer
+        self._driver.event(event, producer, why=why)
+        if worker is not None:
             self._condemn(worker, why)
 
     def _greeted_by(self, inbound: Inbound) -> Worker | None:
@@ -538,6 +546,16 @@ class Fleet:
                     if getattr(known, name) != getattr(card, name):
                         return f"its {card.model} is another than {worker.name}'s: {name} differs"
         return None
+
+
+async def _not_ended(workers: Sequence[Worker], deadline_s: float) -> list[Worker]:
+    """Those that have not ended when the time is up."""
+    due_s = time.monotonic() + deadline_s
+    while left := [worker for worker in workers if worker.conversation.state != "ended"]:
+        if time.monotonic() > due_s:
+            break
+        await asyncio.sleep(0.02)
+    return left
 
 
 def _worker(name: str, spec: WorkerSpec | None) -> Worker:

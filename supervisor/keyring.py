@@ -30,6 +30,7 @@ from distill.protocol.keys import (
     read_worker_key,
 )
 from distill.protocol.sockets import ServerKeys, public_key
+from distill.user_folders import config_folder
 
 ENGINE_FILE = "engine.key"
 WORKER_FILE = "worker.key"
@@ -45,8 +46,7 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def folder() -> Path:
     """Where the keys of this user lie."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "distill" / "keys"
+    return config_folder() / "keys"
 
 
 def worker_key_path() -> Path:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from distill.supervisor.cell_text import cell_fields
 from distill.supervisor.ledger import Answer, Ledger
 from distill.supervisor.recorded import CUT_OFF, fill_ledger
-from distill.supervisor.turns import cell_fields
 from distill.traces import Run, records
 
 Answers = Literal["log", "worker"]

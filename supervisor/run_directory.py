@@ -22,7 +22,7 @@ LOCK_DELAY_S = 10.0
 def base_directory() -> Path:
     """Where run directories lie: XDG_RUNTIME_DIR if it is there, else the temporary folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+    if runtime.startswith("/") and os.access(runtime, os.W_OK | os.X_OK):
         return Path(runtime)
     return Path(tempfile.gettempdir())
 

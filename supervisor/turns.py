@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from distill.models import ModelHandler, Usage, check_response, model_name
+from distill.supervisor.cell_text import Cells, cell_fields, render
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.history import told
 from distill.supervisor.reply import read_reply, without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
-from distill.supervisor.text import clip, printable
+from distill.supervisor.text import printable
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
@@ -25,16 +25,6 @@ NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have 
 LAST = """\
 There are no turns left. Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
-NOT_YET = "No new jail could be started yet: if more is lost than this cell, the next one says so."
-VARIABLES_SHOWN = 30
-TRACEBACK_CHARS = 2000
-
-
-class Cells(Protocol):
-    """What the loop needs of a REPL (``distill.repl.REPL`` and its subclasses)."""
-
-    def execute(self, code: str) -> Any:
-        """Run one cell; returns an ExecResult."""
 
 
 @dataclass(slots=True)
@@ -85,8 +75,6 @@ class TurnLoop:
             self._on_progress()
             if await self._turn(turn, await self._reply(forced=False)):
                 return self.turns
-        self._log.turn = self.turns.iterations + 1
-        self._add("user", LAST)
         await self._force(await self._reply(forced=True))
         return self.turns
 
@@ -115,7 +103,7 @@ class TurnLoop:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
         reply = read_reply(text)
         if not reply.blocks:
-            self._add("user", self._with_nudge(NO_CODE.format(problem=reply.problem), turn))
+            self._say(turn, NO_CODE.format(problem=reply.problem))
             return False
         shown = []
         for position, code in enumerate(reply.blocks):
@@ -128,7 +116,7 @@ class TurnLoop:
                 if left:
                     shown.append(f"The {left} block(s) after it did not run.")
                 break
-        self._add("user", self._with_nudge("\n\n".join(shown), turn))
+        self._say(turn, *shown)
         return False
 
     async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
@@ -179,11 +167,23 @@ class TurnLoop:
         self.turns.status, self.turns.answer = "final", result.answer
         return True
 
-    def _with_nudge(self, text: str, turn: int) -> str:
+    def _say(self, turn: int, *parts: str) -> None:
+        """Tell the model what came of its reply; every message after the opening is made here.
+
+        After the last turn it asks for the answer, and belongs to the reply that gives it.
+        """
+        if turn >= self._max_iterations:
+            self._log.turn = turn + 1
+        self._add("user", "\n\n".join((*parts, *self._closing(turn))))
+
+    def _closing(self, turn: int) -> list[str]:
+        """What the model is told at the end of the message that follows its reply of this turn."""
         left = self._max_iterations - turn
-        if left > 2 or left == 0:
-            return text
-        return f"{text}\n\n{NUDGE.format(left='1 turn' if left == 1 else f'{left} turns')}"
+        if left > 2:
+            return []
+        if left <= 0:
+            return [LAST]
+        return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:
@@ -195,64 +195,3 @@ def token_usage(usage: Usage) -> records.TokenUsage:
         usage.cache_write_tokens,
         usage.reasoning_tokens,
     )
-
-
-def cell_fields(turn: int, code: str, result: Any) -> dict[str, Any]:
-    """The fields of a cell's record."""
-    error = result.error
-    if result.lost is not None:
-        status = "final" if result.is_final else "lost"
-    else:
-        status = "final" if result.is_final else "ok" if error is None else "error"
-    return {
-        "turn": turn,
-        "cell": result.cell,
-        "code": code,
-        "status": status,
-        "stdout": result.full_stdout,
-        "stderr": result.full_stderr,
-        "elapsed_s": result.elapsed,
-        "cpu_s": result.cpu_s,
-        "error": error
-        and records.CellFailure(error.name, error.message, error.traceback, error.line),
-        "lost": result.lost,
-        "variables": tuple(
-            records.Variable(name, v.type, v.repr, v.size) for name, v in result.variables.items()
-        ),
-        "dropped_bytes": result.dropped_bytes,
-        "interrupted": result.interrupted,
-        "live_threads": result.live_threads,
-        "blocked": result.blocked,
-        "spent_s": result.spent_s,
-        "restored": result.restored,
-    }
-
-
-def render(result: Any) -> str:
-    """A cell's outcome as the supervisor model sees it."""
-    parts = [f"[cell {result.cell}, {result.elapsed:.1f} s]"]
-    if result.stdout:
-        parts.append(result.stdout.rstrip("\n"))
-    if result.stderr:
-        parts.append(f"stderr:\n{result.stderr.rstrip()}")
-    if result.error is not None:
-        parts.append(clip(result.error.traceback.rstrip(), TRACEBACK_CHARS))
-    if result.lost is not None:
-        parts.append(f"The cell was killed: {result.lost}.")
-        parts.append(told(result.restored) if result.restored is not None else NOT_YET)
-    if len(parts) == 1:
-        parts.append("(no output)")
-    if result.variables:
-        parts.append(f"Names: {describe_variables(result.variables)}")
-    return "\n".join(parts)
-
-
-def describe_variables(variables: Any) -> str:
-    """Names with their types and sizes, the first VARIABLES_SHOWN of them; modules left out."""
-    values = [(name, v) for name, v in variables.items() if v.type != "module"]
-    described = [
-        f"{name}: {v.type}" + (f"[{v.size}]" if v.size is not None else "")
-        for name, v in values[:VARIABLES_SHOWN]
-    ]
-    more = len(values) - VARIABLES_SHOWN
-    return ", ".join(described) + (f" and {more} more" if more > 0 else "")

@@ -265,6 +265,19 @@ def test_ray_is_installed_where_it_is_asked_for(
     assert setup.wants_ray(arguments) == wanted
 
 
+def test_the_settings_file_decides_as_the_command_line_does(
+    setup: ModuleType, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('worker-url = "http://127.0.0.1:1/v1"\nray = true\ntraceback = false\n')
+    wanted = setup.with_config(["up", "--config", str(path)])
+    assert setup.choose_profile(wanted, "", has_gpu=True) == "api"
+    assert setup.wants_ray(wanted)
+    assert setup.with_config(["up", f"--config={tmp_path / 'none'}"])[2:] == []
+    path.write_text("a = [")  # distill itself will say what is wrong with it
+    assert setup.with_config(["up", "--config", str(path)])[3:] == []
+
+
 def test_unknown_profile_is_named(setup: ModuleType) -> None:
     with pytest.raises(setup.SetupError, match="'tpu'"):
         setup.choose_profile([], "tpu", has_gpu=False)

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.protocol.worker_link import Failure, ModelCard, Request, Result, Sampling
+from distill.user_folders import cache_folder
 from distill.worker_server import translate
 from distill.worker_server.adapters import Adapters, Held
 from distill.worker_server.detokenise import Detokeniser, detokeniser_of
 from distill.worker_server.device import Device
 from distill.worker_server.errors import AdapterRefused, EngineDied, EngineFailed
 from distill.worker_server.fingerprint import fingerprint
-from distill.worker_server.model import ModelFolder, cache_dir
+from distill.worker_server.model import ModelFolder
 from distill.worker_server.process import (
     bound_to,
     children,
@@ -83,7 +84,7 @@ class Engine:
         self._window_tokens = window_tokens
         self._arguments = lora_arguments(max_lora_rank) | dict(arguments or {})
         self._template = chat_template
-        self._cache = cache or cache_dir()
+        self._cache = cache or cache_folder()
         self._scratch = scratch or ""
         self._log_level = log_level
         self._on_death = on_death

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.protocol.keys import WorkerKey
 from distill.protocol.worker_link import ModelCard
+from distill.user_folders import cache_folder
 from distill.worker_server import device, model
 from distill.worker_server.engine import Engine
 
@@ -55,7 +56,7 @@ def load(
     Blocks, in a thread of its own; ``event`` takes the lifecycle events. Raises WorkerError:
     all but EngineFailed before vLLM is imported.
     """
-    cache = model.cache_dir()
+    cache = cache_folder()
     chosen = device.choose(options.gpu, options.cores)
     os.environ.update(chosen.environment)  # before torch is imported, and for good
     template = None if options.chat_template is None else model.read_template(options.chat_template)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,6 @@ class ModelFolder:
     def weights_bytes(self) -> int:
         """The size of the weights on disk."""
         return sum(file.stat().st_size for file in self.weight_files)
-
-
-def cache_dir() -> Path:
-    """Where prepared models and hashes are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "distill"
 
 
 def resolve(model: str | None, cache: Path) -> ModelFolder:

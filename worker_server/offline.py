@@ -12,6 +12,7 @@ import msgspec
 
 from distill.protocol.message import Record
 from distill.protocol.worker_link import ChatMessage, Failure, ModelCard, Request, Result, Sampling
+from distill.user_folders import cache_folder
 from distill.worker_server import device, model
 from distill.worker_server.engine import Engine
 from distill.worker_server.errors import EngineDied, RequestRefused
@@ -34,7 +35,7 @@ class OfflineEngine:
 
     def __init__(self, source: str | None = None, **options: Any) -> None:
         own = {name: options.pop(name, None) for name in OWN_OPTIONS}
-        cache = model.cache_dir()
+        cache = cache_folder()
         chosen = device.choose(own["gpu"], own["cores"])
         template = own["chat_template"]
         template = None if template is None else model.read_template(str(template))

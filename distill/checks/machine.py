@@ -16,8 +16,8 @@ from distill.checks import GIB, Check, gib
 from distill.orchestrator import default_log_dir
 from distill.sandbox import cache
 from distill.supervisor import run_directory
+from distill.user_folders import cache_folder
 from distill.version import __version__
-from distill.worker_server.model import cache_dir
 
 LEAST_PYTHON = (3, 11)
 RUN_MEMORY_GIB = 1
@@ -87,7 +87,7 @@ def memory() -> Check:
 
 def disk() -> Iterator[Check]:
     """Each folder that a run writes to."""
-    yield _folder("models", cache_dir(), "XDG_CACHE_HOME")
+    yield _folder("models", cache_folder(), "XDG_CACHE_HOME")
     yield _folder("logs", default_log_dir().parent, "XDG_STATE_HOME, or --log-dir,")
     yield _folder("temporary files", Path(tempfile.gettempdir()), "TMPDIR")
     try:

@@ -10,7 +10,8 @@ from importlib import metadata
 from typing import Any
 
 from distill.checks import Check, gib
-from distill.worker_server import device, model, smollm2
+from distill.user_folders import cache_folder
+from distill.worker_server import device, smollm2
 from distill.worker_server.errors import WorkerError
 from distill.worker_server.gpus import list_gpus
 
@@ -144,7 +145,7 @@ def _device() -> Check:
 
 def default_model() -> Check:
     """The model that answers when nobody names one."""
-    cache = model.cache_dir()
+    cache = cache_folder()
     if (cache / smollm2.FOLDER_NAME).is_dir():
         return Check("model", True, f"{smollm2.NAME} is ready in {cache}")
     try:

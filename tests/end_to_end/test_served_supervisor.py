@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from distill.traces import validate
+from distill.user_folders import cache_folder
 from distill.worker_server import model
 
 START_S = 300
@@ -47,7 +48,7 @@ def wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of `vllm serve` with the default worker model."""
-    folder = model.resolve(None, model.cache_dir()).path
+    folder = model.resolve(None, cache_folder()).path
     log = tmp_path_factory.mktemp("serve") / "log"
     port = free_port()
     command = [

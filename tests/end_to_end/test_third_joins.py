@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from distill.traces import Run, read
+from distill.user_folders import cache_folder
 from distill.worker_server import model
 from tests.distill.commands import Command
 from tests.distill.scripted import Endpoint, cell, endpoint
@@ -45,7 +46,7 @@ def float32(short: Path) -> Path:
     """The small model, computed in float32."""
     folder = short / "float32"
     folder.mkdir()
-    for file in model.resolve(None, model.cache_dir()).path.iterdir():
+    for file in model.resolve(None, cache_folder()).path.iterdir():
         (folder / file.name).symlink_to(file)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").unlink()

@@ -197,9 +197,10 @@ def model_folder() -> str:
     if given:
         return given
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from distill.worker_server.model import cache_dir, resolve
+    from distill.user_folders import cache_folder
+    from distill.worker_server.model import resolve
 
-    return str(resolve(None, cache_dir()).path)
+    return str(resolve(None, cache_folder()).path)
 
 
 @pytest.fixture(scope="session")
