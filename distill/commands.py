@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from distill.adapters import is_path
 from distill.adapters import parse as parse_adapter
@@ -27,7 +28,7 @@ from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
-from distill.resident import NO_MODEL, OWN_ASK, Resident, SandboxSettings
+from distill.resident import NO_MODEL, NO_REPLAY, OWN_ASK, AskOptions, Resident, SandboxSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
@@ -36,6 +37,11 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
+
+DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
+    ("adapter", "label", "log_dir", "replay_answers")
+)
+"""Options that a recorded run has from its log."""
 
 
 def up(
@@ -239,9 +245,24 @@ def _is_recorded(
         raise InputError("--resume goes on with a run, --supervisor replay:… does one again")
     if (replayed or resumed) and (paths or query is not None):
         raise InputError("a recorded run has its own question and text: leave out -c and -q")
+    if options["replay_answers"] != "log" and not replayed:
+        raise InputError(NO_REPLAY)
+    if (replayed or resumed) and (typed := _typed(DECIDED)):
+        raise InputError(f"a recorded run has its own options: leave out {', '.join(typed)}")
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
+
+
+def _typed(names: frozenset[str]) -> list[str]:
+    """The flags of these parameters that are on the command line."""
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:

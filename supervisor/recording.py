@@ -8,6 +8,7 @@
                       in whatever cell: after another answer the code may go another way
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,9 @@ COMPARED = ("code", "status", "stdout", "stderr", "lost", "variables")
 """Of a cell; beside them its exception, and how many calls it made."""
 
 
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayOf:
     """Which run is done again, and where its worker calls' answers come from."""
@@ -31,6 +35,11 @@ class ReplayOf:
     folder: str
     run: str
     answers: Answers = "log"
+
+
+def _plain(value: Any) -> str:
+    """A value without addresses of memory, which are another jail's."""
+    return ADDRESS.sub(" at 0x", repr(value))
 
 
 class Recording:
@@ -84,11 +93,13 @@ class Recording:
             self.differing.append(result.cell)
 
     def _is_alike(self, recorded: records.Cell, found: dict[str, Any]) -> bool:
-        if any(getattr(recorded, name) != found[name] for name in COMPARED):
+        if any(_plain(getattr(recorded, name)) != _plain(found[name]) for name in COMPARED):
             return False
         failures = [each and (each.name, each.message) for each in (recorded.error, found["error"])]
         killed = recorded.status == "lost"
-        return failures[0] == failures[1] and (killed or not self._ledger.missing(found["cell"]))
+        return _plain(failures[0]) == _plain(failures[1]) and (
+            killed or not self._ledger.missing(found["cell"])
+        )
 
     def _recorded(self, cell: int) -> records.Cell | None:
         return self._cells[cell - 1] if cell <= len(self._cells) else None
