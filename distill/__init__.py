@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
+    from distill.sub_questions import sub_run
 
 __all__ = [
     "REPL",
@@ -46,6 +47,7 @@ __all__ = [
     "replay",
     "resume",
     "run",
+    "sub_run",
 ]
 
 _HOMES = {
@@ -59,6 +61,7 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
+    "sub_questions": ("sub_run",),
 }
 
 

@@ -81,13 +81,18 @@ class Account:
     @property
     def limited(self) -> tuple[Kind, ...]:
         """The kinds that have a limit, here or further up."""
-        return tuple(kind for kind in KINDS if self.left(kind) is not None)
+        return tuple(kind for kind in KINDS if self.limit(kind) is not None)
 
     def left(self, kind: Kind) -> float | None:
         """What can still be reserved of this kind, never below 0; None: there is no limit."""
         with self.lock:
             left = min(balance.left(kind) for balance in self.path)
         return None if left == math.inf else max(type(left)(0), left)
+
+    def limit(self, kind: Kind) -> float | None:
+        """The lowest limit of this kind, here or further up; None: there is none."""
+        limits = [getattr(balance.budget, kind) for balance in self.path]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def left_s(self) -> float | None:
         """Seconds until the deadline, never below 0; None: there is none."""
@@ -104,6 +109,15 @@ class Account:
     def charge(self, used: Use) -> None:
         """Count what was used and not reserved: before this process, or nobody could know it."""
         self._change(used, NOTHING)
+
+    def charge_again(self, used: Use) -> bool:
+        """Count what was sent in vain, while as much stays reserved; whether that was covered."""
+        try:
+            self.reserve(used).settle(used)
+        except BudgetError:
+            self.charge(used)
+            return False
+        return True
 
     def _hold(self, more: Use) -> None:
         with self.lock:

@@ -7,21 +7,21 @@ from typing import Any
 
 from distill.errors import InputError
 from distill.limits import Limits
-from distill.models import ModelHandler
+from distill.models import ModelHandler, model_name
 from distill.orchestrator import (
     check_primitives,
     default_log_dir,
+    family_of,
     journal_of,
-    new_run_id,
     ready_backend,
     ready_supervisor,
 )
-from distill.packages import described
 from distill.primitives import primitive
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question
 from distill.recorded_options import read_back
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.recording import Answers, ReplayOf
@@ -39,6 +39,7 @@ async def resume_on_loop(
     primitives: Mapping[str, Callable[..., Any]] | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
@@ -47,9 +48,9 @@ async def resume_on_loop(
     ``log_dir`` holds its log, which the rest is appended to; where the run is not the folder's
     last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
     cell, the conversation as it was sent; only worker calls that are not in the log are asked.
-    ``supervisor`` is the recorded one if None; functions (``primitives``, ``repl_class``) must be
-    given again, all other options are the run's own. ``sandbox`` "auto" is the tier that it asked
-    for; that it had no jail is never taken from a log.
+    ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
+    ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
+    the tier that it asked for; that it had no jail is never taken from a log.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -60,6 +61,9 @@ async def resume_on_loop(
     handler = await ready_supervisor(
         host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
     )
+    assert recorded.start is not None
+    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
+    below = None if sub_supervisor is None else await ready_supervisor(host, sub_supervisor)
     backend = await ready_backend(host, worker)
     async with journal_of(host, recorded.folder, recorded.id) as journal:
         # Again, now that nobody else writes to it.
@@ -73,13 +77,15 @@ async def resume_on_loop(
             repl_class=repl_class,
             packages=_package_names(told),
             sources=recorded.start.context.sources,
+            sub_supervisor=None if below is None else model_name(below),
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
             **({} if limits is None else {"limits": limits}),
         )
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
-        asked = Rollout(host, log, question, options)
+        family = family_of(host, options, below or handler, backend)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend, recorded)
         return await asked.work((), asked.log_resumed(recorded))
 
@@ -128,17 +134,11 @@ async def replay_on_loop(
         replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
     )
     question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
-    run_id, folder = new_run_id(), log_dir if log_dir is not None else default_log_dir()
+    run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id) as journal:
         asked = Rollout(host, RunLog(journal, run_id), question, options)
         await asked.prepare(handler, backend)
-        asked.log_start(
-            label,
-            told.get("worker_ctx_k"),
-            packages=described(asked.packages),
-            prompt_given=told.get("prompt") == "given",
-        )
-        return await asked.work(handler.opening)
+        return await asked.ask(label, told.get("worker_ctx_k"), handler.opening)
 
 
 def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., Any]]:

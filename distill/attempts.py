@@ -3,6 +3,7 @@
 import random
 import time
 
+from distill.caller import LOST_TRY
 from distill.rate_limit import RateLimiter, Spent
 from distill.retry_headers import Headers, asked_wait_s, exhausted_s, is_passing
 
@@ -84,6 +85,8 @@ class Attempts:
         if self._was_refused and wait_s <= WAIT_LIMIT_S:
             self._limiter.refused(wait_s)
         self._backoff_s = 0.0 if self._was_refused else wait_s
+        if status is None and (lost := LOST_TRY.get()) is not None and not lost(self._tokens):
+            return False  # whoever pays for it does not pay twice
         in_time = wait_s <= WAIT_LIMIT_S and now_s + wait_s <= self._failed_s + RETRY_S
         return in_time and self.count <= self._retries
 

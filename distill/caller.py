@@ -1,5 +1,6 @@
 """Who waits for the call that a thread makes: a call that nobody waits for need not go on."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -13,6 +14,10 @@ class Waiter(Protocol):
 
 WAITER: ContextVar[Waiter | None] = ContextVar("distill_waiter", default=None)
 """Set by whoever runs a call in a thread; a call's own threads copy its context."""
+LOST_TRY: ContextVar[Callable[[int], bool] | None] = ContextVar("distill_lost_try", default=None)
+"""Hears of a try that was sent and never answered, with the tokens that it may have taken, for
+which somebody may pay; whether the call may be tried again.
+"""
 
 
 def is_gone() -> bool:

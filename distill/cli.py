@@ -165,6 +165,18 @@ _question = _options(
         "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
+        "--max-depth",
+        type=click.IntRange(0, 4),
+        default=1,
+        show_default=True,
+        help="Levels of sub-runs below the run, where its code can start some.",
+    ),
+    click.option(
+        "--sub-supervisor",
+        metavar="MODEL|recipe:NAME",
+        help="Who writes the code of sub-runs (default: as --supervisor).",
+    ),
+    click.option(
         "--log-dir",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",

@@ -226,6 +226,7 @@ def _progress(message: wire.Progress) -> Progress:
         message.calls_failed,
         message.tokens,
         message.elapsed_s,
+        message.sub_runs,
     )
 
 

@@ -10,6 +10,7 @@
     │   ├── WorkerError           4   one worker call; ``kind`` says why
     │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
     │       └── WorkerBudgetError 4   some of them were not sent: a budget does not cover them
+    ├── SubRunError               4   sub-runs of a run gave no answer; carries the other answers
     └── BudgetError               5   a budget does not cover what was to be done, or ended the run
 
 A failure inside the model's own code is none of these: it is data, shown to the model.
@@ -55,12 +56,13 @@ class WorkerError(ModelError):
     """One worker call failed for good.
 
     ``kind`` is ``too_long``, ``bad_request``, ``engine``, ``lost``, ``poison``, ``cancelled``,
-    ``model`` or ``budget``.
+    ``model`` or ``budget``: it was not sent, or given up, for the ``budget`` of that name.
     """
 
-    def __init__(self, detail: str, *, kind: str = "model") -> None:
+    def __init__(self, detail: str, *, kind: str = "model", budget: str = "") -> None:
         super().__init__(detail)
-        self.kind = kind
+        self.kind = "budget" if budget else kind
+        self.budget = budget
 
 
 class WorkerBatchError(ModelError):
@@ -94,10 +96,25 @@ class WorkerBudgetError(WorkerBatchError):
     """
 
     def __init__(
-        self, answers: Sequence[Any], errors: Mapping[int, WorkerError], total: int, budget: str
+        self, answers: Sequence[Any], errors: Mapping[int, WorkerError], total: int
     ) -> None:
         super().__init__(answers, errors, total)
-        self.budget = budget
+        self.budget = next(each.budget for each in errors.values() if each.budget)
+
+
+class SubRunError(DistillError):
+    """Sub-runs gave no answer. ``answers`` and ``errors`` are as in a WorkerBatchError, where one
+    call asked for several.
+    """
+
+    exit_code = 4
+
+    def __init__(
+        self, detail: str, answers: Sequence[Any] = (), errors: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.answers = list(answers)
+        self.errors = dict(errors or {})
 
 
 class BudgetError(DistillError):

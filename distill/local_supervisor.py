@@ -37,6 +37,7 @@ class LocalSupervisor(ModelHandler):
         self.window_tokens = next(
             (w.card.window_tokens for w in fleet.workers() if w.card and w.serves(queue)), None
         )
+        self.endpoint = ""
         self._fleet = fleet
         self._loop = loop
         self._queue = queue
@@ -68,6 +69,7 @@ class LocalSupervisor(ModelHandler):
             prompt_token_ids=_ids(result.prompt_token_ids),
             token_ids=_ids(result.token_ids),
             logprobs=result.logprobs,
+            gpu_s=outcome.gpu_s,
         )
 
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:

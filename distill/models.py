@@ -16,6 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
 from distill.bounded_http import bound
@@ -41,6 +42,7 @@ CONCURRENT_REQUESTS = 16
 COUNT_LIMIT = 1 << 53
 """Token counts stay below it: the logs are JSON, where longer integers are not exact."""
 NO_KEY = "none"
+OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class LMResponse:
     ``attempts`` is how often it was asked for; ``waited_s`` of ``elapsed`` it waited for the
     endpoint's limits and between attempts. ``card`` says which weights answered, token ids what
     was read and sampled, ``logprobs`` (nats) one value for each of ``token_ids``, where known.
+    ``gpu_s`` are seconds of a worker server's device.
     """
 
     text: str
@@ -83,16 +86,20 @@ class LMResponse:
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    gpu_s: float = 0.0
 
 
 class ModelHandler(ABC):
     """A model that can be the supervisor or the worker. A subclass need not call ``__init__``.
 
-    ``model`` names it in the logs; ``window_tokens`` is its context window where known, ``url``
-    where it is asked, without a password, if that is not the model's own API.
+    ``model`` names it in the logs; ``window_tokens`` is its context window where known;
+    ``endpoint`` says where it is asked, for its price: ``host`` or ``host:port``, "" for what costs
+    nothing by the token, None where nobody knows; ``url`` is its whole address, without a password,
+    if that is not the model's own API.
     """
 
     model: str = ""
+    endpoint: str | None = None
     window_tokens: int | None = None
     url: str | None = None
 
@@ -155,7 +162,7 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
         kind = type(getattr(response, field))
         if not issubclass(kind, str):
             raise ModelError(f"{name} returned an LMResponse whose {field} is a {kind.__name__}")
-    for field in ("elapsed", "waited_s"):
+    for field in ("elapsed", "waited_s", "gpu_s"):
         if not _is_duration(getattr(response, field)):
             value = repr(getattr(response, field))[:80]
             raise ModelError(f"{name} returned an LMResponse whose {field} is no duration: {value}")
@@ -246,6 +253,7 @@ class OpenAIHandler(ModelHandler):
         self._names = names
         self._where = address.where
         self.url = address.where if address.url else None
+        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
@@ -501,6 +509,8 @@ class VLLMHandler(ModelHandler):
     With ``engine_max_lora_rank`` it takes LoRA adapters (``load_adapter``).
     Raises InputError for an unknown sampling parameter.
     """
+
+    endpoint = ""
 
     def __init__(self, model: str, model_path: str | Path | None = None, **kw: Any) -> None:
         self.model = model

@@ -9,14 +9,15 @@ from typing import Any, get_args
 
 from distill.errors import InputError
 from distill.limits import check
-from distill.models import ModelHandler
+from distill.models import ModelHandler, model_name
 from distill.packages import described
-from distill.prompts import build_system_prompt
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question, check_question
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Question, Rollout, RunResult
+from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.subruns import Family
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend
@@ -25,6 +26,9 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
 from distill.supervisors import RecordedSupervisor, supervisor_from
 from distill.user_folders import state_folder
+
+MAX_DEPTH = 4
+"""Levels of sub-runs: each may have ``sub_questions.AT_ONCE`` jails at once."""
 
 
 def default_log_dir() -> Path:
@@ -53,6 +57,8 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    max_depth: int = 1,
+    sub_supervisor: ModelHandler | str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
@@ -67,13 +73,18 @@ async def answer_on_loop(
     for development, is no jail); ``sources`` are the context's files, for the log;
     ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
     got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``on_progress`` is called from the background loop and must not block.
+    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
+    where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
+    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
+    the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
-    _check_question(query, context, label)
-    _check_limits(max_iterations, output_limit)
+    check_question(query, context)
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_limits(max_iterations, output_limit, max_depth)
     check_primitives(primitives)
     if limits is not None:
         check(limits)
@@ -86,6 +97,7 @@ async def answer_on_loop(
     handler = await ready_supervisor(host, supervisor)
     if isinstance(handler, RecordedSupervisor):
         raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
+    below = None if sub_supervisor is None else await ready_supervisor(host, sub_supervisor)
     backend = await ready_backend(host, worker)
     _check_cache(answer_cache, backend)
     options = Options(
@@ -100,26 +112,17 @@ async def answer_on_loop(
         sandbox=sandbox,
         sources=tuple(sources),
         answer_cache=answer_cache,
+        max_depth=max_depth,
+        sub_supervisor=None if below is None else model_name(below),
         on_progress=on_progress,
     )
-    run_id, folder = new_run_id(), log_dir if log_dir is not None else default_log_dir()
+    run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id) as journal:
-        asked = Rollout(host, RunLog(journal, run_id), Question(query, context), options)
+        family = family_of(host, options, below or handler, backend, messages)
+        log, question = RunLog(journal, run_id), Question(query, context)
+        asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend)
-        packages = described(asked.packages)
-        if worker_ctx_k is None and backend.window_tokens is not None:
-            worker_ctx_k = max(1, backend.window_tokens // 1000)
-        opening = messages or build_system_prompt(
-            context,
-            query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=output_limit,
-            primitives=asked.primitive_lines(),
-            packages=packages,
-            models=backend.models()[1:],
-        )
-        asked.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await asked.work(opening)
+        return await asked.ask(label, worker_ctx_k, messages)
 
 
 @contextlib.asynccontextmanager
@@ -168,6 +171,23 @@ async def ready_backend(host: driver.Driver, worker: Any) -> Backend:
     return worker
 
 
+def family_of(
+    host: driver.Driver,
+    options: Options,
+    supervisor: ModelHandler,
+    backend: Backend,
+    messages: Any = None,
+) -> Family:
+    """What sub-runs of a run share. Messages that are no function are for its question alone."""
+    return Family.of_depth(
+        options.max_depth,
+        host=host,
+        supervisor=None if isinstance(supervisor, RecordedSupervisor) else supervisor,
+        backend=backend,
+        messages=messages if callable(messages) else None,
+    )
+
+
 def check_primitives(primitives: Any) -> None:
     """Raises InputError unless it is None, or functions by names that they can have in a cell."""
     if primitives is None:
@@ -181,24 +201,6 @@ def check_primitives(primitives: Any) -> None:
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
 
 
-def new_run_id() -> str:
-    """A name for a run, which no other has."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _check_question(query: Any, context: Any, label: str | None) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise InputError("the question is empty")
-    if printable(query) != query:
-        raise InputError("the question has a lone surrogate: it was not decoded as it was written")
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
-    if not isinstance(context, str | list | dict):
-        raise InputError(f"the context must be a str, list or dict, not {type(context).__name__}")
-    if not context or (isinstance(context, str) and not context.strip()):
-        raise InputError("the context is empty: there is nothing to ask about")
-
-
 def _check_cache(wanted: AnswerCaching, backend: Backend) -> None:
     if wanted == "shared" and backend.card(None) is None:
         raise InputError(
@@ -207,8 +209,10 @@ def _check_cache(wanted: AnswerCaching, backend: Backend) -> None:
         )
 
 
-def _check_limits(max_iterations: int, output_limit: int) -> None:
+def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:
     if max_iterations < 1:
         raise InputError("max_iterations must be at least 1")
+    if not 0 <= max_depth <= MAX_DEPTH:
+        raise InputError(f"max_depth, levels of sub-runs, is 0 to {MAX_DEPTH}, not {max_depth}")
     if output_limit < 100:
         raise InputError("output_limit must be at least 100 characters")

@@ -77,6 +77,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
     replay_answers: Answers = "log"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,4 +555,6 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
+        "",
+        progress.sub_runs,
     )

@@ -1,38 +1,46 @@
 """One run while it lasts: its REPL, its worker calls, its log, its end."""
 
 import asyncio
+import functools
 import logging
 import platform
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.packages import described
 from distill.primitives import terms_of
+from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.replaying import Replayed, Replaying
+from distill.sub_questions import sub_run
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
+from distill.supervisor.journal import Journal
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.recording import ReplayOf
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor, RepliesEndError
+from distill.totals import Totals, totals_of
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -44,7 +52,10 @@ SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: turns, worker calls, tokens of both models, seconds."""
+    """How far a run is: turns, worker calls, tokens of both models, seconds.
+
+    Calls and tokens are also those of its sub-runs, of which ``sub_runs`` are under way.
+    """
 
     run: str
     turn: int
@@ -54,12 +65,14 @@ class Progress:
     calls_failed: int
     tokens: int
     elapsed_s: float
+    sub_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """A run's outcome. ``answer`` is None if there was none; ``status`` tells the two apart.
 
+    What it used is the sum over the run and its ``sub_runs``; ``iterations`` are its own turns.
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not. ``replay``
@@ -79,13 +92,34 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    sub_runs: int = 0
     replay: Replayed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    query: str
-    context: Any
+class SubRuns(Protocol):
+    """What a run needs of its sub-runs (``distill.subruns``, which stands above it)."""
+
+    @property
+    def totals(self) -> Totals:
+        """What they have used so far."""
+
+    @property
+    def running(self) -> int:
+        """How many are under way."""
+
+    def ask(
+        self, query: Any, context: Any = None, *, contexts: Any = None, max_iterations: Any = None
+    ) -> Any:
+        """The host's function that starts them."""
+
+    def taken_up(self, totals: Totals) -> None:
+        """Count what those of an earlier process of this run have used."""
+
+    def end_cell(self, cell: int) -> None:
+        """End those of a cell that has ended."""
+
+    async def close(self) -> None:
+        """End them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,23 +139,42 @@ class Options:
     sandbox: Wanted = "auto"
     sources: tuple[str, ...]
     answer_cache: AnswerCaching = "off"
+    max_depth: int = 1
+    sub_supervisor: str | None = None
     on_progress: Callable[[Progress], None] | None
     replay_of: ReplayOf | None = None
 
 
 class Rollout:
-    """One run while it lasts: its REPL, its worker calls, its log."""
+    """One run while it lasts: its REPL, its worker calls, its log.
 
-    def __init__(self, host: Driver, log: RunLog, question: Question, options: Options) -> None:
+    ``sub_runs`` makes its sub-runs, None where it may have none; ``parent`` is the call that asked
+    for it, if it is one itself.
+    """
+
+    def __init__(
+        self,
+        host: Driver,
+        log: RunLog,
+        question: Question,
+        options: Options,
+        sub_runs: "Callable[[Rollout], SubRuns] | None" = None,
+        parent: records.ParentCall | None = None,
+    ) -> None:
         self._host = host
         self._log = log
+        self.question, self.options = question, options
         self._query, self._context = question.query, question.context
         self._options = options
+        self._sub_runs = sub_runs(self) if sub_runs is not None else None
+        self._parent = parent
+        self._has_ended = False
         self._started_s = time.monotonic()
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
         self._replaying: Replaying | None = None
+        self.worker_ctx_k: int | None = None
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
@@ -144,11 +197,13 @@ class Rollout:
             record=self._options.record,
             defaults=self._options.worker_options,
             cache=self._cache,
-            on_progress=self._tell,
+            on_progress=self.tell,
         )
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
+            if self._sub_runs is not None:
+                self._sub_runs.taken_up(totals_of(recorded.sub_runs))
             self._calls_before = self._calls.tally.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
@@ -168,7 +223,7 @@ class Rollout:
             self._calls.worker,
             self._calls.worker_batch,
             options.output_limit,
-            options.primitives,
+            self._primitives(),
         )
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
@@ -179,13 +234,87 @@ class Rollout:
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))
-        repl.on_cell = lambda cell, failed: self._calls.spares.settle(cell, failed=failed)
+        repl.on_cell = self._end_cell
         return repl
 
+    def _primitives(self) -> dict[str, Callable[..., Any]]:
+        """The functions as this run has them; that for sub-runs only where it may have some."""
+        found = dict(self._options.primitives)
+        for name, function in self._options.primitives.items():
+            if function is sub_run:
+                del found[name]
+                if self._sub_runs is not None:
+                    found[name] = _like(sub_run, self._sub_runs.ask)
+        return found
+
+    def _end_cell(self, cell: int, failed: bool) -> None:
+        self._calls.spares.settle(cell, failed=failed)
+        if self._sub_runs is not None:
+            self._sub_runs.end_cell(cell)
+
+    # -- what its sub-runs need of it
+
     @property
-    def packages(self) -> tuple[str, ...]:
-        """Names of the packages inside: the run's, and those of its REPL's class."""
-        return self._repl.packages
+    def run(self) -> str:
+        """Its id."""
+        return self._log.run
+
+    @property
+    def journal(self) -> Journal:
+        """Where it is logged."""
+        return self._log.journal
+
+    @property
+    def totals(self) -> Totals:
+        """What it has used so far, with its sub-runs."""
+        tally = self._calls.tally
+        used = self._loop.turns.usage if self._loop is not None else Usage()
+        own = Totals(
+            0, used, tally.usage, tally.asked, tally.done, tally.failed, tally.sent, tally.cached
+        )
+        return own if self._sub_runs is None else own + self._sub_runs.totals
+
+    @property
+    def sub_runs_running(self) -> int:
+        """How many sub-runs are under way, at any depth."""
+        return 0 if self._sub_runs is None else self._sub_runs.running
+
+    def learn_from(self, child: "Rollout") -> None:
+        """What the workers of a sub-run said of the same text is evidence here as well."""
+        if child.context_sha256 == self.context_sha256:
+            self._calls.readings += child.calls.readings
+            self._calls.spans += child.calls.spans
+
+    @property
+    def calls(self) -> WorkerCalls:
+        """Its own."""
+        return self._calls
+
+    @property
+    def context_sha256(self) -> str:
+        """Which text it is about."""
+        sha256: str = self._ref.sha256
+        return sha256
+
+    async def ask(
+        self, label: str | None, worker_ctx_k: int | None, messages: Any = None
+    ) -> RunResult:
+        """Work on the question from its first message on; ``messages`` replace those we build."""
+        packages = described(self._repl.packages)
+        if worker_ctx_k is None and self._backend.window_tokens is not None:
+            worker_ctx_k = max(1, self._backend.window_tokens // 1000)
+        self.worker_ctx_k = worker_ctx_k
+        opening = messages or build_system_prompt(
+            self._context,
+            self._query,
+            worker_ctx_k=worker_ctx_k,
+            output_limit=self._options.output_limit,
+            primitives=self.primitive_lines(),
+            packages=packages,
+            models=self._backend.models()[1:],
+        )
+        self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
+        return await self.work(opening)
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
@@ -215,6 +344,7 @@ class Rollout:
             supervisor=model_name(self._supervisor),
             worker=self._backend.name,
             label=label,
+            parent=self._parent,
             options={
                 **logged(options),
                 "worker_ctx_k": worker_ctx_k,
@@ -269,7 +399,7 @@ class Rollout:
             self._replaying or self._repl,
             self._log,
             max_iterations=self._options.max_iterations,
-            on_progress=self._tell,
+            on_progress=self.tell,
         )
         status: Any = "failed"
         error: str | None = None
@@ -289,13 +419,20 @@ class Rollout:
             raise
         finally:
             self._host.activity.end()
-            self._calls.cancel()
-            if self._cache is not None:
-                self._cache.close()
-            try:
-                self._log_end(status, error)
-            finally:
-                await in_thread(self._host, self._repl.close)
+            await self._end(status, error)
+
+    async def _end(self, status: Any, error: str | None) -> None:
+        """End all that it began, and write so."""
+        self._calls.cancel()
+        if self._cache is not None:
+            self._cache.close()
+        try:
+            if self._sub_runs is not None:
+                await self._sub_runs.close()
+            self._log_end(status, error)
+            self._has_ended = True
+        finally:
+            await in_thread(self._host, self._repl.close)
 
     async def _turns(
         self, loop: TurnLoop, messages: Sequence[dict[str, str]], standing: Standing | None
@@ -310,21 +447,22 @@ class Rollout:
             return loop.turns
 
     def _result(self, turns: Turns) -> RunResult:
-        calls = self._calls
+        calls, totals = self._calls, self.totals
         return RunResult(
             answer=turns.answer,
             iterations=turns.iterations,
-            supervisor_usage=turns.usage,
-            worker_usage=calls.tally.usage,
+            supervisor_usage=totals.supervisor,
+            worker_usage=totals.worker,
             elapsed=time.monotonic() - self._started_s,
             status=turns.status,
             run_id=self._log.run,
             log_dir=self._log.journal.folder,
-            worker_calls=calls.tally.sent,
-            worker_failures=calls.tally.failed,
+            worker_calls=totals.sent,
+            worker_failures=totals.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
-            worker_cached=calls.tally.cached,
+            worker_cached=totals.cached,
+            sub_runs=totals.sub_runs,
             replay=self._replaying.result() if self._replaying is not None else None,
         )
 
@@ -345,6 +483,8 @@ class Rollout:
         # A name that the host does not have is the jail's own word.
         known = call.function in self._repl.functions
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
+        if self._has_ended:
+            return
         if self._replaying is not None:
             self._replaying.on_call(call)
         if call.function in ("worker", "worker_batch"):
@@ -379,20 +519,37 @@ class Rollout:
             worker_cached=self._calls.tally.cached,
         )
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell how far it is, to whoever wants to know."""
         if self._options.on_progress is None:
             return
         turns = self._loop.turns if self._loop is not None else Turns()
-        used = turns.usage + self._calls.tally.usage
+        totals = self.totals
         self._options.on_progress(
             Progress(
                 self._log.run,
                 turns.iterations,
                 self._options.max_iterations,
-                self._calls.tally.done,
-                self._calls.tally.asked,
-                self._calls.tally.failed,
-                used.input_tokens + used.output_tokens,
+                totals.done,
+                totals.asked,
+                totals.failed,
+                totals.tokens,
                 time.monotonic() - self._started_s,
+                self.sub_runs_running,
             )
         )
+
+
+def run_name() -> str:
+    """A new run's id."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def _like(known: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under the name, signature, docstring and terms of another."""
+
+    @functools.wraps(known)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call

@@ -71,6 +71,8 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
 
     failed = f", {result.worker_failures} failed" if result.worker_failures else ""
     turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+    if result.sub_runs:
+        turns += f" and {result.sub_runs} sub-run{'' if result.sub_runs == 1 else 's'}"
     calls = f"{result.worker_calls:,} calls{failed}"
     if (before := result.worker_calls_before) is not None:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"

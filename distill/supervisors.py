@@ -28,6 +28,8 @@ class RecordedSupervisor(ModelHandler):
     ``opening`` are the messages before its first reply.
     """
 
+    endpoint = ""
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.model = f"{REPLAY}{run.id}"
@@ -50,7 +52,7 @@ class RecordedSupervisor(ModelHandler):
 
 
 def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
-    """The run that ``FOLDER#RUN`` names, or the newest of a log folder.
+    """The run that ``FOLDER#RUN`` names, or the newest of a log folder that is no sub-run.
 
     ``run_id`` is for who has the two apart. Raises InputError: there is none.
     """
@@ -59,11 +61,12 @@ def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
         before, _, run_id = str(named).rpartition("#")
         folder = Path(before)
     begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
+    own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]
     if run_id is not None and run_id not in begun:
-        raise InputError(f"{folder} has no run {run_id}; {_listed(begun)}")
-    if not begun:
+        raise InputError(f"{folder} has no run {run_id}; {_listed(own)}")
+    if not own:
         raise InputError(f"{folder} has no run")
-    return begun[run_id or list(begun)[-1]]
+    return begun[run_id or own[-1]]
 
 
 def _listed(runs: Collection[str]) -> str:

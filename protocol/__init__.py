@@ -6,5 +6,5 @@ knows no other room. The written form of all this is ``docs/protocol.md``, which
 holds against the code.
 """
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of the wire, apart from the package's version; peers that differ are refused."""

@@ -77,6 +77,7 @@ class Progress(Message, frozen=True):
     tokens: Count
     elapsed_s: Seconds
     note: str = ""
+    sub_runs: Count = 0
 
 
 class Answer(Message, frozen=True):

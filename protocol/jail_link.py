@@ -98,11 +98,18 @@ class Reply(Message, frozen=True):
 class CallError(Value, frozen=True, omit_defaults=True):
     """A host function's failure, raised in the cell as the exception class of this name.
 
-    ``WorkerError`` is one failed item, ``WorkerBatchError`` carries the answers that did
-    arrive (``answers``, None where failed) and ``errors``: index → reason.
+    ``WorkerError`` is one failed item; ``WorkerBatchError``, and ``SubRunError`` of several, carry
+    the answers that did arrive (``answers``, None where failed) and ``errors``: index → reason.
     """
 
-    name: Literal["WorkerError", "WorkerBatchError", "PrimitiveError", "LimitError", "FinalError"]
+    name: Literal[
+        "WorkerError",
+        "WorkerBatchError",
+        "SubRunError",
+        "PrimitiveError",
+        "LimitError",
+        "FinalError",
+    ]
     detail: Detail
     answers: tuple[Json, ...] | None = None
     errors: dict[int, str] | None = None

@@ -27,6 +27,8 @@ class Backend(Protocol):
 
     name: str
     window_tokens: int | None
+    endpoint: str | None
+    """Where it is asked, for its price, as ``ModelHandler.endpoint``."""
 
     def models(self) -> Sequence[str]:
         """The models that a call may name, ``name`` first."""
@@ -50,6 +52,7 @@ class FleetBackend:
     def __init__(self, fleet: Fleet, card: wire.ModelCard, adapter: str | None = None) -> None:
         self.name = adapter or card.model
         self._model = card.model
+        self.endpoint: str | None = ""
         self.window_tokens: int | None = card.window_tokens
         self._fleet = fleet
         self.cancel = fleet.cancel
@@ -77,6 +80,7 @@ class RecordedBackend:
     def __init__(self, run: Run) -> None:
         assert run.start is not None
         self.name = run.start.worker
+        self.endpoint: str | None = ""
         self.window_tokens: int | None = run.start.options.get("worker_window_tokens")
 
     def models(self) -> Sequence[str]:

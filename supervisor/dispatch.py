@@ -148,6 +148,7 @@ class Dispatch:
                 worker.card_of(pending.request),
                 worker.producer,
                 time.monotonic() - pending.since,
+                pending.gpu_s,
             )
             by_caller.setdefault(pending.submission.deliver, []).append(outcome)
         self.deal()
@@ -197,7 +198,8 @@ def _settle(pending: Pending, kind: str, detail: str) -> None:
     request = pending.request
     failure = wire.Failure(request.id, request.attempt, "engine", detail)
     waited_s = time.monotonic() - pending.since
-    _deliver(pending.submission.deliver, [Outcome(request, failure, kind, None, None, waited_s)])
+    outcome = Outcome(request, failure, kind, None, None, waited_s, pending.gpu_s)
+    _deliver(pending.submission.deliver, [outcome])
 
 
 def _deliver(deliver: Deliver, outcomes: list[Outcome]) -> None:

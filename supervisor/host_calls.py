@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distill.errors import WorkerBatchError, WorkerError
+from distill.errors import SubRunError, WorkerBatchError, WorkerError
 from distill.primitives import BudgetSpentError
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.jail_link import CallError
@@ -25,8 +25,9 @@ ITEM_DETAIL_CHARS = 1000
 class HostCallRecord:
     """One host function call, exact both ways, for the log. ``key`` is ``ledger.call_key``.
 
-    ``reused``: the value is what an equal call of a failed cell had got. ``replays``: the cell and
-    call of a recorded run that had got what this one gets.
+    ``value`` beside an ``error`` is what that carries (``carried``). ``reused``: the value is what
+    an equal call of a failed cell had got. ``replays``: the cell and call of a recorded run that
+    had got what this one gets.
     """
 
     cell: int
@@ -56,6 +57,9 @@ def call_error(error: Exception) -> CallError:
         return CallError(
             "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
         )
+    if isinstance(error, SubRunError):
+        detail = printable(str(error)[:4000])
+        return CallError("SubRunError", detail, tuple(error.answers), error.errors)
     if isinstance(error, BudgetSpentError):
         return CallError("LimitError", printable(str(error)[:4000]))
     if isinstance(error, WorkerError):
@@ -63,13 +67,17 @@ def call_error(error: Exception) -> CallError:
     return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))
 
 
-def _told(error: CallError | None) -> str | None:
-    """The exception's class and text for the log, from which the cell is raised the same again."""
-    if error is None:
+def told(error: CallError) -> str:
+    """The error as a record tells it."""
+    return error.detail if error.name == "PrimitiveError" else f"{error.name}: {error.detail}"
+
+
+def carried(error: CallError) -> dict[str, Any] | None:
+    """The answers and reasons that an error carries, as JSON has them."""
+    if not error.answers:
         return None
-    if error.name == "PrimitiveError":  # its text begins with the class
-        return error.detail
-    return f"{error.name}: {error.detail}"
+    reasons = {str(index): reason for index, reason in (error.errors or {}).items()}
+    return {"answers": list(error.answers), "errors": reasons}
 
 
 def is_json(value: Any, depth: int = 0) -> bool:
@@ -135,14 +143,15 @@ class HostFunctions:
             reply = CallReply(call.jail, call.call, value=record.value)
             DRIVER_TO_KEEPER.encode(reply)
         except Exception as error:  # noqa: BLE001  (a primitive's failure is the cell's to see)
-            reply = CallReply(call.jail, call.call, error=call_error(error))
-            record.value, record.error = None, _told(reply.error)
+            failure = call_error(error)
+            record.value, record.error = carried(failure), told(failure)
+            reply = CallReply(call.jail, call.call, error=failure)
         record.elapsed_s = time.monotonic() - started_s
         try:
             self._on_call(record)
         except Exception as error:  # noqa: BLE001  (a full disk: the cell must not wait for ever)
             return CallReply(call.jail, call.call, error=call_error(error))
-        answer = Answer(record.value, reply.error)
+        answer = Answer(reply.value, reply.error)
         self.ledger.enter(call.cell, record.key, answer)
         if answer.error is None and call.function not in self._itemised:
             self.spares.enter(call.cell, record.key, answer)

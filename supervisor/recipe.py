@@ -20,6 +20,8 @@ def recipe_names() -> list[str]:
 class RecipeHandler(ModelHandler):
     """Replies once, with the recipe's code as the cell to run. Raises InputError: no such."""
 
+    endpoint = ""
+
     def __init__(self, name: str) -> None:
         if name not in recipe_names():
             raise InputError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")

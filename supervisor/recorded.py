@@ -84,7 +84,7 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
     for call in run.primitives:
         if (cell := numbers.get(call.cell)) is not None:
             place = (call.cell, call.call)
-            ledger.enter(cell, call.key, Answer(call.value, _error(call.error), place))
+            ledger.enter(cell, call.key, replace(_primitive_answer(call), place=place))
     items: dict[tuple[int, int], dict[int, records.Call]] = {}
     for line in run.calls:
         items.setdefault((line.cell, line.call), {})[line.item] = line
@@ -111,10 +111,20 @@ def _endings(run: Run) -> Iterator[tuple[int, bool]]:
         yield number, number in good
 
 
-def _error(told: str | None) -> CallError | None:
+def _primitive_answer(call: records.Primitive) -> Answer:
+    """What the cell got for it."""
+    if call.error is None:
+        return Answer(call.value)
+    error = _error(call.error)
+    if call.value is None:
+        return Answer(error=error)
+    answers, reasons = tuple(call.value["answers"]), call.value["errors"]
+    numbered = {int(index): str(reason) for index, reason in reasons.items()}
+    return Answer(error=msgspec.structs.replace(error, answers=answers, errors=numbered))
+
+
+def _error(told: str) -> CallError:
     """What the cell was raised, from what the log says of it."""
-    if told is None:
-        return None
     name, _, detail = told.partition(": ")
     names = get_args(CallError.__annotations__["name"])
     if name in names:

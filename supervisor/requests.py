@@ -25,6 +25,8 @@ class Outcome:
     card: wire.ModelCard | None
     producer: records.Producer | None
     total_s: float
+    gpu_s: float = 0.0
+    """Its share of the worker server's device, of all its tries (``device_clock``)."""
 
 
 Deliver = Callable[[list[Outcome]], None]
@@ -84,7 +86,7 @@ class Submission:
 
     ``model`` None is the one that serves by default. ``interactive``: somebody waits for just
     these, so they go before batches. Runs are served in turns, by their ``run``. ``logprobs``: the
-    caller wants them, whatever is logged.
+    caller wants them, whatever is logged. ``lost_try`` is ``distill.caller.LOST_TRY`` of its calls.
     """
 
     requests: Sequence[wire.Request]
@@ -93,6 +95,7 @@ class Submission:
     model: str | None = None
     interactive: bool = False
     logprobs: bool = False
+    lost_try: Callable[[int], bool] | None = None
 
 
 @dataclass(slots=True)
@@ -107,6 +110,10 @@ class Pending:
     """Of workers that had it in flight."""
     deaths_alone: int = 0
     """Of these, where nothing else was in flight."""
+    mark_s: float = 0.0
+    """Of the device's clock, when it came there."""
+    gpu_s: float = 0.0
+    """Its share of the devices where it was in flight."""
 
 
 def request_key(request: wire.Request, model: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """One worker server as the driver sees it: where it comes from, what it has in flight."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,6 +11,7 @@ from distill.protocol.conversation import Conversation
 from distill.protocol.errors import RemoteProtocolError
 from distill.protocol.launcher_link import Exited, Kill, NotStarted, Spawn
 from distill.protocol.sockets import Inbound
+from distill.supervisor.device_clock import DeviceClock
 from distill.supervisor.exits import Watch
 from distill.supervisor.meter import Meter
 from distill.supervisor.requests import ALONE_FROM_DEATHS, Pending
@@ -96,6 +98,7 @@ class Worker:
     step_age_s: float = 0.0
     slowest_step_s: float = 0.0
     meter: Meter = field(default_factory=Meter)
+    clock: DeviceClock = field(default_factory=DeviceClock)
     serving: dict[str, int] = field(default_factory=dict)
     """The adapters that it answers with, each in this version."""
     expected: set[str] = field(default_factory=set)
@@ -214,6 +217,7 @@ class Worker:
 
     def take(self, pending: Pending) -> None:
         """Put a request in flight here; its id is none of those that are."""
+        pending.mark_s = self.clock.enter(time.monotonic())
         self.in_flight[pending.request.id] = pending
         self.tokens_in_flight += pending.tokens
 
@@ -222,14 +226,21 @@ class Worker:
         pending = self.in_flight.pop(request_id, None)
         if pending is not None:
             self.tokens_in_flight -= pending.tokens
+            self._stop_clock(pending, time.monotonic())
         return pending
 
     def give_back_all(self) -> list[Pending]:
         """Take every request out of flight."""
-        returned = list(self.in_flight.values())
+        returned, now_s = list(self.in_flight.values()), time.monotonic()
+        for pending in returned:
+            self._stop_clock(pending, now_s)
         self.in_flight.clear()
         self.tokens_in_flight = 0
         return returned
+
+    def _stop_clock(self, pending: Pending, now_s: float) -> None:
+        devices = self.card.device.count("+") + 1 if self.card is not None else 1
+        pending.gpu_s += self.clock.leave(pending.mark_s, now_s) * devices
 
 
 def _answers_for(named: wire.Request | wire.Result) -> str:

@@ -23,7 +23,10 @@ class Skipped:
 
 @dataclass(slots=True)
 class Run:
-    """One run, its records in the order written. ``end`` is None if it was cut off."""
+    """One run, its records in the order written. ``end`` is None if it was cut off.
+
+    ``sub_runs`` are those that its cells asked for; they stand in the trace beside it.
+    """
 
     id: str
     folder: Path
@@ -38,6 +41,7 @@ class Run:
     batches: list[records.Batch] = field(default_factory=list)
     primitives: list[records.Primitive] = field(default_factory=list)
     calls: list[records.Call] = field(default_factory=list)
+    sub_runs: list["Run"] = field(default_factory=list)
 
     @property
     def answer(self) -> Any:
@@ -123,8 +127,16 @@ def read(folder: str | Path) -> Trace:
             else:
                 run = runs.setdefault(record.run, Run(record.run, folder))
                 _add(run, record)
+    _join_sub_runs(runs)
     trace.runs = runs
     return trace
+
+
+def _join_sub_runs(runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        parent = run.start.parent if run.start is not None else None
+        if parent is not None and parent.run in runs:
+            runs[parent.run].sub_runs.append(run)
 
 
 def _add(run: Run, record: records.AnyRecord) -> None:

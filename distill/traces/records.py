@@ -63,8 +63,20 @@ class TokenUsage(Part, frozen=True):
     reasoning_tokens: int = 0
 
 
+class ParentCall(Part, frozen=True):
+    """The call that a sub-run is for: ``item`` of the questions of call ``call`` in ``cell`` of
+    ``run``. ``key`` is the hash of function and arguments, as in the call's ``primitive``.
+    """
+
+    run: str
+    cell: int
+    call: int
+    item: int
+    key: str
+
+
 class RunStart(Record, frozen=True, tag="run_start"):
-    """A run begins; everything that decided how it goes."""
+    """A run begins; everything that decided how it goes. ``parent``: it is a sub-run of another."""
 
     query: str
     context: ContextRef
@@ -73,6 +85,7 @@ class RunStart(Record, frozen=True, tag="run_start"):
     options: dict[str, Any]
     versions: dict[str, str]
     label: str | None = None
+    parent: ParentCall | None = None
 
 
 class Process(Record, frozen=True, tag="process"):
@@ -189,8 +202,9 @@ class Cell(Record, frozen=True, tag="cell"):
 class Primitive(Record, frozen=True, tag="primitive"):
     """A host function called from a cell, other than the workers; exact both ways.
 
-    ``key`` is the hash of function and arguments. ``reused``: it did not run; the value is what
-    an equal call of a failed cell had got; ``replayed``: what that of a recorded run had got.
+    ``key`` is the hash of function and arguments. ``value`` beside an ``error`` is what that
+    carries: ``answers`` and ``errors``. ``reused``: it did not run; the value is what an equal call
+    of a failed cell had got; ``replayed``: what that of a recorded run had got.
     """
 
     cell: int

@@ -5,6 +5,7 @@
     RuntimeError
     ├── WorkerError             one item failed for good
     │   └── WorkerBatchError    .answers (None where failed), .errors (index → reason)
+    ├── SubRunError             a sub-run gave no answer; of several: as WorkerBatchError
     ├── PrimitiveError          a function that the user added failed
     └── LimitError              a limit of this session is used up
 """
@@ -46,6 +47,20 @@ class WorkerBatchError(WorkerError):
         self.errors = errors or {}
 
 
+class SubRunError(RuntimeError):
+    """Sub-runs ended without an answer; those of the others are here."""
+
+    def __init__(
+        self,
+        detail: str,
+        answers: list[Any] | None = None,
+        errors: dict[int, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.answers = answers or []
+        self.errors = errors or {}
+
+
 class PrimitiveError(RuntimeError):
     """A host function failed."""
 
@@ -65,6 +80,7 @@ class Finished(BaseException):
 EXCEPTIONS: tuple[type[RuntimeError], ...] = (
     WorkerError,
     WorkerBatchError,
+    SubRunError,
     PrimitiveError,
     LimitError,
     FinalError,
@@ -157,6 +173,6 @@ class Host:
 
 def _exception(error: Wire) -> Exception:
     kind = next((kind for kind in EXCEPTIONS if kind.__name__ == error["name"]), RuntimeError)
-    if kind is WorkerBatchError:
-        return WorkerBatchError(error["detail"], error.get("answers"), error.get("errors"))
+    if kind is WorkerBatchError or kind is SubRunError:
+        return kind(error["detail"], error.get("answers"), error.get("errors"))
     return kind(error["detail"])

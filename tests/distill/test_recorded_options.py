@@ -27,6 +27,8 @@ OTHERS: dict[str, Any] = {
     "sandbox": "namespaces",
     "answer_cache": "run",
     "replay_of": ReplayOf("/log", "20260101-000000-abcdef", "worker"),
+    "max_depth": 3,
+    "sub_supervisor": "recipe:find",
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {

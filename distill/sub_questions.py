@@ -1,0 +1,67 @@
+"""``supervisor(query, …)``: what a cell may hand to another supervisor, checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.errors import InputError
+from distill.primitives import primitive
+from distill.question import check_question
+
+AT_ONCE = 4
+"""Sub-runs of one level of a tree that are under way at once: each has a jail, with all the memory
+that the limits give one. The others wait."""
+SUB_RUNS_LIMIT = 100
+"""Sub-runs that one run may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubQuestion:
+    """``context`` None is the text of the run that asks, ``max_iterations`` None as many turns."""
+
+    query: str
+    context: Any = None
+    max_iterations: int | None = None
+
+
+@primitive(budget=SUB_RUNS_LIMIT, egress=False)
+def sub_run(
+    query: Any,  # noqa: ARG001  (the signature is what cells see)
+    context: Any = None,  # noqa: ARG001
+    *,
+    contexts: Any = None,  # noqa: ARG001
+    max_iterations: Any = None,  # noqa: ARG001
+) -> Any:
+    """Hand a question that needs code and several steps to another supervisor like you, with a \
+fresh REPL and the same workers; returns its answer. It knows only the question and its `context` \
+(a str, list or dict; yours unless given). A list of questions (`contexts`: a text for each) is \
+worked on in parallel and gives a list. Raises SubRunError (.answers, .errors) where there is none.
+    """
+    raise InputError(
+        "this works in a run's cells only: run(…, primitives={'supervisor': distill.sub_run})"
+    )
+
+
+def sub_questions(
+    query: Any, context: Any, contexts: Any, max_iterations: Any
+) -> list[SubQuestion]:
+    """What a cell asked, one by one. Raises InputError for what can't be asked."""
+    if max_iterations is not None and (
+        not isinstance(max_iterations, int)
+        or isinstance(max_iterations, bool)
+        or max_iterations < 1
+    ):
+        raise InputError(f"max_iterations is a number of turns from 1 on, not {max_iterations!r}")
+    queries: Sequence[Any] = query if isinstance(query, list | tuple) else [query]
+    texts: Sequence[Any] = [context] * len(queries)
+    if contexts is not None:
+        texts = contexts if isinstance(contexts, list | tuple) else ()
+        if context is not None or len(texts) != len(queries) or queries is not query:
+            raise InputError("contexts is for a list of questions: a list of as many texts")
+    asked = [
+        SubQuestion(each, text, max_iterations) for each, text in zip(queries, texts, strict=True)
+    ]
+    for question in asked:
+        # The text of the run that asks was checked when that began.
+        check_question(question.query, "-" if question.context is None else question.context)
+    return asked

@@ -1,0 +1,36 @@
+"""What the calls of one model use of a budget."""
+
+from dataclasses import dataclass
+
+from distill.budget import Use
+from distill.models import Usage
+from distill.prices import FREE, Price, PriceTable
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """``price`` is of the model's tokens, None where nobody knows it: then dollars are 0 here.
+
+    ``devices`` has the price of a worker server's time. ``counts``: it reads and writes tokens,
+    which a recipe or a recorded run does not.
+    """
+
+    price: Price | None = FREE
+    devices: PriceTable = PriceTable()
+    counts: bool = True
+
+    def used(self, usage: Usage, gpu_s: float = 0.0, device: str = "") -> Use:
+        """What a call has used; its retries, and the call or turn itself, are apart."""
+        dollars = self.price.of_call(usage) if self.price is not None else 0.0
+        return Use(
+            tokens=usage.input_tokens + usage.output_tokens,
+            dollars=dollars + (self.devices.device_dollars(device, gpu_s) if gpu_s else 0.0),
+            gpu_s=gpu_s,
+        )
+
+    def most(self, prompt_tokens: int, completion_tokens: int) -> Use:
+        """What a call may use."""
+        if not self.counts:
+            return Use()
+        dollars = self.price.most(prompt_tokens, completion_tokens) if self.price else 0.0
+        return Use(tokens=prompt_tokens + completion_tokens, dollars=dollars)

@@ -1,0 +1,200 @@
+"""What a run's turns may use: each is reserved before it is sent, and one more is kept for last."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from distill.accounts import Account
+from distill.budget import NOTHING, Use, amount
+from distill.caller import LOST_TRY
+from distill.errors import BudgetError, InputError
+from distill.models import LMResponse, Usage
+from distill.supervisor.call_budget import CallBudget
+from distill.supervisor.tariff import Tariff
+from distill.token_estimate import CHARS_PER_TOKEN, prompt_tokens
+
+T = TypeVar("T")
+
+REPLY_TOKENS = 16_384
+"""The most that a reply may have where its tokens or dollars are limited."""
+SHORTEST_REPLY_TOKENS = 512
+"""With room for less no further turn is begun, but the last."""
+LAST_REPLY_TOKENS = 1_024
+"""Kept for the last reply."""
+LAST_PROMPT_TOKENS = 100
+"""What the last turn is asked with, beside what was shown."""
+LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
+"""Of the wall time, kept for the last turn until it is known how long a reply takes."""
+
+
+class TurnBudget:
+    """Of one run; ``shown_chars`` of each cell's output are shown. Called on the driver's loop.
+
+    ``account`` is what the turns have used, of the run's. A run whose ``calls`` have nothing left of
+    their budget has one turn left.
+    """
+
+    def __init__(
+        self, account: Account, tariff: Tariff, calls: CallBudget, shown_chars: int = 0
+    ) -> None:
+        self.account = account = account.child()
+        self._calls = calls
+        self._tariff = tariff
+        self._shown_tokens = shown_chars // CHARS_PER_TOKEN
+        self._hold = account.reserve(NOTHING)
+        self._turn = self._keep = NOTHING
+        self._reply_tokens: int | None = None
+        self._asked_tokens = 0
+        self._wall_s = account.left_s()
+        self._slowest_s = 0.0
+
+    @property
+    def _is_bounded(self) -> bool:
+        limited = self.account.limited
+        return self._tariff.counts and ("tokens" in limited or "dollars" in limited)
+
+    def check(self, opening: Sequence[Mapping[str, str]]) -> None:
+        """Put the last turn's use aside, before anything is begun.
+
+        Raises InputError where there is not even so much.
+        """
+        if not self._is_bounded:
+            return
+        try:
+            self._hold.resize(self._last(prompt_tokens(m["content"] for m in opening)))
+        except BudgetError as error:
+            raise InputError(f"{error}: it must be enough for one turn") from error
+
+    def plan(self, messages: Sequence[Mapping[str, str]], *added: str) -> BudgetError | None:
+        """Put the next turn aside, with a last one after it; why that can't be.
+
+        ``added`` is what will be told beside the messages.
+        """
+        try:
+            self._check_used_up()
+            self._turn, keep = Use(turns=1), NOTHING
+            if self._is_bounded:
+                prompt = prompt_tokens([*(m["content"] for m in messages), *added])
+                self._reply_tokens = reply = self._room(prompt)
+                self._asked_tokens = prompt
+                self._turn += self._tariff.most(prompt, reply)
+                keep = self._last(prompt + reply + self._shown_tokens)
+            self._hold.resize(self._turn + keep)
+            self._keep = keep
+        except BudgetError as error:
+            return error
+        return None
+
+    def plan_last(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """Put the last turn aside, as it is asked now. Raises BudgetError: it can't be asked."""
+        if self.account.left_s() == 0:
+            raise BudgetError("the wall time is up", budget="wall_s")
+        self._turn = self._keep = NOTHING
+        if self._is_bounded:
+            prompt = prompt_tokens(message["content"] for message in messages)
+            self._reply_tokens = self._last_room(prompt)
+            self._asked_tokens = prompt
+            self._turn = self._tariff.most(prompt, self._reply_tokens)
+        self._hold.resize(self._turn)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the planned turn is asked with."""
+        return {} if self._reply_tokens is None else {"max_tokens": self._reply_tokens}
+
+    async def in_time(self, reply: Awaitable[T]) -> T:
+        """The reply, unless the wall time ends before it comes. Raises BudgetError."""
+        token = LOST_TRY.set(self._lost)
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self.account.left_s()) as limit:
+                return await reply
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            # Nobody will know what it takes: as much as it may.
+            self._hold.spend(self._turn, NOTHING)
+            raise BudgetError("the wall time is up", budget="wall_s") from None
+        finally:
+            LOST_TRY.reset(token)
+            self._slowest_s = max(self._slowest_s, time.monotonic() - started_s)
+
+    def _lost(self, _tokens: int) -> bool:
+        """A try was sent and never answered; whether another is covered."""
+        tried = self._turn - Use(turns=self._turn.turns)
+        return self.account.charge_again(tried)
+
+    def replied(self, response: LMResponse) -> None:
+        """Count the reply; where nobody said what it took, what it looks like."""
+        usage = response.usage
+        if self._tariff.counts and not (usage.input_tokens or usage.output_tokens):
+            usage = Usage(self._asked_tokens, prompt_tokens([response.text]))
+        used = self._tariff.used(usage, response.gpu_s, response.card.device if response.card else "")
+        self._hold.spend(used + Use(turns=self._turn.turns), self._keep)
+
+    # -- the wall clock
+
+    def work_left_s(self) -> float | None:
+        """Until when worker calls may go on: then only a last turn has time. None: no end."""
+        left_s = self.account.left_s()
+        if left_s is None or self._wall_s is None:
+            return None
+        known_s = 1.25 * self._slowest_s or min(LAST_SHARE * self._wall_s, LAST_LIMIT_S)
+        return max(0.0, left_s - min(known_s, self._wall_s / 2))
+
+    # -- what the model is told
+
+    def line(self) -> str:
+        """What is left of each budget but the turns', in one line; "" where all is unlimited."""
+        account = self.account
+        kinds = [kind for kind in account.limited if kind != "turns"]
+        left = [amount(kind, account.left(kind) or 0) for kind in kinds]
+        if (work_s := self.work_left_s()) is not None:
+            left.append(amount("wall_s", work_s))
+        if not left:
+            return ""
+        return f"Budget left, beside what is kept for a last turn: {', '.join(left)}."
+
+    # -- how much there is
+
+    def _check_used_up(self) -> None:
+        if self.work_left_s() == 0:
+            raise BudgetError("no wall time left", budget="wall_s")
+        if (why := self._calls.used_up()) is not None:
+            raise why
+
+    def _last(self, prompt: int) -> Use:
+        return self._tariff.most(prompt + LAST_PROMPT_TOKENS, LAST_REPLY_TOKENS)
+
+    def _left(self) -> tuple[float, float]:
+        """Tokens and dollars, what is held for turns included."""
+        held, account = self._hold.most, self.account
+        tokens, dollars = account.left("tokens"), account.left("dollars")
+        most = float("inf")
+        return (
+            most if tokens is None else tokens + held.tokens,
+            most if dollars is None else dollars + held.dollars,
+        )
+
+    def _room(self, prompt: int) -> int:
+        """How many tokens a reply may have, so that a last turn is left after it."""
+        return self._reply_of(prompt, self._last(prompt + self._shown_tokens), twice=True)
+
+    def _last_room(self, prompt: int) -> int:
+        return self._reply_of(prompt, NOTHING, twice=False)
+
+    def _reply_of(self, prompt: int, after: Use, *, twice: bool) -> int:
+        """Of a turn with this prompt; the reply is read again in what comes after, if ``twice``."""
+        price, (tokens, dollars) = self._tariff.price, self._left()
+        asked = self._tariff.most(prompt, 0) + after
+        again = 2 if twice else 1
+        room = [float(REPLY_TOKENS), (tokens - asked.tokens) / again]
+        one = self._tariff.most(0, 1).dollars + (self._tariff.most(1, 0).dollars if twice else 0.0)
+        if price is not None and one > 0:
+            room.append((dollars - asked.dollars) / one)
+        least = SHORTEST_REPLY_TOKENS if twice else 16
+        if (most := int(min(room))) >= least:
+            return most
+        short = "dollars" if len(room) == 3 and room[2] == min(room) else "tokens"
+        raise BudgetError(f"what is left of the {short} does not cover a turn", budget=short)
