@@ -76,6 +76,7 @@ class ReplayedCalls:
             cell=place[0],
             call=place[1],
             source="replayed",
+            messages=None if line.message_spans is not None else line.messages,
             usage=records.TokenUsage(0, 0),
             prompt_token_ids=None,
             token_ids=line.token_ids if keeps_ids else None,
