@@ -318,8 +318,8 @@ class Call(Record, frozen=True, tag="call", gc=False, kw_only=True, omit_default
     (``distill.traces.read`` gives both). ``token_ids`` and ``logprobs`` are as sampled, never
     retokenised. ``call`` and ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is
     ``reused`` where an equal call of a failed cell had got this response: that line has the ids,
-    and was paid for; ``cached`` where the answer cache had it, maybe from another run: no tokens, no
-    ids; ``replayed`` where the run does a recorded one again, and that run had got it: the same.
+    and was paid for; ``cached`` where the answer cache had it, maybe from another run: no tokens,
+    no ids; ``replayed`` where the run does a recorded one again, and that run had got it: the same.
     """
 
     # Of all that have a default only this is in every line: what a later version means by it.
