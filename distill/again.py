@@ -9,7 +9,7 @@ from distill.errors import InputError
 from distill.limits import Limits
 from distill.models import ModelHandler, model_name
 from distill.orchestrator import (
-    check_primitives,
+    chosen_primitives,
     default_log_dir,
     family_of,
     journal_of,
@@ -19,6 +19,7 @@ from distill.orchestrator import (
 from distill.primitives import primitive
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
+from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
@@ -36,7 +37,7 @@ async def resume_on_loop(
     worker: ModelHandler | Backend | None = None,
     *,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
     sub_supervisor: ModelHandler | str | None = None,
@@ -54,9 +55,9 @@ async def resume_on_loop(
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
-    check_primitives(primitives)
+    given = chosen_primitives(primitives)
     host = driver.shared()
-    check = functools.partial(check_resumable, primitives=primitives, repl_class=repl_class)
+    check = functools.partial(check_resumable, primitives=given, repl_class=repl_class)
     recorded = await driver.in_thread(host, check, log_dir, run_id)
     handler = await ready_supervisor(
         host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
@@ -73,7 +74,7 @@ async def resume_on_loop(
         options = read_back(
             Options,
             told,
-            primitives=dict(primitives or {}),
+            primitives={**ready_of(told), **given},
             repl_class=repl_class,
             packages=_package_names(told),
             sources=recorded.start.context.sources,
@@ -96,7 +97,7 @@ async def replay_on_loop(
     *,
     log_dir: str | Path | None = None,
     label: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
@@ -112,18 +113,19 @@ async def replay_on_loop(
 
     Raises InputError for what is no run, and what ``run`` raises.
     """
-    check_primitives(primitives)
+    given = chosen_primitives(primitives)
     host = driver.shared()
     recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
     assert recorded.start is not None
     told, handler = recorded.start.options, RecordedSupervisor(recorded)
     backend = RecordedBackend(recorded) if worker is None else await ready_backend(host, worker)
+    ready = {} if worker is None else ready_of(told)
     has_cache = told.get("answer_cache", "off") != "off"
     answers: Answers = "log" if worker is None else "worker"
     options = read_back(
         Options,
         told,
-        primitives={**_absent(recorded, repl_class), **(primitives or {})},
+        primitives={**_absent(recorded, repl_class), **ready, **given},
         repl_class=repl_class,
         packages=_package_names(told),
         sources=recorded.start.context.sources,
@@ -167,7 +169,7 @@ def _package_names(told: Mapping[str, Any]) -> tuple[str, ...]:
 def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Mapping[str, Any] | None = None,
     repl_class: type[REPL] = REPL,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
@@ -184,6 +186,7 @@ def check_resumable(
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
     missing = used - set(primitives or ()) - set(SEED_NAMES)
+    missing -= set(ready_of(recorded.start.options))
     if missing and repl_class is REPL:  # a class of the caller's may have them
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "

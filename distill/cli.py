@@ -150,6 +150,14 @@ _question = _options(
     _limit,
     _sandbox_package,
     click.option(
+        "--primitive",
+        "primitives",
+        multiple=True,
+        metavar="NAME",
+        help="A ready function that the supervisor's code may call (repeatable): search (passages "
+        "by words or a regular expression), retrieve (by meaning).",
+    ),
+    click.option(
         "--record",
         type=click.Choice(["off", "ids", "ids+logprobs"]),
         default="ids",

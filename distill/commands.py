@@ -28,6 +28,7 @@ from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
+from distill.ready_primitives import check_installed, named
 from distill.resident import NO_MODEL, NO_REPLAY, OWN_ASK, AskOptions, Resident, SandboxSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
@@ -95,6 +96,7 @@ def up(
         return _prepare(settings, *([] if own is None else [own]))
     _check_devices(settings, own)
     described(sandbox.packages)
+    check_installed(named(options["primitives"]))
     _check_texts(query, *paths)
     recorded = _is_recorded(paths, query, supervisor, options)
     if query is not None and not paths:
@@ -199,6 +201,7 @@ def _check_first(
     options: dict[str, Any],
 ) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
+    named(options["primitives"])
     if _is_recorded(paths, query, supervisor, options):
         if options.get("resume") is not None:
             check_resumable(options["resume"])

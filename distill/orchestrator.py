@@ -10,11 +10,13 @@ from typing import Any, get_args
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
+from distill.opening import Opening, checked
 from distill.packages import described
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
+from distill.ready_primitives import Primitives, check_installed, named
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
 from distill.subruns import Family
@@ -47,9 +49,9 @@ async def answer_on_loop(
     output_limit: int = 2000,
     worker_ctx_k: int | None = None,
     label: str | None = None,
-    primitives: Mapping[str, Callable[..., Any]] | None = None,
+    primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
-    messages: Sequence[dict[str, str]] | None = None,
+    messages: Opening | None = None,
     record: Record = "ids",
     worker_options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
@@ -65,18 +67,19 @@ async def answer_on_loop(
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
     ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s; ``primitives`` are further functions of the REPL (see
-    ``distill.primitive``); ``worker_options`` are default sampling parameters of worker calls;
-    ``record`` says how much of each completion is logged; ``limits`` are the sandbox's;
-    ``sandbox_packages`` are names of installed packages that the code may import; ``sandbox`` is
-    the tier of its jail ("auto": the best that works; a named one never becomes another; "none",
-    for development, is no jail); ``sources`` are the context's files, for the log;
-    ``answer_cache`` says whether greedy and seeded worker calls are answered with what equal ones
-    got before: never, within the run, or over all runs of this user ("shared", for workers whose
-    weights are known); ``max_depth`` is how many levels of sub-runs there may be below this run,
-    where its code has a function for them (``primitives={"supervisor": distill.sub_run}``), and
-    ``sub_supervisor`` who writes their code (None: ``supervisor``); ``on_progress`` is called from
-    the background loop and must not block.
+    replace ``build_system_prompt``'s: a list, or a function that is called with the context, the
+    question and the same keywords, and returns one; ``primitives`` are further functions of the
+    REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
+    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
+    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
+    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
+    best that works; a named one never becomes another; "none", for development, is no jail);
+    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
+    seeded worker calls are answered with what equal ones got before: never, within the run, or over
+    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
+    levels of sub-runs there may be below this run, where its code has a function for them
+    (``primitives={"supervisor": distill.sub_run}``), and ``sub_supervisor`` who writes their code
+    (None: ``supervisor``); ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
@@ -85,7 +88,9 @@ async def answer_on_loop(
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
     _check_limits(max_iterations, output_limit, max_depth)
-    check_primitives(primitives)
+    chosen = chosen_primitives(primitives)
+    if messages is not None and not callable(messages):
+        checked(messages)
     if limits is not None:
         check(limits)
     if sandbox not in get_args(Wanted):
@@ -103,7 +108,7 @@ async def answer_on_loop(
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit,
-        primitives=dict(primitives or {}),
+        primitives=chosen,
         repl_class=repl_class,
         record=record,
         worker_options=dict(worker_options or {}),
@@ -188,17 +193,17 @@ def family_of(
     )
 
 
-def check_primitives(primitives: Any) -> None:
-    """Raises InputError unless it is None, or functions by names that they can have in a cell."""
-    if primitives is None:
-        return
-    if not isinstance(primitives, Mapping):
-        raise InputError(f"primitives must map names to functions, not {type(primitives).__name__}")
-    for name, function in primitives.items():
-        if not (isinstance(name, str) and name.isidentifier() and callable(function)):
+def chosen_primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
+    """The functions and ready primitives that were asked for, by the names that cells get."""
+    primitives: dict[Any, Any] = named(given)
+    for name, value in primitives.items():
+        is_named = isinstance(name, str) and name.isidentifier()
+        if not (is_named and (callable(value) or isinstance(value, str))):
             raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
         if name in (*SEED_NAMES, "FINAL"):
             raise InputError(f"primitives[{name!r}] would replace a name that every run has")
+    check_installed(primitives)
+    return primitives
 
 
 def _check_cache(wanted: AnswerCaching, backend: Backend) -> None:

@@ -79,6 +79,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replay_answers: Answers = "log"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    primitives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

