@@ -45,14 +45,6 @@ class Two:
     def __init__(self, boss: Endpoint, hand: Endpoint) -> None:
         self.boss, self.hand = boss, hand
 
-    @property
-    def supervisor(self) -> OpenAIHandler:
-        return OpenAIHandler("scripted", self.boss.url, "none")
-
-    @property
-    def worker(self) -> OpenAIHandler:
-        return OpenAIHandler("scripted", self.hand.url, "none")
-
     def prompts(self) -> Counter[str]:
         """How often the worker was asked each prompt."""
         return Counter(map(prompt_of, self.hand.requests))
@@ -68,16 +60,21 @@ def scripted_reply(cells: list[str]) -> Callable[[Mapping[str, Any]], str]:
     return reply
 
 
+def echoed(request: Mapping[str, Any]) -> Any:
+    """A worker that answers equal prompts alike, and refuses one."""
+    if prompt_of(request) == "bad":
+        return Reply({"error": {"message": "this prompt is bad"}}, status=400)
+    return f"<{prompt_of(request)[:9]}>"
+
+
 def spoken(prefix: str = "") -> Callable[[Mapping[str, Any]], Any]:
-    """A worker that answers equal prompts with different words."""
+    """One that answers equal prompts with different words."""
     numbers, lock = itertools.count(1), threading.Lock()
 
     def answer(request: Mapping[str, Any]) -> Any:
-        prompt = prompt_of(request)
-        if prompt == "bad":
-            return Reply({"error": {"message": "this prompt is bad"}}, status=400)
+        said = echoed(request)
         with lock:
-            return f"{prefix}{next(numbers)} <{prompt[:9]}>"
+            return said if isinstance(said, Reply) else f"{prefix}{next(numbers)} {said}"
 
     return answer
 
@@ -115,10 +112,15 @@ class Functions:
         return "killed"
 
 
-def record(models: Two, folder: Path, functions: Functions) -> RunResult:
-    """The whole run, which is done again in the tests."""
+def asked_of(url: str) -> OpenAIHandler:
+    """The model of this endpoint."""
+    return OpenAIHandler("scripted", url, "none")
+
+
+def record(boss: str, hand: str, folder: Path, functions: Functions) -> RunResult:
+    """The whole run, with the models at these addresses."""
     return run(
-        QUESTION, CONTEXT, models.supervisor, models.worker, log_dir=folder, max_iterations=20,
+        QUESTION, CONTEXT, asked_of(boss), asked_of(hand), log_dir=folder, max_iterations=20,
         primitives=functions.given(), worker_options={"max_tokens": 50},
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from tests.distill.recordings import (
     CALLS,
     Functions,
     Two,
+    asked_of,
     calls_of,
     cells_of,
     record,
@@ -29,7 +30,7 @@ class Recorded:
 
     def __init__(self, folder: Path, models: Two) -> None:
         self.folder, self.models, self.functions = folder, models, Functions()
-        self.result = record(models, folder, self.functions)
+        self.result = record(models.boss.url, models.hand.url, folder, self.functions)
         self.heard = len(models.hand.requests), len(models.boss.requests)
 
 
@@ -84,7 +85,7 @@ def test_a_replay_is_done_again_itself(recorded: Recorded, tmp_path: Path) -> No
 def test_another_worker_under_the_same_code(recorded: Recorded, tmp_path: Path) -> None:
     boss_heard = recorded.heard[1]
     with two(prefix="other ") as other:
-        again = replay(recorded.folder, other.worker, log_dir=tmp_path)
+        again = replay(recorded.folder, asked_of(other.hand.url), log_dir=tmp_path)
         # Cell 8 was not killed: nobody did it again. So cell 9 did not get its answers.
         twice = Counter(f"c{number}" for number in range(10))
         assert other.prompts() == recorded.models.prompts() + twice

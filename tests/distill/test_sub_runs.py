@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, resume, run, sub_run
+from distill import LMResponse, ModelHandler, Usage, replay, resume, run, sub_run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read
@@ -359,8 +359,7 @@ def test_a_recorded_run_is_done_again_without_them(
         root=[cell("x = supervisor('deeper')"), cell("FINAL(x)")], deeper=[cell("FINAL([1, 2])")]
     )
     first = ask_family(family)
-    again = run("root", "the whole text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                primitives=SUPERVISOR, limits=SMALL)  # fmt: skip
+    again = replay(log, log_dir=tmp_path / "again")
     assert again.answer == first.answer == [1, 2]
     (alone,) = read(tmp_path / "again").runs.values()
     assert alone.primitives[0].value == [1, 2]
