@@ -99,6 +99,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
     """Many connect at once; beyond it a request may come again, when its client has given up."""
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients are killed in the middle of a request."""
+
 
 class Endpoint:
     """An HTTP server on loopback; ``answer(request)`` gives a text or a Reply for each chat."""
