@@ -1,8 +1,8 @@
 """One contestant of bench/quality, alone in its process.
 
 ``python quality_contestant.py MODULE CLASS ENGINE``, where ENGINE is an ``Engine`` as JSON. A line
-in is ``{"question": …, "file": …, "facts": […]}``, a line out what came of it: an ``Answer`` and the
-seconds it took.
+in is ``{"question": …, "file": …, "facts": […]}``, a line out what came of it: an ``Answer``, and
+the seconds it took.
 """
 
 from __future__ import annotations

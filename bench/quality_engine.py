@@ -36,8 +36,10 @@ def serving(window_tokens: int) -> Iterator[Engine]:
     with (folder / "log").open("wb") as log:
         port = _free_port()
         process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-            + _arguments(folder, port, window_tokens),
+            [
+                *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+                *_arguments(folder, port, window_tokens),
+            ],
             env={**os.environ, **_environment()},
             stdout=log,
             stderr=log,

@@ -22,7 +22,7 @@ class Code(ModelHandler):
     def __init__(self, code: str) -> None:
         self._code = code
 
-    def chat(self, messages: Any, **_kw: Any) -> LMResponse:
+    def chat(self, messages: Any, **_kw: Any) -> LMResponse:  # noqa: ARG002
         return LMResponse(f"```repl\n{self._code}\n```", Usage(), self.model, 0.0)
 
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:

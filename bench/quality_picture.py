@@ -31,8 +31,8 @@ def draw(figures: Figures, path: Path) -> None:
     parts = _row_of(figures, shares, 26) + _row_of(figures, costs, 26 + height_of_row)
     about, bottom = machine(), 26 + 2 * height_of_row
     note = (
-        f"Worker: SmolLM2-135M, window {figures.window_tokens:,} tokens; lines: 95 % intervals, and "
-        f"least to most seconds. {about['cores']} cores, {about['machine']}."
+        f"Worker: SmolLM2-135M, window {figures.window_tokens:,} tokens. Lines: 95 % intervals, "
+        f"and the least and the most seconds. {about['cores']} cores, {about['machine']}."
     )
     parts.append(_text(16, bottom, note, size=12, colour=GREY))
     path.write_text(

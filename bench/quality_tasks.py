@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,12 @@ from pathlib import Path
 TEXT = Path(__file__).parent.parent / "examples" / "kjv.txt"
 ORDINALS = ("", "Second ", "Third ")
 KB, MB = 1_000, 1_000_000
-SIZES = {"needle": (100 * KB, MB, 10 * MB), "two hops": (100 * KB, MB, 10 * MB)}
-SIZES |= {"counting": (100 * KB,)}
+CELLS = (
+    *(("needle", 100 * KB), ("needle", MB), ("needle", 10 * MB)),
+    *(("two hops", 100 * KB), ("two hops", MB), ("two hops", 10 * MB)),
+    ("counting", 100 * KB),
+)
+"""Families of tasks, and the sizes of their texts in bytes."""
 LEAST_COUNTED, MOST_COUNTED = 3, 12
 APART = 0.1
 """The least distance of the two facts of a task with two hops, as a share of the text."""
@@ -162,14 +166,12 @@ NUMBERS = {
 
 
 def tasks(
-    split: str, count: int, seed: int, sizes: tuple[int, ...] | None = None
+    split: str, count: int, seed: int, cells: Sequence[tuple[str, int]] = CELLS
 ) -> Iterator[Task]:
-    """``count`` tasks of each family and size; those of one number and all cells in turn."""
+    """``count`` tasks of each cell; one of each in turn."""
     for number in range(count):
-        for family, its_sizes in SIZES.items():
-            for size_bytes in its_sizes:
-                if sizes is None or size_bytes in sizes:
-                    yield make(split, family, size_bytes, number, seed)
+        for family, size_bytes in cells:
+            yield make(split, family, size_bytes, number, seed)
 
 
 def make(split: str, family: str, size_bytes: int, number: int, seed: int) -> Task:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
-    from distill.sub_questions import sub_run
 
 __all__ = [
     "REPL",
@@ -47,7 +46,6 @@ __all__ = [
     "replay",
     "resume",
     "run",
-    "sub_run",
 ]
 
 _HOMES = {
@@ -61,7 +59,6 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
-    "sub_questions": ("sub_run",),
 }
 
 

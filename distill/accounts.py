@@ -15,6 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from distill.budget import KINDS, NOTHING, ROUNDING, Budget, Kind, Use, amount
 from distill.errors import BudgetError
@@ -23,11 +24,12 @@ from distill.errors import BudgetError
 class Balance:
     """What is used and held of one budget. Not for several threads."""
 
-    __slots__ = ("budget", "held", "used")
+    __slots__ = ("budget", "held", "is_priced", "used")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.used = self.held = NOTHING
+        self.is_priced = True
 
     def left(self, kind: Kind) -> float:
         """What can still be held; below 0 where more was used than was held for it."""
@@ -89,7 +91,18 @@ class Account:
             left = min(balance.left(kind) for balance in self.path)
         return None if left == math.inf else max(type(left)(0), left)
 
-    def limit(self, kind: Kind) -> float | None:
+    @property
+    def is_priced(self) -> bool:
+        """Whether the dollars are all: nothing was used whose price nobody knows."""
+        return self._own.is_priced
+
+    def say_unpriced(self) -> None:
+        """What is used has no known price, here and so further up."""
+        with self.lock:
+            for balance in self.path:
+                balance.is_priced = False
+
+    def limit(self, kind: Kind | Literal["wall_s"]) -> float | None:
         """The lowest limit of this kind, here or further up; None: there is none."""
         limits = [getattr(balance.budget, kind) for balance in self.path]
         return min((limit for limit in limits if limit is not None), default=None)

@@ -1,14 +1,17 @@
 """``resume`` and ``replay``: a recorded run goes on, or is done again."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import Limits
 from distill.models import ModelHandler, model_name
 from distill.orchestrator import (
+    checked_budget,
     chosen_primitives,
     default_log_dir,
     family_of,
@@ -16,6 +19,7 @@ from distill.orchestrator import (
     ready_backend,
     ready_supervisor,
 )
+from distill.prices import price_table
 from distill.primitives import primitive
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
@@ -23,6 +27,7 @@ from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.spending import settled
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.recording import Answers, ReplayOf
@@ -42,6 +47,7 @@ async def resume_on_loop(
     limits: Limits | None = None,
     sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
+    budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
@@ -51,7 +57,8 @@ async def resume_on_loop(
     cell, the conversation as it was sent; only worker calls that are not in the log are asked.
     ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
     ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
-    the tier that it asked for; that it had no jail is never taken from a log.
+    the tier that it asked for; that it had no jail is never taken from a log. What was used before
+    counts against the run's budget, in which the limits of ``budget`` take the place of its own.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
@@ -83,6 +90,10 @@ async def resume_on_loop(
             on_progress=on_progress,
             **({} if limits is None else {"limits": limits}),
         )
+        table = options.prices.before(price_table())
+        limit = options.budget.replaced(checked_budget(budget))
+        limit, table = settled(limit, table, backend, handler, below)
+        options = dataclasses.replace(options, budget=limit, prices=table)
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
         family = family_of(host, options, below or handler, backend)
@@ -117,30 +128,50 @@ async def replay_on_loop(
     host = driver.shared()
     recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
     assert recorded.start is not None
-    told, handler = recorded.start.options, RecordedSupervisor(recorded)
+    handler = RecordedSupervisor(recorded)
     backend = RecordedBackend(recorded) if worker is None else await ready_backend(host, worker)
-    ready = {} if worker is None else ready_of(told)
-    has_cache = told.get("answer_cache", "off") != "off"
-    answers: Answers = "log" if worker is None else "worker"
-    options = read_back(
-        Options,
-        told,
-        primitives={**_absent(recorded, repl_class), **ready, **given},
+    options = dataclasses.replace(
+        _replay_options(recorded, "log" if worker is None else "worker"),
         repl_class=repl_class,
-        packages=_package_names(told),
-        sources=recorded.start.context.sources,
-        sandbox=_tier_again(told, sandbox),
-        # One that runs share would answer for the worker that is to be compared.
-        answer_cache="run" if worker is not None and has_cache else "off",
+        sandbox=_tier_again(recorded.start.options, sandbox),
         on_progress=on_progress,
-        replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
     )
+    primitives = {**_absent(recorded, repl_class), **options.primitives, **given}
+    limit, table = settled(options.budget, options.prices.before(price_table()), backend, handler)
+    options = dataclasses.replace(options, primitives=primitives, budget=limit, prices=table)
     question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id) as journal:
         asked = Rollout(host, RunLog(journal, run_id), question, options)
         await asked.prepare(handler, backend)
-        return await asked.ask(label, told.get("worker_ctx_k"), handler.opening)
+        ctx_k = recorded.start.options.get("worker_ctx_k")
+        return await asked.ask(label, ctx_k, handler.opening)
+
+
+def _replay_options(recorded: Run, answers: Answers) -> Options:
+    """The options of the recorded run, as far as they are its replay's."""
+    assert recorded.start is not None
+    told, asks = recorded.start.options, answers == "worker"
+    turns = sum(not turn.forced for turn in recorded.turns)
+    was_forced = turns < len(recorded.turns)
+    options = read_back(
+        Options,
+        told,
+        primitives=ready_of(told) if asks else {},
+        repl_class=REPL,
+        packages=_package_names(told),
+        sources=recorded.start.context.sources,
+        on_progress=None,
+        replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
+    )
+    return dataclasses.replace(
+        options,
+        # A budget may have ended it before its last turn.
+        max_iterations=turns if was_forced else options.max_iterations,
+        budget=options.budget if asks else Budget(),
+        # What runs share would answer for the worker that is to be compared.
+        answer_cache="run" if asks and options.answer_cache != "off" else "off",
+    )
 
 
 def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., Any]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from distill.errors import InputError
 
@@ -29,6 +29,22 @@ class Budget:
     dollars: float | None = None
     gpu_s: float | None = None
     wall_s: float | None = None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> "Budget":
+        """The limits, out of the options of a command or a client. Raises InputError."""
+        return cls(**{name: options.pop(f"max_{name}", None) for name in cls.__slots__})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The limits as such options, but for those that there are not."""
+        given = ((name, getattr(self, name)) for name in self.__slots__)
+        return {f"max_{name}": value for name, value in given if value is not None}
+
+    def replaced(self, given: "Budget") -> "Budget":
+        """This budget, with the limits that are given in their place."""
+        limits = {name.removeprefix("max_"): value for name, value in given.options.items()}
+        return dataclasses.replace(self, **limits)
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

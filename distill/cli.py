@@ -143,9 +143,9 @@ _question = _options(
     click.option(
         "--output-limit",
         type=click.IntRange(min=100),
-        default=2000,
-        show_default=True,
-        help="Characters of a cell's output that the supervisor sees.",
+        metavar="N",
+        help="Characters of a cell's output that the supervisor sees (default: 2000; 20000 in the "
+        "dialect rlm).",
     ),
     _limit,
     _sandbox_package,
@@ -180,9 +180,55 @@ _question = _options(
         help="Levels of sub-runs below the run, where its code can start some.",
     ),
     click.option(
+        "--dialect",
+        type=click.Choice(["native", "rlm"]),
+        default="native",
+        show_default=True,
+        help="The names in the REPL and the words around it: distill's own, or those of Recursive "
+        "Language Models, for models that were trained on them.",
+    ),
+    click.option(
         "--sub-supervisor",
         metavar="MODEL|recipe:NAME",
         help="Who writes the code of sub-runs (default: as --supervisor).",
+    ),
+    click.option(
+        "--max-worker-calls",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="The most worker calls of the run; what is beyond them is not sent.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="The most tokens, in and out, of supervisor and workers.",
+    ),
+    click.option(
+        "--max-dollars",
+        type=click.FloatRange(min=0),
+        metavar="X",
+        show_default="5 where a model's endpoint is paid",
+        help="The most that the run may cost.",
+    ),
+    click.option(
+        "--max-gpu-s",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="The most seconds of the worker servers' devices.",
+    ),
+    click.option(
+        "--max-wall-s",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="The most seconds from the start of the run, the last turn included.",
+    ),
+    click.option(
+        "--prices",
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+        metavar="FILE",
+        help="What models cost, as a TOML file that goes before ~/.config/distill/prices.toml and "
+        "the table that ships with distill.",
     ),
     click.option(
         "--log-dir",

@@ -408,7 +408,9 @@ def _prepare(*wanted: WorkerSettings) -> int:
 def _print(result: RunResult, text: str) -> int:
     if result.status == "unanswered":
         click.echo(visible(text), err=True)
-        raise BudgetError(f"no answer within {result.iterations} turns")
+        budget = result.ended_by or "turns"
+        what = f"{result.iterations} turns" if budget == "turns" else f"the budget (max_{budget})"
+        raise BudgetError(f"no answer within {what}", budget=budget)
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")

@@ -61,11 +61,12 @@ class Display:
     def progress(self, progress: Progress) -> None:
         """A run moved."""
         failed = f" ({progress.calls_failed} failed)" if progress.calls_failed else ""
+        spent = f"${progress.dollars:,.4f} · " if progress.dollars else ""
         below = f"{progress.sub_runs} sub-runs · " if progress.sub_runs else ""
         text = (
             f"turn {progress.turn}/{progress.turns} · {below}worker calls "
             f"{progress.calls_done}/{progress.calls_total}{failed} · {progress.tokens:,} tokens · "
-            f"{progress.elapsed_s:.0f} s"
+            f"{spent}{progress.elapsed_s:.0f} s"
         )
         with self._lock, contextlib.suppress(OSError, ValueError):
             turned = not self._phase.startswith(f"turn {progress.turn}/")

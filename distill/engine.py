@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from distill import errors
+from distill.budget import Budget
 from distill.errors import DistillError, InputError, MachineError
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -96,11 +97,13 @@ class Engine:
         context: str | list[Any] | dict[str, Any],
         supervisor: str | None = None,
         *,
+        budget: Budget | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
         encode_context(context)  # refused here as it would be there
+        options |= budget.options if budget is not None else {}
         suffix = ".txt" if isinstance(context, str) else ".json"
         with tempfile.NamedTemporaryFile("w", suffix=suffix, encoding="utf-8") as file:
             file.write(context if isinstance(context, str) else json.dumps(context))
@@ -227,6 +230,7 @@ def _progress(message: wire.Progress) -> Progress:
         message.tokens,
         message.elapsed_s,
         message.sub_runs,
+        message.dollars,
     )
 
 
@@ -239,7 +243,7 @@ def _error(failed: wire.Failed) -> DistillError:
     kind: Any = getattr(errors, failed.kind, DistillError)
     if not (isinstance(kind, type) and issubclass(kind, DistillError)):
         kind = DistillError
-    if kind is errors.WorkerBatchError:
+    if issubclass(kind, errors.WorkerBatchError):
         kind = errors.ModelError
     error: DistillError = kind(failed.detail)
     return error

@@ -42,7 +42,7 @@ class LocalSupervisor(ModelHandler):
         self._loop = loop
         self._queue = queue
         self._record: Record = record
-        self._lane = f"supervisor-{secrets.token_hex(4)}"
+        self._name = f"supervisor-{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
 
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
@@ -77,21 +77,22 @@ class LocalSupervisor(ModelHandler):
         return [self.chat(messages, **kw) for messages in message_batches]
 
     def _ask(self, messages: tuple[wire.ChatMessage, ...], sampling: wire.Sampling) -> Outcome:
-        name = f"{self._lane}-{next(self._numbers)}"
+        name = f"{self._name}-{next(self._numbers)}"
         request = wire.Request(name, 1, sampling, messages=messages, record=self._record)
         future: Future[Outcome] = Future()
 
         def deliver(outcomes: list[Outcome]) -> None:
             future.set_result(outcomes[0])
 
-        asked = Submission([request], deliver, self._lane, self._queue, interactive=True)
+        # A lane of its own: several runs may have this supervisor, and one of them may end.
+        asked = Submission([request], deliver, name, self._queue, interactive=True)
         self._loop.call_soon_threadsafe(self._fleet.submit, asked)
         while True:
             try:
                 return future.result(LOOK_S)
             except TimeoutError:
                 if is_gone():
-                    self._loop.call_soon_threadsafe(self._fleet.cancel, self._lane)
+                    self._loop.call_soon_threadsafe(self._fleet.cancel, name)
                     raise ModelError("the run has ended") from None
 
     def _failure(self, failed: wire.Failure) -> ModelError:

@@ -5,7 +5,9 @@ products; torch would be some hundred megabytes and seconds of import in the dri
 faster. Held against ``transformers``: cosines of the same text are 0.999998 and above.
 """
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,36 @@ TOKENS_LIMIT = 256
 MASKED = np.float32(-1e9)
 
 
+_using = 0
+_using_lock = threading.Lock()
+_limits: Any = None
+
+
+@contextlib.contextmanager
+def one_thread_a_product() -> Iterator[None]:
+    """Keep numpy from dividing a product among threads while anybody is in here.
+
+    They would spin while they wait for each other: ten times slower beside workers that have all
+    cores. The setting is the process's; the last one out puts back what the first one found.
+    """
+    global _using, _limits  # noqa: PLW0603  (as is the setting)
+    import threadpoolctl
+
+    with _using_lock:
+        if _using == 0:
+            _limits = threadpoolctl.threadpool_limits(1, "blas")
+        _using += 1
+    try:
+        yield
+    finally:
+        with _using_lock:
+            _using -= 1
+            if _using == 0:
+                _limits.restore_original_limits()
+
+
 class MiniLM:
-    """The loaded model: some 90 MB. Any number of threads may use it at once.
+    """The loaded model: some 90 MB. Any number of threads may use it, in ``one_thread_a_product``.
 
     Raises ImportError, OSError.
     """

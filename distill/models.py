@@ -43,6 +43,8 @@ COUNT_LIMIT = 1 << 53
 """Token counts stay below it: the logs are JSON, where longer integers are not exact."""
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
+REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
+"""What endpoints call the most tokens of a reply, the newer name last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +287,7 @@ class OpenAIHandler(ModelHandler):
         """Ask when it is this call's turn, again if need be. Raises ModelError: what to do."""
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
-        request.update(_to_openai({**self._sampling, **kw}))
+        request.update(_to_openai(self._bounded({**self._sampling, **kw})))
         attempts = Attempts(self._limiter, _estimate(request), self._retries)
         while True:
             try:
@@ -300,6 +302,18 @@ class OpenAIHandler(ModelHandler):
                     raise self._gave_up(error, attempts) from None
             finally:
                 attempts.end()
+
+    def _bounded(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """The sampling parameters with one bound of the reply, the lowest, as the endpoint has it.
+
+        OpenAI's newer models refuse max_tokens; other servers may not know the newer name.
+        """
+        names = [name for name in REPLY_BOUNDS if sampling.get(name) is not None]
+        if not names:
+            return sampling
+        name = "max_completion_tokens" if self.endpoint == OPENAI_HOST else names[-1]
+        rest = {k: v for k, v in sampling.items() if k not in REPLY_BOUNDS}
+        return {**rest, name: min(sampling[each] for each in names)}
 
     def _gave_up(self, error: Exception, attempts: Attempts) -> ModelError:
         """The end of a call that has no more tries. Raise it ``from None``, as ``_failure``."""

@@ -10,17 +10,25 @@ from distill.supervisor.text import printable
 Messages = Sequence[Mapping[str, str]]
 Opening = Messages | Callable[..., Messages]
 """As a user gives it: messages, or a function that is called as ``build_system_prompt`` is."""
+BuildPrompt = Callable[..., list[dict[str, str]]]
 
 ROLES = ("system", "user", "assistant")
 
 
-def opening(given: Opening | None, context: Any, query: str, **facts: Any) -> list[dict[str, str]]:
+def opening(
+    given: Opening | None,
+    context: Any,
+    query: str,
+    build: BuildPrompt = build_system_prompt,
+    **facts: Any,
+) -> list[dict[str, str]]:
     """The messages that a run begins with; ``facts`` are the keywords of ``build_system_prompt``.
 
-    Raises InputError for what is no conversation, and whatever a function of the user's raises.
+    ``build`` makes them where none are given. Raises InputError for what is no conversation, and
+    whatever a function of the user's raises.
     """
     if given is None:
-        return build_system_prompt(context, query, **facts)
+        return build(context, query, **facts)
     return checked(given(context, query, **facts) if callable(given) else given)
 
 

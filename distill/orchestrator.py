@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
 from distill.opening import Opening, checked
 from distill.packages import described
+from distill.prices import price_table
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
@@ -19,10 +21,12 @@ from distill.question import Question, check_question
 from distill.ready_primitives import Primitives, check_installed, named
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.spending import settled
 from distill.subruns import Family
-from distill.supervisor import background, driver
+from distill.supervisor import background, dialects, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, HandlerBackend
+from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
@@ -46,7 +50,7 @@ async def answer_on_loop(
     *,
     max_iterations: int = 15,
     log_dir: str | Path | None = None,
-    output_limit: int = 2000,
+    output_limit: int | None = None,
     worker_ctx_k: int | None = None,
     label: str | None = None,
     primitives: Primitives | None = None,
@@ -61,53 +65,64 @@ async def answer_on_loop(
     answer_cache: AnswerCaching = "off",
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
+    dialect: DialectName = "native",
+    budget: Budget | None = None,
+    prices: Mapping[str, Any] | str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
     ``supervisor`` is a handler, or a name as the command line takes it (``"recipe:find"``).
-    ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given; ``messages``
-    replace ``build_system_prompt``'s: a list, or a function that is called with the context, the
-    question and the same keywords, and returns one; ``primitives`` are further functions of the
-    REPL (see ``distill.primitive``) by name, or names of ready ones: ``["search"]``;
-    ``worker_options`` are default sampling parameters of worker calls; ``record`` says how much of
-    each completion is logged; ``limits`` are the sandbox's; ``sandbox_packages`` are names of
-    installed packages that the code may import; ``sandbox`` is the tier of its jail ("auto": the
-    best that works; a named one never becomes another; "none", for development, is no jail);
-    ``sources`` are the context's files, for the log; ``answer_cache`` says whether greedy and
-    seeded worker calls are answered with what equal ones got before: never, within the run, or over
-    all runs of this user ("shared", for workers whose weights are known); ``max_depth`` is how many
-    levels of sub-runs there may be below this run, where its code has a function for them
-    (``primitives={"supervisor": distill.sub_run}``), and ``sub_supervisor`` who writes their code
-    (None: ``supervisor``); ``on_progress`` is called from the background loop and must not block.
+    - ``worker_ctx_k`` (thousands of tokens) is asked of the worker unless given.
+    - ``output_limit``: characters of a cell's output that are shown (None: the dialect's own).
+    - ``messages`` replace ``build_system_prompt``'s: a list, or a function that is called with the
+      context, the question and the same keywords, and returns one.
+    - ``primitives``: further functions of the REPL (see ``distill.primitive``) by name, or names of
+      ready ones: ``["search"]``.
+    - ``worker_options``: default sampling parameters of worker calls.
+    - ``record``: how much of each completion is logged.
+    - ``limits``: the sandbox's; ``sandbox_packages``: names of installed packages that the code may
+      import; ``sandbox``: the tier of its jail ("auto": the best that works; a named one never
+      becomes another; "none", for development, is no jail).
+    - ``sources``: the context's files, for the log.
+    - ``answer_cache``: whether greedy and seeded worker calls are answered with what equal ones got
+      before: never, within the run, or over all runs of this user ("shared", for workers whose
+      weights are known).
+    - ``max_depth``: levels of sub-runs below this run, where its code has a function for them
+      (``primitives=["supervisor"]``); ``sub_supervisor``: who writes their code (None:
+      ``supervisor``).
+    - ``dialect``: "rlm" speaks as Recursive Language Models do (docs/rlm.md).
+    - ``budget`` is what the run may use, with its sub-runs (without one of dollars a run on paid
+      endpoints may cost DEFAULT_DOLLARS).
+    - ``prices`` go before the user's and distill's own: a TOML file, or what it holds
+      (distill/prices.toml shows which).
+    - ``on_progress`` is called from the background loop and must not block.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
     check_question(query, context)
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    _check_given(label, messages, limits)
     _check_limits(max_iterations, output_limit, max_depth)
     chosen = chosen_primitives(primitives)
-    if messages is not None and not callable(messages):
-        checked(messages)
-    if limits is not None:
-        check(limits)
-    if sandbox not in get_args(Wanted):
-        raise InputError(f"sandbox is one of {', '.join(get_args(Wanted))}, not {sandbox!r}")
-    if answer_cache not in get_args(AnswerCaching):
-        raise InputError(f"answer_cache is off, run or shared, not {answer_cache!r}")
+    _check_choice("dialect", dialect, DialectName)
+    _check_choice("sandbox", sandbox, Wanted)
+    _check_choice("answer_cache", answer_cache, AnswerCaching)
     described(sandbox_packages)
+    table = price_table(prices)
     host = driver.shared()
     handler = await ready_supervisor(host, supervisor)
     if isinstance(handler, RecordedSupervisor):
         raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
     below = None if sub_supervisor is None else await ready_supervisor(host, sub_supervisor)
+    speech = dialects.dialect(dialect)
+    chosen = _with_dialect(chosen, speech)
     backend = await ready_backend(host, worker)
     _check_cache(answer_cache, backend)
+    budget, table = settled(checked_budget(budget), table, backend, handler, below)
     options = Options(
         max_iterations=max_iterations,
-        output_limit=output_limit,
+        output_limit=output_limit or speech.output_limit,
         primitives=chosen,
         repl_class=repl_class,
         record=record,
@@ -119,6 +134,9 @@ async def answer_on_loop(
         answer_cache=answer_cache,
         max_depth=max_depth,
         sub_supervisor=None if below is None else model_name(below),
+        dialect=dialect,
+        budget=budget,
+        prices=table,
         on_progress=on_progress,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
@@ -206,18 +224,49 @@ def chosen_primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
     return primitives
 
 
-def _check_cache(wanted: AnswerCaching, backend: Backend) -> None:
-    if wanted == "shared" and backend.card(None) is None:
+def _with_dialect(
+    primitives: dict[str, Callable[..., Any] | str], speech: Dialect
+) -> dict[str, Callable[..., Any] | str]:
+    """The primitives with those that the dialect needs. Raises InputError: they have its names."""
+    if taken := speech.names & primitives.keys():
+        raise InputError(f"primitives {sorted(taken)} would replace names of {speech.name}'s")
+    return {**speech.primitives, **primitives}
+
+
+def _check_choice(name: str, given: Any, choices: Any) -> None:
+    if given not in get_args(choices):
+        raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
+
+
+def _check_given(label: str | None, messages: Opening | None, limits: Limits | None) -> None:
+    """Raise InputError for what the run could not be begun with."""
+    if label is not None and printable(label) != label:
+        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    if messages is not None and not callable(messages):
+        checked(messages)
+    if limits is not None:
+        check(limits)
+
+
+def _check_cache(answer_cache: AnswerCaching, backend: Backend) -> None:
+    if answer_cache == "shared" and backend.card(None) is None:
         raise InputError(
             "an answer cache that runs share is for workers of this engine: of an endpoint's model "
             'nobody knows whether it is still the same; use answer_cache="run"'
         )
 
 
-def _check_limits(max_iterations: int, output_limit: int, max_depth: int) -> None:
+def checked_budget(budget: Any) -> Budget:
+    """The budget, or one without limits. Raises InputError: it is none."""
+    if not isinstance(budget, Budget | None):
+        raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
+    return budget or Budget()
+
+
+def _check_limits(max_iterations: int, output_limit: int | None, max_depth: int) -> None:
     if max_iterations < 1:
         raise InputError("max_iterations must be at least 1")
     if not 0 <= max_depth <= MAX_DEPTH:
         raise InputError(f"max_depth, levels of sub-runs, is 0 to {MAX_DEPTH}, not {max_depth}")
-    if output_limit < 100:
+    if output_limit is not None and output_limit < 100:
         raise InputError("output_limit must be at least 100 characters")

@@ -1,6 +1,5 @@
 """What models cost: a table that ships with distill, and what its user writes before it."""
 
-import os
 import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ import msgspec
 
 from distill.errors import InputError
 from distill.models import Usage
+from distill.user_folders import config_folder
 
 MILLION = 1_000_000
 HOUR_S = 3600.0
@@ -135,12 +135,6 @@ def is_local(endpoint: str) -> bool:
         return "." not in host or host.rpartition(".")[2] in own
 
 
-def user_file() -> Path:
-    """Where this user's prices are."""
-    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(config).expanduser() / "distill" / "prices.toml"
-
-
 def price_table(given: Mapping[str, Any] | str | Path | None = None) -> PriceTable:
     """All prices: those given (a file's name, or what such a file holds), the user's, distill's.
 
@@ -148,7 +142,7 @@ def price_table(given: Mapping[str, Any] | str | Path | None = None) -> PriceTab
     """
     own = resources.files("distill").joinpath("prices.toml").read_text("utf-8")
     table = _table(tomllib.loads(own), "distill's own prices.toml")
-    if (path := user_file()).is_file():
+    if (path := config_folder() / "prices.toml").is_file():
         table = _read(path).before(table)
     if isinstance(given, str | Path):
         return _read(Path(given).expanduser()).before(table)

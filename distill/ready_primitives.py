@@ -1,7 +1,8 @@
 """Primitives that distill ships, chosen by name: ``--primitive search``, ``primitives=["search"]``.
 
 A new one is a line in READY and a module with ``make(rollout)``: it is given the run's Rollout when
-its REPL is made, and returns the function, marked by ``distill.primitive``. What is expensive it
+its REPL is made, and returns the function, marked by ``distill.primitive`` (None: this run may not
+have it). What is expensive it
 does at the first call, in the call's thread.
 """
 
@@ -28,6 +29,7 @@ class Ready:
 
 
 READY = {
+    "supervisor": Ready("distill.sub_questions"),
     "search": Ready("distill.search"),
     "retrieve": Ready(
         "distill.retrieval",
@@ -79,13 +81,15 @@ def ready_of(options: Mapping[str, Any]) -> dict[str, Callable[..., Any] | str]:
 
 
 def made(primitives: Mapping[str, Callable[..., Any] | str], rollout: Any) -> dict[str, Any]:
-    """The functions, those of ready primitives made for this run."""
-    return {
+    """The functions, those of ready primitives made for this run, if it may have them."""
+    found = {
         name: _make(value, rollout) if isinstance(value, str) else value
         for name, value in primitives.items()
     }
+    return {name: function for name, function in found.items() if function is not None}
 
 
-def _make(name: str, rollout: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = importlib.import_module(READY[name].module).make(rollout)
+def _make(name: str, rollout: Any) -> Callable[..., Any] | None:
+    function: Callable[..., Any] | None
+    function = importlib.import_module(READY[name].module).make(rollout)
     return function

@@ -15,6 +15,7 @@ import msgspec
 
 from distill.adapters import NamedAdapter
 from distill.again import check_resumable, replay_on_loop, resume_on_loop
+from distill.budget import Budget
 from distill.errors import DistillError, InputError
 from distill.inputs import read_context, read_json
 from distill.limits import Limits, replaced
@@ -39,6 +40,7 @@ from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
 from distill.supervisor.recording import Answers
@@ -66,7 +68,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may set of a run; ``distill.run`` documents them."""
 
     max_iterations: int = 15
-    output_limit: int = 2000
+    output_limit: int | None = None
     worker_ctx_k: int | None = None
     record: Record = "ids"
     log_dir: str | None = None
@@ -79,7 +81,15 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replay_answers: Answers = "log"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    dialect: DialectName = "native"
     primitives: tuple[str, ...] = ()
+    max_turns: int | None = None
+    max_worker_calls: int | None = None
+    max_tokens: int | None = None
+    max_dollars: float | None = None
+    max_gpu_s: float | None = None
+    max_wall_s: float | None = None
+    prices: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +281,13 @@ class Resident:
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers_again(ask)
-            tier = self._sandbox.tier
             result = await resume_on_loop(
-                str(folder), supervisor, workers, sandbox=tier, on_progress=on_progress
+                str(folder),
+                supervisor,
+                workers,
+                sandbox=self._sandbox.tier,
+                budget=Budget.taken_from(options),
+                on_progress=on_progress,
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -282,7 +296,7 @@ class Resident:
         context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
         checked = _checked(options)
         asked = msgspec.structs.asdict(checked)
-        workers = self._workers(asked.pop("adapter"))
+        workers, budget = self._workers(asked.pop("adapter")), Budget.taken_from(asked)
         if asked.pop("replay_answers") != "log":
             raise InputError(NO_REPLAY)
         result = await answer_on_loop(
@@ -294,6 +308,7 @@ class Resident:
             on_progress=on_progress,
             **{
                 **asked,
+                "budget": budget,
                 "limits": replaced(self._sandbox.limits, checked.limits),
                 "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
                 "sandbox": self._sandbox.tier,
@@ -558,4 +573,5 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.elapsed_s,
         "",
         progress.sub_runs,
+        progress.dollars,
     )

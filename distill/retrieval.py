@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from distill.caller import is_gone
-from distill.minilm import SIZE, Floats, MiniLM
+from distill.minilm import SIZE, Floats, MiniLM, one_thread_a_product
 from distill.passages import PASSAGE_CHARS, Passages
 from distill.primitives import primitive
 from distill.search import check_query
@@ -63,7 +63,8 @@ def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
         with lock:
             if read is None:
                 read = Reading(context)
-            return read.nearest(query, k)
+            with one_thread_a_product():
+                return read.nearest(query, k)
 
     return retrieve
 
@@ -93,18 +94,13 @@ class Reading:
         """
         if self._done == len(self._cuts):
             return
-        import threadpoolctl
-
         kept = _Kept(self._passages.read(cut) for cut in self._cuts)
         if self._done == 0 and (vectors := kept.vectors(len(self._cuts))) is not None:
             self._vectors, self._done = vectors, len(self._cuts)
             return
         pace = _Pace(len(self._cuts) - self._done)
         threads = min(len(os.sched_getaffinity(0)), THREADS_LIMIT)
-        with (
-            threadpoolctl.threadpool_limits(1, "blas"),
-            ThreadPoolExecutor(threads, "distill-retrieve") as pool,
-        ):
+        with ThreadPoolExecutor(threads, "distill-retrieve") as pool:
             while self._done < len(self._cuts):
                 cuts = self._cuts[self._done : self._done + threads * BATCH]
                 texts = [self._passages.read(cut) for cut in cuts]

@@ -7,17 +7,21 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from distill.accounts import Account
+from distill.budget import Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
-from distill.opening import Opening, opening
+from distill.opening import BuildPrompt, Opening, opening
 from distill.packages import described
+from distill.prices import PriceTable
 from distill.primitives import terms_of
+from distill.prompts import build_system_prompt
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
@@ -27,10 +31,12 @@ from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
 from distill.replaying import Replayed, Replaying
-from distill.sub_questions import sub_run
+from distill.rlm_prompt import build_rlm_prompt
+from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, gather
 from distill.supervisor.host_calls import HostCallRecord
@@ -41,7 +47,7 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor, RepliesEndError
-from distill.totals import Totals, totals_of
+from distill.totals import Totals
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -53,9 +59,9 @@ SEED_NAMES = ("context", "query", "worker", "worker_batch")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: turns, worker calls, tokens of both models, seconds.
+    """How far a run is: turns, worker calls, tokens of both models, seconds, dollars if known.
 
-    Calls and tokens are also those of its sub-runs, of which ``sub_runs`` are under way.
+    Calls, tokens and dollars are also those of its sub-runs, of which ``sub_runs`` are under way.
     """
 
     run: str
@@ -67,6 +73,7 @@ class Progress:
     tokens: int
     elapsed_s: float
     sub_runs: int = 0
+    dollars: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,10 @@ class RunResult:
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not. ``replay``
     tells of the recorded run that was done again, if one was.
+
+    ``ended_by`` is the budget that ended it, a field of ``Budget``, or None. ``dollars`` are those
+    of the whole run, None where nobody knows a price; ``gpu_s`` seconds of worker servers' devices
+    (an endpoint's are not known, and 0); ``dollars_limit`` is what it might have cost.
     """
 
     answer: Any
@@ -95,6 +106,10 @@ class RunResult:
     worker_cached: int = 0
     sub_runs: int = 0
     replay: Replayed | None = None
+    ended_by: str | None = None
+    dollars: float | None = None
+    dollars_limit: float | None = None
+    gpu_s: float = 0.0
 
 
 class SubRuns(Protocol):
@@ -113,8 +128,8 @@ class SubRuns(Protocol):
     ) -> Any:
         """The host's function that starts them."""
 
-    def taken_up(self, totals: Totals) -> None:
-        """Count what those of an earlier process of this run have used."""
+    def take_up(self, run: Run) -> None:
+        """Go on with those of this run, which was cut off."""
 
     def end_cell(self, cell: int) -> None:
         """End those of a cell that has ended."""
@@ -142,6 +157,11 @@ class Options:
     answer_cache: AnswerCaching = "off"
     max_depth: int = 1
     sub_supervisor: str | None = None
+    dialect: DialectName = "native"
+    budget: Budget = field(default_factory=Budget)
+    prices: PriceTable = field(default_factory=PriceTable)
+    account: Account | None = None
+    """What the run draws on, if it is a part of another."""
     on_progress: Callable[[Progress], None] | None
     replay_of: ReplayOf | None = None
 
@@ -167,7 +187,8 @@ class Rollout:
         self.question, self.options = question, options
         self._query, self._context = question.query, question.context
         self._options = options
-        self._sub_runs = sub_runs(self) if sub_runs is not None else None
+        self._dialect = dialect(options.dialect)
+        self.sub_runs = sub_runs(self) if sub_runs is not None else None
         self._parent = parent
         self._has_ended = False
         self._started_s = time.monotonic()
@@ -189,6 +210,15 @@ class Rollout:
         self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
         index = await in_thread(self._host, SpanIndex, self._context)
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
+        self._spending = Spending(
+            supervisor,
+            backend,
+            budget=self._options.budget,
+            prices=self._options.prices,
+            shown_chars=self._options.output_limit,
+            parent=self._options.account,
+            recorded=recorded,
+        )
         self._calls = WorkerCalls(
             self._host,
             backend,
@@ -198,14 +228,15 @@ class Rollout:
             record=self._options.record,
             defaults=self._options.worker_options,
             cache=self._cache,
+            budget=self._spending.calls,
             on_progress=self.tell,
         )
         self._repl = self._make_repl()
         if recorded is not None:
             self._calls.take_up(recorded)
-            if self._sub_runs is not None:
-                self._sub_runs.taken_up(totals_of(recorded.sub_runs))
-            self._calls_before = self._calls.tally.sent
+            if self.sub_runs is not None:
+                self.sub_runs.take_up(recorded)
+            self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
@@ -224,7 +255,7 @@ class Rollout:
             self._calls.worker,
             self._calls.worker_batch,
             options.output_limit,
-            self._primitives(),
+            made(options.primitives, self),
         )
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
@@ -238,22 +269,17 @@ class Rollout:
         repl.on_cell = self._end_cell
         return repl
 
-    def _primitives(self) -> dict[str, Callable[..., Any]]:
-        """The functions as this run has them; that for sub-runs only where it may have some."""
-        found = made(self._options.primitives, self)
-        for name, function in list(found.items()):
-            if function is sub_run:
-                del found[name]
-                if self._sub_runs is not None:
-                    found[name] = _like(sub_run, self._sub_runs.ask)
-        return found
-
     def _end_cell(self, cell: int, failed: bool) -> None:
         self._calls.spares.settle(cell, failed=failed)
-        if self._sub_runs is not None:
-            self._sub_runs.end_cell(cell)
+        if self.sub_runs is not None:
+            self.sub_runs.end_cell(cell)
 
     # -- what its sub-runs need of it
+
+    @property
+    def account(self) -> Account:
+        """What it uses, its sub-runs included: theirs are children of it."""
+        return self._spending.account
 
     @property
     def run(self) -> str:
@@ -273,12 +299,12 @@ class Rollout:
         own = Totals(
             0, used, tally.usage, tally.asked, tally.done, tally.failed, tally.sent, tally.cached
         )
-        return own if self._sub_runs is None else own + self._sub_runs.totals
+        return own if self.sub_runs is None else own + self.sub_runs.totals
 
     @property
     def sub_runs_running(self) -> int:
         """How many sub-runs are under way, at any depth."""
-        return 0 if self._sub_runs is None else self._sub_runs.running
+        return 0 if self.sub_runs is None else self.sub_runs.running
 
     def learn_from(self, child: "Rollout") -> None:
         """What the workers of a sub-run said of the same text is evidence here as well."""
@@ -297,6 +323,26 @@ class Rollout:
         sha256: str = self._ref.sha256
         return sha256
 
+    def _facts(self, packages: Sequence[str]) -> dict[str, Any]:
+        """The keywords of ``build_system_prompt``."""
+        return {
+            "worker_ctx_k": self.worker_ctx_k,
+            "output_limit": self._options.output_limit,
+            "primitives": self.primitive_lines(),
+            "packages": packages,
+            "models": self._backend.models()[1:],
+        }
+
+    def _builder(self) -> BuildPrompt:
+        """What builds the first messages, in the run's dialect, where nobody gives them."""
+        if self._options.dialect == "native":
+            return build_system_prompt
+        return functools.partial(
+            build_rlm_prompt,
+            max_iterations=self._options.max_iterations,
+            recursive=self.sub_runs is not None,
+        )
+
     async def ask(
         self, label: str | None, worker_ctx_k: int | None, messages: Opening | None = None
     ) -> RunResult:
@@ -305,14 +351,9 @@ class Rollout:
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
-        facts = {
-            "worker_ctx_k": worker_ctx_k,
-            "output_limit": self._options.output_limit,
-            "primitives": self.primitive_lines(),
-            "packages": packages,
-            "models": self._backend.models()[1:],
-        }
-        begin = functools.partial(opening, messages, self._context, self._query, **facts)
+        begin = functools.partial(
+            opening, messages, self._context, self._query, self._builder(), **self._facts(packages)
+        )
         first = await in_thread(self._host, begin)  # it may be a user's function
         self.log_start(label, worker_ctx_k, packages=packages, prompt_given=messages is not None)
         return await self.work(first)
@@ -381,7 +422,7 @@ class Rollout:
         """Write what the end that never came would have written; where the run stood."""
         self._show_primitives()
         standing = standing_of(recorded, self._options.output_limit)
-        self._log.journal.supervisor(*loose_ends(recorded, standing))
+        self._log.journal.supervisor(*loose_ends(recorded, standing, self._dialect.read))
         self._log.write(
             records.Event,
             event="run_resumed",
@@ -404,16 +445,23 @@ class Rollout:
             self._supervisor,
             self._replaying or self._repl,
             self._log,
+            dialect=self._dialect,
             max_iterations=self._options.max_iterations,
+            budget=self._spending.turns,
             on_progress=self.tell,
         )
         status: Any = "failed"
         error: str | None = None
         self._host.activity.begin()
         try:
+            if standing is None:
+                messages = self._spending.turns.open(messages)
             await in_thread(self._host, self._repl.start)
             self._log_processes()
-            turns = await self._turns(self._loop, messages, standing)
+            with self._spending.clock(self._calls.stop):
+                if standing is None:
+                    await self._loop.prelude()
+                turns = await self._turns(self._loop, messages, standing)
             status = turns.status
             return self._result(turns)
         except DistillError as failure:
@@ -433,8 +481,8 @@ class Rollout:
         if self._cache is not None:
             self._cache.close()
         try:
-            if self._sub_runs is not None:
-                await self._sub_runs.close()
+            if self.sub_runs is not None:
+                await self.sub_runs.close()
             self._log_end(status, error)
             self._has_ended = True
         finally:
@@ -470,6 +518,10 @@ class Rollout:
             worker_cached=totals.cached,
             sub_runs=totals.sub_runs,
             replay=self._replaying.result() if self._replaying is not None else None,
+            ended_by=turns.ended_by,
+            dollars=self._spending.dollars,
+            dollars_limit=self.account.limit("dollars"),
+            gpu_s=self.account.used.gpu_s,
         )
 
     def _log_processes(self) -> None:
@@ -523,6 +575,10 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            ended_by=turns.ended_by,
+            supervisor_dollars=self._spending.supervisor_dollars,
+            worker_dollars=self._spending.worker_dollars,
+            gpu_s=self._spending.gpu_s,
         )
 
     def tell(self) -> None:
@@ -542,6 +598,7 @@ class Rollout:
                 totals.tokens,
                 time.monotonic() - self._started_s,
                 self.sub_runs_running,
+                self._spending.dollars,
             )
         )
 
@@ -549,13 +606,3 @@ class Rollout:
 def run_name() -> str:
     """A new run's id."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _like(known: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under the name, signature, docstring and terms of another."""
-
-    @functools.wraps(known)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return call

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from distill.caller import is_gone
 from distill.passages import PASSAGE_CHARS, Passage, Passages
 from distill.primitives import primitive
+from distill.supervisor.text import printable
 
 QUERY_LIMIT_CHARS = 2000
 HITS_LIMIT = 100
@@ -73,6 +74,8 @@ def check_query(query: Any, k: Any) -> None:
         raise TypeError("the query is a str, and not an empty one")
     if len(query) > QUERY_LIMIT_CHARS:
         raise ValueError(f"the query has {len(query):,} characters; at most {QUERY_LIMIT_CHARS:,}")
+    if printable(query) != query:
+        raise ValueError("the query has a lone surrogate")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= HITS_LIMIT:
         raise ValueError(f"k is a number from 1 to {HITS_LIMIT}")
 

@@ -1,6 +1,6 @@
 """``supervisor(query, …)``: what a cell may hand to another supervisor, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,22 +24,28 @@ class SubQuestion:
     max_iterations: int | None = None
 
 
-@primitive(budget=SUB_RUNS_LIMIT, egress=False)
-def sub_run(
-    query: Any,  # noqa: ARG001  (the signature is what cells see)
-    context: Any = None,  # noqa: ARG001
-    *,
-    contexts: Any = None,  # noqa: ARG001
-    max_iterations: Any = None,  # noqa: ARG001
-) -> Any:
-    """Hand a question that needs code and several steps to another supervisor like you, with a \
-fresh REPL and the same workers; returns its answer. It knows only the question and its `context` \
-(a str, list or dict; yours unless given). A list of questions (`contexts`: a text for each) is \
-worked on in parallel and gives a list. Raises SubRunError (.answers, .errors) where there is none.
-    """
-    raise InputError(
-        "this works in a run's cells only: run(…, primitives={'supervisor': distill.sub_run})"
-    )
+def make(rollout: Any) -> Callable[..., Any] | None:
+    """The primitive ``supervisor`` of this run; None where there is no level below it."""
+    sub_runs = rollout.sub_runs
+    if sub_runs is None:
+        return None
+
+    @primitive(budget=SUB_RUNS_LIMIT, egress=False)
+    def supervisor(
+        query: str | list[str],
+        context: Any = None,
+        *,
+        contexts: list[Any] | None = None,
+        max_iterations: int | None = None,
+    ) -> Any:
+        """Hand a question that needs code and several steps to another supervisor like you, with \
+a fresh REPL and the same workers; returns its answer. It knows the question and its `context` (a \
+str, list or dict; yours unless given), nothing else. A list of questions (`contexts`: a text for \
+each) is worked on in parallel, and gives a list. No answer: SubRunError (.answers, .errors).
+        """
+        return sub_runs.ask(query, context, contexts=contexts, max_iterations=max_iterations)
+
+    return supervisor
 
 
 def sub_questions(

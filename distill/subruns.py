@@ -11,25 +11,28 @@ is an error there and never the end of the run that asked.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill.budget import Budget
 from distill.errors import DistillError, SubRunError
 from distill.models import ModelHandler
 from distill.primitives import BudgetSpentError
 from distill.question import Question
-from distill.rollout import Rollout, run_name
+from distill.rollout import Options, Rollout, run_name
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT, SubQuestion, sub_questions
 from distill.supervisor.backends import Backend
 from distill.supervisor.driver import Driver
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.totals import Totals
-from distill.traces import records
+from distill.supervisor.turns import token_usage
+from distill.totals import Totals, totals_of
+from distill.traces import Run, records
 
 NOT_BY_A_REPLAY = "a replay has no supervisor for sub-runs that were not in the recorded run"
+ANSWERED = ("final", "forced")
 CELL_ENDED = "the cell that asked for it has ended"
 
 
@@ -69,6 +72,8 @@ class SubRuns:
         self._started = 0
         self._running: list[Rollout] = []
         self._ended = Totals()
+        self._left: list[Run] = []
+        """Of calls that were open when the run was cut off: who asks again goes on with them."""
         self._tasks: dict[asyncio.Task[Any], int] = {}
         """And the cells that they are for."""
 
@@ -85,17 +90,23 @@ class SubRuns:
     @property
     def totals(self) -> Totals:
         """What they have used so far, and theirs."""
-        return sum((each.totals for each in self._running), self._ended)
+        return sum((each.totals for each in self._running), self._ended + totals_of(self._left))
 
     @property
     def running(self) -> int:
         """How many are under way, at any depth."""
         return sum(1 + each.sub_runs_running for each in self._running)
 
-    def taken_up(self, totals: Totals) -> None:
-        """Count those that an earlier process of the same run has had."""
-        self._started += totals.sub_runs
-        self._ended += totals
+    def take_up(self, run: Run) -> None:
+        """Go on with those of this run, which was cut off."""
+        settled = {(call.cell, call.call) for call in run.primitives}
+        for each in run.sub_runs:
+            place = each.start.parent if each.start is not None else None
+            if place is None or (place.cell, place.call) in settled:
+                self._ended += totals_of([each])
+            else:
+                self._left.append(each)
+        self._started = len(run.sub_runs)
 
     def end_cell(self, cell: int) -> None:
         """A cell has ended, and nobody waits for those that it asked for."""
@@ -108,6 +119,8 @@ class SubRuns:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for run in _without_end(self._left):
+            RunLog(self._parent.journal, run.id).write(records.RunEnd, **_cut_off(run))
 
     async def _answers(self, asked: Sequence[SubQuestion], caller: HostCallRecord) -> list[Any]:
         """Their answers, in order. Raises SubRunError unless there are all."""
@@ -138,33 +151,46 @@ class SubRuns:
 
     async def _answer(self, asked: SubQuestion, caller: HostCallRecord, item: int) -> Any:
         async with self._family.levels[self._level]:
-            return await self._run(
-                asked,
-                records.ParentCall(self._parent.run, caller.cell, caller.call, item, caller.key),
-            )
+            place = records.ParentCall(self._parent.run, caller.cell, caller.call, item, caller.key)
+            before = self._before(place)
+            if before is not None and before.end is not None and before.end.status in ANSWERED:
+                self._ended += totals_of([before])
+                return before.answer
+            return await self._run(asked, place, before)
 
-    async def _run(self, asked: SubQuestion, place: records.ParentCall) -> Any:
+    def _before(self, place: records.ParentCall) -> Run | None:
+        """The sub-run that an equal call had begun before the run was cut off, if there is one."""
+        for run in self._left:
+            parent = run.start.parent if run.start is not None else None
+            same = parent is not None and (parent.key, parent.item) == (place.key, place.item)
+            if same and run.messages:
+                self._left.remove(run)
+                return run
+        return None
+
+    async def _run(self, asked: SubQuestion, place: records.ParentCall, before: Run | None) -> Any:
         family, parent = self._family, self._parent
         if family.supervisor is None:
             raise SubRunError(NOT_BY_A_REPLAY)
-        question = Question(asked.query, asked.context)
-        if asked.context is None:
-            question = replace(question, context=parent.question.context)
-        turns = parent.options.max_iterations
-        options = replace(
-            parent.options,
-            max_iterations=min(turns, asked.max_iterations or turns),
-            sources=() if asked.context is not None else parent.options.sources,
-            on_progress=lambda _: parent.tell(),
-        )
-        log = RunLog(parent.journal, run_name())
+        if before is None:
+            log = RunLog(parent.journal, run_name())
+        else:
+            log = RunLog(parent.journal, before.id, len(before.messages))
         child = Rollout(
-            family.host, log, question, options, family.sub_runs(self._level + 1), place
+            family.host,
+            log,
+            self._question(asked),
+            self._options(asked),
+            family.sub_runs(self._level + 1),
+            place,
         )
-        await child.prepare(family.supervisor, family.backend)
+        await child.prepare(family.supervisor, family.backend, before)
         self._running.append(child)
         try:
-            result = await child.ask(None, parent.worker_ctx_k, family.messages)
+            if before is None:
+                result = await child.ask(None, parent.worker_ctx_k, family.messages)
+            else:
+                result = await child.work((), child.log_resumed(before))
         finally:
             self._running.remove(child)
             self._ended += child.totals + Totals(sub_runs=1)
@@ -172,6 +198,45 @@ class SubRuns:
         if result.status == "unanswered":
             raise SubRunError(f"it ended without an answer, after {result.iterations} turns")
         return result.answer
+
+    def _question(self, asked: SubQuestion) -> Question:
+        context = self._parent.question.context if asked.context is None else asked.context
+        return Question(asked.query, context)
+
+    def _options(self, asked: SubQuestion) -> Options:
+        options = self._parent.options
+        turns = options.max_iterations
+        return replace(
+            options,
+            max_iterations=min(turns, asked.max_iterations or turns),
+            sources=options.sources if asked.context is None else (),
+            budget=Budget(),
+            account=self._parent.account,
+            on_progress=lambda _: self._parent.tell(),
+        )
+
+
+def _without_end(runs: Iterable[Run]) -> Iterator[Run]:
+    """Those that were cut off, and theirs."""
+    for run in runs:
+        yield from _without_end(run.sub_runs)
+        if run.end is None and run.start is not None:
+            yield run
+
+
+def _cut_off(run: Run) -> dict[str, Any]:
+    """The end of a sub-run that nobody asked for again."""
+    used = totals_of([run])
+    return {
+        "status": "cancelled",
+        "answer": None,
+        "iterations": len(run.turns),
+        "supervisor_usage": token_usage(used.supervisor),
+        "worker_usage": token_usage(used.worker),
+        "worker_calls": used.sent,
+        "elapsed_s": 0.0,
+        "error": "the driver died while it ran, and its cell did not ask for it again",
+    }
 
 
 def _reason(error: BaseException) -> str:

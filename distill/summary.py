@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from distill.budget import amount
 from distill.replaying import Replayed
 from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
@@ -11,6 +12,13 @@ THIN_SHARE = 0.05
 SMALL_MODEL = "SmolLM2-135M"
 FORCED = """\
 Caution     the supervisor never called FINAL: this answer is its last reply, unchecked"""
+ENDED_BY = {
+    "worker_calls": "the budget of worker calls was",
+    "tokens": "the budget of tokens was",
+    "dollars": "the budget of dollars was",
+    "gpu_s": "the budget of GPU seconds was",
+    "wall_s": "the time was",
+}
 BETTER_WORKER = """\
 A very small model answered (135 million parameters): check the quotations. A better one:
   --worker MODEL       a Hugging Face id or folder that your machine can hold
@@ -26,6 +34,9 @@ def answer_text(answer: Any) -> str:
 def summary(result: RunResult, supervisor: str, worker: str) -> str:
     """The lines that follow an answer, for people."""
     lines = [*_evidence(result.evidence), *_cost(result, supervisor, worker)]
+    if result.ended_by not in (None, "turns"):
+        what = ENDED_BY[result.ended_by]
+        lines.insert(0, f"Caution     {what} used up: the answer is the best there was by then")
     if result.status == "forced":
         lines.insert(0, FORCED)
     lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")
@@ -78,12 +89,23 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"
     if result.worker_cached:
         calls += f", {result.worker_cached:,} more from the cache"
+    gpu = f", {amount('gpu_s', result.gpu_s)}" if result.gpu_s else ""
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",
         *_replay(result.replay),
-        f"Time        {result.elapsed:.1f} s",
+        *_dollars(result),
+        f"Time        {result.elapsed:.1f} s{gpu}",
     ]
+
+
+def _dollars(result: RunResult) -> list[str]:
+    if result.dollars is None:
+        return ["Cost        not known: a model has no price (--prices)"]
+    if result.dollars_limit is None and not result.dollars:
+        return []
+    limit = f" of at most ${result.dollars_limit:,.2f}" if result.dollars_limit is not None else ""
+    return [f"Cost        ${result.dollars:,.4f}{limit}"]
 
 
 def _replay(replay: Replayed | None) -> list[str]:

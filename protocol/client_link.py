@@ -78,6 +78,7 @@ class Progress(Message, frozen=True):
     elapsed_s: Seconds
     note: str = ""
     sub_runs: Count = 0
+    dollars: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Answer(Message, frozen=True):

@@ -99,12 +99,14 @@ class CallError(Value, frozen=True, omit_defaults=True):
     """A host function's failure, raised in the cell as the exception class of this name.
 
     ``WorkerError`` is one failed item; ``WorkerBatchError``, and ``SubRunError`` of several, carry
-    the answers that did arrive (``answers``, None where failed) and ``errors``: index → reason.
+    the answers that did arrive (``answers``, None where failed) and ``errors``: index → reason; so
+    does ``WorkerBudgetError``, where items were not sent because a budget does not cover them.
     """
 
     name: Literal[
         "WorkerError",
         "WorkerBatchError",
+        "WorkerBudgetError",
         "SubRunError",
         "PrimitiveError",
         "LimitError",

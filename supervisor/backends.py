@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from distill.caller import LOST_TRY
 from distill.errors import ModelError, WorkerBatchError, WorkerError
 from distill.models import LMResponse, ModelHandler, check_response, model_name
 from distill.protocol import worker_link as wire
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.requests import Deliver, Outcome, Submission
+from distill.supervisor.requests import Outcome, Submission
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -109,6 +110,7 @@ class HandlerBackend:
     def __init__(self, driver: Driver, handler: ModelHandler) -> None:
         self.name = model_name(handler)
         self.window_tokens = handler.window_tokens
+        self.endpoint = handler.endpoint
         self._driver = driver
         self._handler = handler
         self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
@@ -124,7 +126,7 @@ class HandlerBackend:
 
     def submit(self, submission: Submission) -> None:
         """Start them, in batches of one kind each: the handler is given one set of parameters."""
-        requests, deliver = submission.requests, submission.deliver
+        requests = submission.requests
         kinds: dict[tuple[bool, int | None], list[wire.Request]] = {}
         for request in requests:
             key = (request.messages is None, request.sampling.seed)
@@ -132,9 +134,7 @@ class HandlerBackend:
         for kind in kinds.values():
             for start in range(0, len(kind), HANDLER_BATCH):
                 batch = kind[start : start + HANDLER_BATCH]
-                task = self._driver.loop.create_task(
-                    self._run(batch, deliver, logprobs=submission.logprobs)
-                )
+                task = self._driver.loop.create_task(self._run(batch, submission))
                 self._tasks[task] = submission.run
                 task.add_done_callback(self._tasks.pop)
 
@@ -148,15 +148,16 @@ class HandlerBackend:
         """None: the handler lives in this process, or behind an endpoint."""
         return []
 
-    async def _run(self, batch: list[wire.Request], deliver: Deliver, *, logprobs: bool) -> None:
+    async def _run(self, batch: list[wire.Request], submission: Submission) -> None:
+        LOST_TRY.set(submission.lost_try)  # of this task alone
         async with self._gate:
             started_s = time.monotonic()
             try:
-                outcomes = await self._ask(batch, logprobs=logprobs)
+                outcomes = await self._ask(batch, logprobs=submission.logprobs)
             except Exception as error:  # noqa: BLE001  (the user's code: its failure is the calls')
                 outcomes = [_refused(request, error) for request in batch]
             elapsed_s = time.monotonic() - started_s
-            deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
+            submission.deliver([dataclasses.replace(each, total_s=elapsed_s) for each in outcomes])
 
     async def _ask(self, batch: list[wire.Request], *, logprobs: bool) -> list[Outcome]:
         options = _options_of(batch[0].sampling)
@@ -182,7 +183,9 @@ class HandlerBackend:
 
 
 def _answered(request: wire.Request, reply: LMResponse) -> Outcome:
-    return Outcome(request, _result(request, reply), None, reply.card, None, 0.0)
+    return Outcome(
+        request, _result(request, reply), None, reply.card, None, 0.0, reply.gpu_s, reply.usage
+    )
 
 
 def _refused(request: wire.Request, error: Exception) -> Outcome:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from distill.accounts import Account, Reservation
-from distill.budget import Use
+from distill.budget import NOTHING, Use
 from distill.errors import BudgetError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.supervisor.requests import Outcome, text_of
 from distill.supervisor.tariff import Tariff
 from distill.token_estimate import prompt_tokens
+from distill.traces import records
 
 ANSWER_TOKENS = 4_096
 """The most that an answer may have where tokens or dollars are limited, nobody says how many it may
@@ -83,12 +86,26 @@ class CallBudget:
         result, gpu_s = outcome.result, outcome.gpu_s
         usage = Usage()
         if isinstance(result, wire.Result):
-            usage = Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
+            usage = outcome.usage or Usage(
+                result.prompt_tokens, result.completion_tokens, result.cached_tokens
+            )
             if not (usage.input_tokens or usage.output_tokens):  # nobody has counted
-                usage = Usage(prompt_tokens([text_of(outcome.request)]), prompt_tokens([result.text]))
+                prompt = prompt_tokens([text_of(outcome.request)])
+                usage = Usage(prompt, prompt_tokens([result.text]))
         self._longest_gpu_s = max(self._longest_gpu_s, gpu_s)
         device = outcome.card.device if outcome.card is not None else ""
         self._spend(outcome.request.id, self._tariff.used(usage, gpu_s, device))
+
+    def take_up(self, line: records.Call) -> None:
+        """A call that an earlier process of the same run has made."""
+        self.account.charge(self.used_by(line))
+
+    def used_by(self, line: records.Call) -> Use:
+        """What the call of this line has used: nothing, where it had its answer from before."""
+        if line.source != "sampled":
+            return NOTHING
+        usage = Usage(*msgspec.structs.astuple(line.usage))
+        return self._tariff.used(usage, line.gpu_s, line.model.device) + Use(worker_calls=1)
 
     def forfeit(self) -> None:
         """The calls that are open are given up: what they take is as much as they may."""

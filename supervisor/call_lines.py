@@ -50,7 +50,10 @@ class CallLines:
             response=result.text,
             finish_reason=result.finish_reason,
             usage=records.TokenUsage(
-                result.prompt_tokens, result.completion_tokens, result.cached_tokens
+                result.prompt_tokens,
+                result.completion_tokens,
+                result.cached_tokens,
+                *_details(outcome),
             ),
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
@@ -64,6 +67,7 @@ class CallLines:
             queue_s=round(result.queue_s, 6),
             compute_s=round(result.compute_s, 6),
             total_s=round(outcome.total_s, 6),
+            gpu_s=round(outcome.gpu_s, 6),
         )
 
     def _place(self, asked: Asked, item: int, request: wire.Request) -> dict[str, Any]:
@@ -96,6 +100,7 @@ class CallLines:
             message_spans=message_spans(request, prompt),
             error=records.CallFailure(outcome.lost or failure.kind, failure.detail),
             total_s=outcome.total_s,
+            gpu_s=outcome.gpu_s,
         )
 
     def reused(
@@ -114,6 +119,7 @@ class CallLines:
             queue_s=0.0,
             compute_s=0.0,
             total_s=0.0,
+            gpu_s=0.0,
         )
 
     def cached(self, asked: Asked, item: int, request: wire.Request, known: Known) -> records.Call:
@@ -153,6 +159,12 @@ def message_spans(request: wire.Request, prompt: str) -> tuple[records.MessageSp
         end = start + len(message.content)
         places.append(records.MessageSpan(message.role, start, end))
     return tuple(places)
+
+
+def _details(outcome: Outcome) -> tuple[int, ...]:
+    """Tokens that only some endpoints tell of: written to the cache, and of reasoning."""
+    usage = outcome.usage
+    return () if usage is None else (usage.cache_write_tokens, usage.reasoning_tokens)
 
 
 @functools.lru_cache(maxsize=64)

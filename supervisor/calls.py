@@ -5,6 +5,7 @@ its answer is released to the cell.
 """
 
 import asyncio
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from distill.errors import WorkerBatchError, WorkerError
+from distill.accounts import Account
+from distill.errors import BudgetError, WorkerBatchError, WorkerBudgetError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
@@ -21,6 +23,7 @@ from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
 from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
+from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.call_lines import CallLines
 from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
 from distill.supervisor.driver import Driver, in_thread
@@ -30,6 +33,7 @@ from distill.supervisor.recorded import fill_spares, times_resumed
 from distill.supervisor.requests import Outcome, Questions, Submission, frames, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spare_calls import SpareCalls
+from distill.supervisor.tariff import Tariff
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
@@ -87,7 +91,7 @@ def passage_of(spans: Sequence[records.Span]) -> records.Span:
 class WorkerCalls:
     """The ``worker`` and ``worker_batch`` of one run. ``defaults`` are sampling parameters.
 
-    ``cache`` has answers from before, if it is there.
+    ``cache`` has answers from before, if it is there; ``budget`` says what may be sent.
     """
 
     def __init__(
@@ -101,9 +105,14 @@ class WorkerCalls:
         record: Record = "ids",
         defaults: Mapping[str, Any] | None = None,
         cache: AnswerCache | None = None,
+        budget: CallBudget | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._cache = cache
+        self._budget = budget or CallBudget(Account(), Tariff())
+        self._settled = asyncio.Event()
+        """A call has left something of what was reserved for it; or there are to be no more."""
+        self._stopped: WorkerError | None = None
         self._driver = driver
         self._backend = backend
         self._log = log
@@ -134,6 +143,8 @@ class WorkerCalls:
         """
         try:
             return self._wait("worker", [prompt], options)[0]
+        except WorkerBudgetError:
+            raise
         except WorkerBatchError as error:
             raise error.errors[0] from error
 
@@ -153,16 +164,20 @@ class WorkerCalls:
         started_s = time.monotonic()
         parsed: list[Any] = []
         errors: dict[int, WorkerError] = {}
+        refused: list[WorkerError] = []
         form = ONE_TEXT
         refusal: WorkerError | WorkerBatchError | None = None
         try:
-            options = {**self._defaults, **options}
+            options = {"max_tokens": self._budget.max_tokens, **self._defaults, **options}
             form = AnswerForm.of(options)
             parsed = await self._ask(function, prompts, options, caller, form)
             errors = {i: a for i, a in enumerate(parsed) if isinstance(a, WorkerError)}
+            refused = [error for error in errors.values() if error.budget]
+            self.tally.asked -= len(refused)
             if errors:
                 good = [None if isinstance(answer, WorkerError) else answer for answer in parsed]
-                refusal = WorkerBatchError(
+                kind = WorkerBudgetError if refused else WorkerBatchError
+                refusal = kind(
                     form.gathered(good), form.by_prompt(errors), len(form.gathered(parsed))
                 )
         except WorkerError as error:
@@ -179,6 +194,8 @@ class WorkerCalls:
             elapsed_s=time.monotonic() - started_s,
             key=caller.key if caller.function == function else "",
             error=refusal and printable(str(refusal)),
+            refused=len(refused),
+            refusal=printable(str(refused[0])) if refused else None,
         )
         if refusal is not None:
             raise refusal
@@ -213,21 +230,41 @@ class WorkerCalls:
             unanswered = await self._unanswered(questions, asked)
             self._refuse_if_ended()
             self._on_progress()
-            self._backend.submit(
-                Submission(
-                    unanswered,
-                    self._deliver,
-                    self._log.run,
-                    model,
-                    # Several answers to one prompt are a batch: it is read by one worker.
-                    interactive=function == "worker" and asked.form.count == 1,
-                    logprobs=form.logprobs,
-                )
+            submission = Submission(
+                unanswered,
+                self._deliver,
+                self._log.run,
+                model,
+                # Several answers to one prompt are a batch: it is read by one worker.
+                interactive=function == "worker" and asked.form.count == 1,
+                logprobs=form.logprobs,
+                lost_try=self._budget.lost(sampling.max_tokens),
             )
+            await self._submit(submission, asked)
             await asked.all_answered
         finally:
             self._asked.pop(name, None)
         return [parse_answer(answer, options) for answer in asked.answers]
+
+    async def _submit(self, submission: Submission, asked: Asked) -> None:
+        """Send what the budget covers, and the rest as the others leave something of it."""
+        while self._stopped is None:
+            requests = submission.requests
+            covered = self._budget.admit(requests)
+            if covered:
+                self._backend.submit(dataclasses.replace(submission, requests=covered))
+            if len(covered) == len(requests):
+                return
+            submission = dataclasses.replace(submission, requests=requests[len(covered) :])
+            if not self._budget.open_calls:
+                break
+            self._settled.clear()
+            await self._settled.wait()
+            self._refuse_if_ended()
+        for request in submission.requests:
+            item = int(request.id.rpartition(".")[2])
+            if asked.waits_for(item):
+                asked.settle(item, self._stopped or self._budget.refusal)
 
     def _refuse_if_ended(self) -> None:
         if self._ended:
@@ -346,10 +383,12 @@ class WorkerCalls:
         """Log first, in one write; then count, and release the answers."""
         wanted = []
         for outcome in outcomes:
+            self._budget.settle(outcome)
             name, _, number = outcome.request.id.rpartition(".")
             asked, item = self._asked.get(name), int(number)
             if asked is not None and asked.waits_for(item):
                 wanted.append((asked, item, outcome))
+        self._settled.set()
         if not wanted:
             return
         try:
@@ -399,6 +438,7 @@ class WorkerCalls:
         self._names = f"{run.id}.{times_resumed(run) + 1}"
         fill_spares(self.spares.recorded, run)
         for line in run.calls:
+            self._budget.take_up(line)
             self.tally.asked += 1
             if line.source == "reused":
                 self.tally.done += 1
@@ -413,9 +453,20 @@ class WorkerCalls:
             self._count(line)
         self._on_progress()
 
+    def stop(self, why: BudgetError) -> None:
+        """Give up every open call, and refuse more; the run goes on without."""
+        self._stopped = WorkerError(f"given up: {why}", budget=why.budget)
+        self._backend.cancel(self._log.run)
+        self._budget.forfeit()
+        self._settled.set()
+        for asked in list(self._asked.values()):
+            asked.settle_all(self._stopped)
+
     def cancel(self) -> None:
         """Forget every open call, and refuse more: the run has ended."""
         self._ended = True
+        self._budget.forfeit()
+        self._settled.set()
         self._backend.cancel(self._log.run)
         for asked in list(self._asked.values()):
             asked.settle_all(WorkerError("the run ended", kind="cancelled"))

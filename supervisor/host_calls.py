@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distill.errors import SubRunError, WorkerBatchError, WorkerError
+from distill.errors import SubRunError, WorkerBatchError, WorkerBudgetError, WorkerError
 from distill.primitives import BudgetSpentError
 from distill.protocol.codec import DRIVER_TO_KEEPER
 from distill.protocol.jail_link import CallError
@@ -51,12 +51,12 @@ def call_error(error: Exception) -> CallError:
     if isinstance(error, RecordedError):
         return error.error
     if isinstance(error, WorkerBatchError):
+        short = isinstance(error, WorkerBudgetError)
+        name: Any = "WorkerBudgetError" if short else "WorkerBatchError"
         reasons = {
             index: printable(str(each)[:ITEM_DETAIL_CHARS]) for index, each in error.errors.items()
         }
-        return CallError(
-            "WorkerBatchError", printable(str(error)[:4000]), tuple(error.answers), reasons
-        )
+        return CallError(name, printable(str(error)[:4000]), tuple(error.answers), reasons)
     if isinstance(error, SubRunError):
         detail = printable(str(error)[:4000])
         return CallError("SubRunError", detail, tuple(error.answers), error.errors)

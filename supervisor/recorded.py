@@ -91,7 +91,7 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
     for batch in run.batches:
         if batch.key and (cell := numbers.get(batch.cell)) is not None:
             lines = items.get((batch.cell, batch.call), {})
-            if len(lines) == batch.items:
+            if len(lines) + batch.refused == batch.items:
                 answer = replace(_batch_answer(batch, lines), place=(batch.cell, batch.call))
                 ledger.enter(cell, batch.key, answer)
 
@@ -135,20 +135,22 @@ def _error(told: str) -> CallError:
 def _batch_answer(batch: records.Batch, items: Mapping[int, records.Call]) -> Answer:
     """What the cell got for a worker call, from its items."""
     form = AnswerForm(batch.n)
-    answers: list[Any] = [_item_answer(items[item]) for item in sorted(items)]
+    refused = WorkerError(batch.refusal or "", kind="budget")
+    answers: list[Any] = [
+        _item_answer(items[item]) if item in items else refused for item in range(batch.items)
+    ]
     if batch.error is None:
         by_prompt = form.gathered(answers)
         return Answer(by_prompt[0] if batch.function == "worker" else by_prompt)
-    if batch.function == "worker" or not answers:
+    if (batch.function == "worker" and not batch.refused) or not answers:
         return Answer(error=CallError("WorkerError", batch.error))
     errors = {item: each for item, each in enumerate(answers) if isinstance(each, WorkerError)}
     reasons = {
         prompt: str(error)[:ITEM_DETAIL_CHARS] for prompt, error in form.by_prompt(errors).items()
     }
     good = [None if isinstance(answer, WorkerError) else answer for answer in answers]
-    return Answer(
-        error=CallError("WorkerBatchError", batch.error, tuple(form.gathered(good)), reasons)
-    )
+    name: Any = "WorkerBudgetError" if batch.refused else "WorkerBatchError"
+    return Answer(error=CallError(name, batch.error, tuple(form.gathered(good)), reasons))
 
 
 def _item_answer(line: records.Call) -> Any:

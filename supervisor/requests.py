@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
 from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
@@ -27,6 +28,8 @@ class Outcome:
     total_s: float
     gpu_s: float = 0.0
     """Its share of the worker server's device, of all its tries (``device_clock``)."""
+    usage: Usage | None = None
+    """All that a handler said of its tokens; None: they are the result's."""
 
 
 Deliver = Callable[[list[Outcome]], None]

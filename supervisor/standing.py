@@ -1,6 +1,6 @@
 """The conversation of a run that was cut off: where it stood, and the loose ends of its log."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ from distill.errors import InputError
 from distill.models import Usage
 from distill.supervisor.journal import now
 from distill.supervisor.recorded import CUT_OFF, cell_numbers
-from distill.supervisor.reply import read_reply
+from distill.supervisor.reply import Reply
 from distill.supervisor.text import clip
 from distill.traces import Run, records
 
@@ -94,11 +94,16 @@ def recorded_cell(cell: records.Cell, run: Run, output_limit: int) -> RecordedCe
     )
 
 
-def loose_ends(run: Run, standing: Standing) -> Iterator[records.SupervisorRecord]:
-    """Records of the cell that was running when the run was cut off, and of its open calls."""
+def loose_ends(
+    run: Run, standing: Standing, read: Callable[[str], Reply]
+) -> Iterator[records.SupervisorRecord]:
+    """Records of the cell that was running when the run was cut off, and of its open calls.
+
+    ``read`` finds the code in a reply, as it did then.
+    """
     assert run.start is not None
     common: dict[str, Any] = {"t": now(), "run": run.id, "producer": run.start.producer}
-    blocks = read_reply(standing.reply or "").blocks
+    blocks = read(standing.reply or "").blocks
     known = {cell.cell for cell in run.cells}
     for number in sorted(cell_numbers(run) - known):
         place = len(standing.cells)

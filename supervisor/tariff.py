@@ -1,6 +1,6 @@
 """What the calls of one model use of a budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distill.budget import Use
 from distill.models import Usage
@@ -16,7 +16,7 @@ class Tariff:
     """
 
     price: Price | None = FREE
-    devices: PriceTable = PriceTable()
+    devices: PriceTable = field(default_factory=PriceTable)
     counts: bool = True
 
     def used(self, usage: Usage, gpu_s: float = 0.0, device: str = "") -> Use:

@@ -31,8 +31,8 @@ LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
 class TurnBudget:
     """Of one run; ``shown_chars`` of each cell's output are shown. Called on the driver's loop.
 
-    ``account`` is what the turns have used, of the run's. A run whose ``calls`` have nothing left of
-    their budget has one turn left.
+    ``account`` is what the turns have used, of the run's. A run whose ``calls`` have nothing left
+    of their budget has one turn left.
     """
 
     def __init__(
@@ -54,17 +54,20 @@ class TurnBudget:
         limited = self.account.limited
         return self._tariff.counts and ("tokens" in limited or "dollars" in limited)
 
-    def check(self, opening: Sequence[Mapping[str, str]]) -> None:
-        """Put the last turn's use aside, before anything is begun.
+    def open(self, opening: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Put a last turn aside, before anything is begun; the opening, with what is left.
 
-        Raises InputError where there is not even so much.
+        Raises InputError where not even a last turn is covered.
         """
-        if not self._is_bounded:
-            return
-        try:
-            self._hold.resize(self._last(prompt_tokens(m["content"] for m in opening)))
-        except BudgetError as error:
-            raise InputError(f"{error}: it must be enough for one turn") from error
+        if self._is_bounded:
+            try:
+                self._hold.resize(self._last(prompt_tokens(m["content"] for m in opening)))
+            except BudgetError as error:
+                raise InputError(f"{error}, for one turn") from error
+        messages = [dict(message) for message in opening]
+        if messages and (line := self.line()):
+            messages[-1]["content"] += f"\n\n{line}"
+        return messages
 
     def plan(self, messages: Sequence[Mapping[str, str]], *added: str) -> BudgetError | None:
         """Put the next turn aside, with a last one after it; why that can't be.
@@ -130,8 +133,11 @@ class TurnBudget:
         usage = response.usage
         if self._tariff.counts and not (usage.input_tokens or usage.output_tokens):
             usage = Usage(self._asked_tokens, prompt_tokens([response.text]))
-        used = self._tariff.used(usage, response.gpu_s, response.card.device if response.card else "")
+        used = self._tariff.used(
+            usage, response.gpu_s, response.card.device if response.card else ""
+        )
         self._hold.spend(used + Use(turns=self._turn.turns), self._keep)
+        self._turn = NOTHING
 
     # -- the wall clock
 
@@ -148,8 +154,12 @@ class TurnBudget:
     def line(self) -> str:
         """What is left of each budget but the turns', in one line; "" where all is unlimited."""
         account = self.account
-        kinds = [kind for kind in account.limited if kind != "turns"]
-        left = [amount(kind, account.left(kind) or 0) for kind in kinds]
+        left = [
+            # The next turn is put aside already, and takes most likely less.
+            amount(kind, (account.left(kind) or 0) + self._turn.of(kind))
+            for kind in account.limited
+            if kind != "turns"
+        ]
         if (work_s := self.work_left_s()) is not None:
             left.append(amount("wall_s", work_s))
         if not left:

@@ -1,30 +1,23 @@
 """The turn loop: prompt → reply → cells → output → … → FINAL."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill.errors import BudgetError, SandboxError
 from distill.models import ModelHandler, Usage, check_response, model_name
-from distill.supervisor.cell_text import Cells, cell_fields, render
+from distill.supervisor.cell_text import Cells, cell_fields
+from distill.supervisor.dialects import Dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.reply import read_reply, without_thinking
+from distill.supervisor.reply import without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.text import printable
+from distill.supervisor.turn_budget import TurnBudget
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
-
-NO_CODE = """\
-{problem} Nothing was run. Write Python in a fenced block:
-```repl
-print(len(context))
-```
-or, if you know the answer, call FINAL(answer) in one."""
-NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have by then."
-LAST = """\
-There are no turns left. Reply now with the final answer only: either one fenced block that \
-calls FINAL(answer), or the answer as plain text."""
 
 
 @dataclass(slots=True)
@@ -34,6 +27,8 @@ class Turns:
     status: Status = "unanswered"
     answer: Any = None
     iterations: int = 0
+    ended_by: str | None = None
+    """The budget that ended it, a field of ``distill.Budget``; None: none did."""
     usage: Usage = field(default_factory=Usage)
 
 
@@ -47,14 +42,18 @@ class TurnLoop:
         repl: Cells,
         log: RunLog,
         *,
+        dialect: Dialect,
         max_iterations: int,
+        budget: TurnBudget,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver = driver
         self._supervisor = supervisor
         self._repl = repl
         self._log = log
+        self._dialect = dialect
         self._max_iterations = max_iterations
+        self._budget = budget
         self._on_progress = on_progress
         self._messages: list[dict[str, str]] = []
         self.turns = Turns()
@@ -68,15 +67,27 @@ class TurnLoop:
         """
         for message in messages:
             self._add(message["role"], message["content"])
+        try:
+            await self._work(standing)
+        except BudgetError as error:  # not even a last turn is left
+            self.turns.ended_by = error.budget
+        return self.turns
+
+    async def _work(self, standing: Standing | None) -> None:
         if standing is not None and await self._take_up(standing):
-            return self.turns
+            return
+        if standing is None or standing.reply is None:
+            self._plan(self.turns.iterations)
+            if self.turns.ended_by is not None:
+                self._add("user", *self._closing(self.turns.iterations))
         for turn in range(self.turns.iterations + 1, self._max_iterations + 1):
+            if self.turns.ended_by is not None:
+                break
             self._log.turn = self.turns.iterations = turn
             self._on_progress()
             if await self._turn(turn, await self._reply(forced=False)):
-                return self.turns
+                return
         await self._force(await self._reply(forced=True))
-        return self.turns
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""
@@ -87,6 +98,8 @@ class TurnLoop:
             self.turns.status, self.turns.answer = "final", standing.final.value
             return True
         if standing.asked_last:
+            self._plan(self.turns.iterations)
+            self.turns.ended_by = self.turns.ended_by or "turns"
             self.turns.iterations -= standing.reply is not None
             self._log.turn = self.turns.iterations + 1
             await self._force(standing.reply or await self._reply(forced=True), standing.cells)
@@ -95,49 +108,58 @@ class TurnLoop:
             return False
         return await self._turn(standing.turn, standing.reply, standing.cells)
 
+    async def prelude(self) -> None:
+        """Make the dialect's names, before the first turn. Raises SandboxError."""
+        if not self._dialect.prelude:
+            return
+        result = await self._cell(self._dialect.prelude)
+        if result.error is not None or result.lost is not None:
+            why = result.lost or result.error.message
+            raise SandboxError(f"the prelude of the dialect {self._dialect.name} failed: {why}")
+
     def _add(self, role: str, content: str) -> None:
         self._messages.append({"role": role, "content": content})
         self._log.message(role, content)
 
     async def _turn(self, turn: int, text: str, done: Sequence[Any] = ()) -> bool:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
-        reply = read_reply(text)
+        reply = self._dialect.read(text)
         if not reply.blocks:
-            self._say(turn, NO_CODE.format(problem=reply.problem))
+            self._say(turn, self._dialect.no_code.format(problem=reply.problem))
             return False
-        shown = []
+        results = []
         for position, code in enumerate(reply.blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 return self._final(result)
-            shown.append(render(result))
+            results.append(result)
             if result.error is not None or result.lost is not None:
-                left = len(reply.blocks) - position - 1
-                if left:
-                    shown.append(f"The {left} block(s) after it did not run.")
                 break
-        self._say(turn, *shown)
+        self._say(turn, *self._dialect.shown(results, len(reply.blocks)))
         return False
 
     async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
         """The last reply, which is the answer whatever it is."""
-        for position, code in enumerate(read_reply(text).blocks):
+        blocks = self._dialect.read(text).blocks
+        for position, code in enumerate(blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 self._final(result)
                 return
         plain = without_thinking(text).strip()
-        if plain and not read_reply(text).blocks:
+        if plain and not blocks:
             self.turns.status, self.turns.answer = "forced", plain
 
     async def _reply(self, *, forced: bool) -> str:
+        if forced:
+            self._budget.plan_last(self._messages)
         request_messages = len(self._messages)
         # A copy: a handler that keeps or changes the list must not change the conversation.
         conversation = [dict(message) for message in self._messages]
-        response = check_response(
-            self._supervisor,
-            await in_thread(self._driver, self._supervisor.chat, conversation),
-        )
+        chat = functools.partial(self._supervisor.chat, conversation, **self._budget.options)
+        reply = await self._budget.in_time(in_thread(self._driver, chat))
+        response = check_response(self._supervisor, reply)
+        self._budget.replied(response)
         text = printable(response.text)
         self.turns.usage += response.usage
         self._messages.append({"role": "assistant", "content": text})
@@ -152,7 +174,9 @@ class TurnLoop:
             prompt_token_ids=response.prompt_token_ids,
             token_ids=response.token_ids,
             logprobs=response.logprobs,
-            cells=len(read_reply(text).blocks),
+            gpu_s=response.gpu_s,
+            device=response.card.device if response.card is not None else "",
+            cells=len(self._dialect.read(text).blocks),
             forced=forced,
         )
         self._on_progress()
@@ -172,18 +196,27 @@ class TurnLoop:
 
         After the last turn it asks for the answer, and belongs to the reply that gives it.
         """
-        if turn >= self._max_iterations:
-            self._log.turn = turn + 1
+        self._plan(turn, *parts)
+        if self._dialect.turn_apart and self.turns.ended_by is None:
+            self._add("user", "\n\n".join(parts))
+            parts = ()
         self._add("user", "\n\n".join((*parts, *self._closing(turn))))
+
+    def _plan(self, turn: int, *parts: str) -> None:
+        """Put aside what the turn after this one takes, or find out which budget has ended them."""
+        if turn >= self._max_iterations:
+            self.turns.ended_by = "turns"
+        elif (why := self._budget.plan(self._messages, *parts)) is not None:
+            self.turns.ended_by = why.budget
+        if self.turns.ended_by is not None:
+            self._log.turn = turn + 1
 
     def _closing(self, turn: int) -> list[str]:
         """What the model is told at the end of the message that follows its reply of this turn."""
-        left = self._max_iterations - turn
-        if left > 2:
-            return []
-        if left <= 0:
-            return [LAST]
-        return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
+        ended_by = self.turns.ended_by
+        closing = self._dialect.closing(turn, self._max_iterations, ended_by)
+        line = self._budget.line() if ended_by is None else ""
+        return [*closing, line] if line else closing
 
 
 def token_usage(usage: Usage) -> records.TokenUsage:

@@ -118,7 +118,8 @@ class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
     ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
-    ids and log-probabilities are as sampled, where the engine's own model is the supervisor.
+    ids and log-probabilities are as sampled, where the engine's own model is the supervisor, and
+    ``gpu_s`` the reply's share of that worker server's ``device``.
     """
 
     turn: int
@@ -134,6 +135,8 @@ class Turn(Record, frozen=True, tag="turn"):
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    gpu_s: float = 0.0
+    device: str = ""
 
 
 class Variable(Part, frozen=True):
@@ -224,8 +227,9 @@ class Batch(Record, frozen=True, tag="batch"):
     """A ``worker`` or ``worker_batch`` call: its items are ``call`` lines in worker.jsonl.
 
     ``key`` is the hash of function and arguments, empty where a primitive made the call.
-    ``error`` is what the cell was told if it was not the value. ``n``: the items are that many
-    answers to each prompt.
+    ``error`` is what the cell was told if it was not the value. ``refused`` of the items were not
+    sent, or given up, for a budget: they have no line, and ``refusal`` is what each was told.
+    ``n``: the items are that many answers to each prompt.
     """
 
     cell: int
@@ -237,6 +241,8 @@ class Batch(Record, frozen=True, tag="batch"):
     key: str = ""
     error: str | None = None
     n: int | None = None
+    refused: int = 0
+    refusal: str | None = None
 
 
 class Final(Record, frozen=True, tag="final"):
@@ -250,7 +256,9 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     """A run ended. ``status`` says how; ``answer`` is null unless there was one.
 
     ``final``: by FINAL. ``forced``: the last turn's text. ``unanswered``: no answer within
-    the turns. ``failed`` and ``cancelled``: ``error`` says why.
+    the turns. ``failed`` and ``cancelled``: ``error`` says why. ``ended_by`` names the budget that
+    ended it, null if none did. Dollars are this run's own, without its sub-runs', and null where a
+    price is not known; ``gpu_s`` are seconds of worker servers' devices.
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -262,6 +270,10 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     elapsed_s: float
     error: str | None = None
     worker_cached: int = 0
+    ended_by: str | None = None
+    supervisor_dollars: float | None = None
+    worker_dollars: float | None = None
+    gpu_s: float = 0.0
 
 
 class Span(Part, frozen=True, omit_defaults=True):
@@ -320,6 +332,7 @@ class Call(Record, frozen=True, tag="call", gc=False, kw_only=True, omit_default
     ``reused`` where an equal call of a failed cell had got this response: that line has the ids,
     and was paid for; ``cached`` where the answer cache had it, maybe from another run: no tokens,
     no ids; ``replayed`` where the run does a recorded one again, and that run had got it: the same.
+    ``gpu_s`` is its share of the worker server's device, which those in flight at once share.
     """
 
     # Of all that have a default only this is in every line: what a later version means by it.
@@ -349,6 +362,7 @@ class Call(Record, frozen=True, tag="call", gc=False, kw_only=True, omit_default
     queue_s: float = 0.0
     compute_s: float = 0.0
     total_s: float = 0.0
+    gpu_s: float = 0.0
 
 
 def whole(line: Call) -> Call:

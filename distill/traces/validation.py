@@ -53,7 +53,8 @@ def _join_problems(run: Run) -> list[str]:
         loose = sum(1 for call in run.calls if (call.cell, call.call) not in batches)
         if loose:
             found.append(f"{loose} calls have no batch")
-    astray = sum(1 for cell in run.cells if cell.turn not in turns)
+    # Before the first turn comes the prelude of a dialect.
+    astray = sum(1 for cell in run.cells if cell.turn and cell.turn not in turns)
     if astray:
         found.append(f"{astray} cells have no turn")
     if [message.index for message in run.messages] != list(range(len(run.messages))):

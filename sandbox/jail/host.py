@@ -5,6 +5,7 @@
     RuntimeError
     ├── WorkerError             one item failed for good
     │   └── WorkerBatchError    .answers (None where failed), .errors (index → reason)
+    │       └── WorkerBudgetError   as well: a budget does not cover the rest of them
     ├── SubRunError             a sub-run gave no answer; of several: as WorkerBatchError
     ├── PrimitiveError          a function that the user added failed
     └── LimitError              a limit of this session is used up
@@ -47,6 +48,10 @@ class WorkerBatchError(WorkerError):
         self.errors = errors or {}
 
 
+class WorkerBudgetError(WorkerBatchError):
+    """A budget does not cover all items; the answers of the others are here."""
+
+
 class SubRunError(RuntimeError):
     """Sub-runs ended without an answer; those of the others are here."""
 
@@ -80,6 +85,7 @@ class Finished(BaseException):
 EXCEPTIONS: tuple[type[RuntimeError], ...] = (
     WorkerError,
     WorkerBatchError,
+    WorkerBudgetError,
     SubRunError,
     PrimitiveError,
     LimitError,
@@ -173,6 +179,6 @@ class Host:
 
 def _exception(error: Wire) -> Exception:
     kind = next((kind for kind in EXCEPTIONS if kind.__name__ == error["name"]), RuntimeError)
-    if kind is WorkerBatchError or kind is SubRunError:
+    if issubclass(kind, WorkerBatchError | SubRunError):
         return kind(error["detail"], error.get("answers"), error.get("errors"))
     return kind(error["detail"])

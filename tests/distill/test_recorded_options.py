@@ -29,6 +29,7 @@ OTHERS: dict[str, Any] = {
     "replay_of": ReplayOf("/log", "20260101-000000-abcdef", "worker"),
     "max_depth": 3,
     "sub_supervisor": "recipe:find",
+    "dialect": "rlm",
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
@@ -91,7 +92,8 @@ def test_an_option_of_the_wrong_type_is_an_input_error() -> None:
 
 def test_the_options_of_a_run_that_goes_on(tmp_path: Path) -> None:
     broken = Supervisor(cell("x = worker('one')"), ModelError("down"))
-    asked = {name: OTHERS[name] for name in OTHERS if name not in ("record", "replay_of")}
+    unfit = ("record", "replay_of", "dialect")
+    asked = {name: OTHERS[name] for name in OTHERS if name not in unfit}
     with pytest.raises(ModelError):
         run("What?", "a text", broken, Worker(), log_dir=tmp_path, label="mine",
             sandbox_packages=("numpy",), sources=("a.txt",), **asked)  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Models:
     heard: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
 
-    def count(self, answer: Callable[[Mapping[str, Any]], Any]) -> Callable[[Any], Any]:
+    def count(self, answer: Callable[[dict[str, Any]], Any]) -> Callable[[Any], Any]:
         """``answer``, with each request counted when it comes."""
         lock = threading.Lock()
 
-        def counted(request: Mapping[str, Any]) -> Any:
+        def counted(request: dict[str, Any]) -> Any:
             with lock:
                 self.heard += 1
                 if self.heard == self.at_request:

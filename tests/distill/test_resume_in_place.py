@@ -23,6 +23,7 @@ class Held:
 
     name = "held"
     window_tokens: int | None = 100
+    endpoint: str | None = ""
 
     def __init__(self) -> None:
         self.ids: list[str] = []

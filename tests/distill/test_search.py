@@ -101,7 +101,7 @@ HOSTILE: dict[str, tuple[tuple[Any, ...], type[Exception], str]] = {
     "a back reference": ((r"(a)\1", "regex"), ValueError, "RE2"),
     "unclosed": (("(", "regex"), ValueError, "missing"),
     "huge": ((r"[\p{L}]{1000}", "regex"), ValueError, "too large"),
-    "a lone surrogate": (("\udcff", "regex"), ValueError, "surrogates"),
+    "a lone surrogate": (("\udcff", "regex"), ValueError, "surrogate"),
 }
 
 

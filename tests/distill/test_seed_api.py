@@ -51,7 +51,7 @@ def test_the_signatures_are_the_designs() -> None:
     names = list(inspect.signature(run).parameters)
     assert names[:4] == ["query", "context", "supervisor", "worker"]
     defaults = {n: p.default for n, p in inspect.signature(run).parameters.items()}
-    wanted = {"max_iterations": 15, "log_dir": None, "output_limit": 2000, "worker_ctx_k": None,
+    wanted = {"max_iterations": 15, "log_dir": None, "output_limit": None, "worker_ctx_k": None,
               "label": None, "primitives": None, "repl_class": REPL}  # fmt: skip
     assert {name: defaults[name] for name in wanted} == wanted
     parameters = inspect.signature(REPL).parameters.values()

@@ -1,5 +1,9 @@
 """``supervisor(query, …)``: a cell hands a question to another supervisor, with its own sandbox."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, replay, resume, run, sub_run
+from distill import LMResponse, ModelHandler, Usage, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
-from distill.traces import Run, read
+from distill.traces import Run, read, validate
 from tests.distill.scripted import SMALL, Messages, Worker, cell, run_bounded
 
-SUPERVISOR = {"supervisor": sub_run}
+SUPERVISOR = {"supervisor": "supervisor"}
 
 
 class Family(ModelHandler):
@@ -331,11 +335,6 @@ def test_it_ends_with_the_run_that_asked(log: Path) -> None:
     assert all(end is not None and end.t <= last for end in ends)
 
 
-def test_outside_a_run_it_says_where_it_belongs() -> None:
-    with pytest.raises(InputError, match="in a run's cells"):
-        sub_run("What?")
-
-
 # -- from the log
 
 
@@ -374,8 +373,85 @@ def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
         run("root", "text", broken, Worker(), log_dir=log, limits=SMALL, primitives=SUPERVISOR)
     worker = Worker()
     mended = Family(root=["", cell("FINAL(x)")])
-    result = resume(log, mended, worker, primitives=SUPERVISOR)
+    result = resume(log, mended, worker)
     assert (result.answer, result.sub_runs, result.worker_calls) == ("<w>", 1, 1)
     assert worker.prompts == []
     assert mended.seen.keys() == {"root"}
     assert result.supervisor_usage == Usage(30, 15)
+
+
+START = """\
+import pathlib, sys
+from tests.distill.test_sub_runs import Notes, cut_off
+cut_off(pathlib.Path(sys.argv[1]))"""
+TREE: dict[str, list[Any]] = {
+    "root": [cell("x = 1"), cell("FINAL(supervisor(['a', 'b', 'c']))")],
+    "a": [cell("FINAL(worker('quick'))")],
+    "b": [cell("x = worker('first')"), cell("FINAL([x, supervisor('deep')])")],
+    "c": [cell("FINAL(worker('third'))")],
+    "deep": [cell("y = worker('second')"), cell("FINAL(y)")],
+}
+"""What each question's supervisor says; ``cut_off`` dies before the last of "deep", and of "c"."""
+
+
+class Notes(Worker):
+    """Notes its prompts in a file."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        with self.file.open("a") as file:
+            file.write(messages[-1]["content"] + "\n")
+        return super().chat(messages, **kw)
+
+
+def cut_off(folder: Path) -> None:
+    """The run, in a process that is killed while sub-runs of two levels are open."""
+    waits = threading.Barrier(2)
+
+    def die() -> str:
+        waits.wait()
+        time.sleep(0.5)  # until "a" has ended
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    broken = {**TREE, "deep": [TREE["deep"][0], die], "c": [die]}
+    options: dict[str, Any] = {"primitives": SUPERVISOR, "max_depth": 2, "log_dir": folder / "log"}
+    run("root", "text", Family(**broken), Notes(folder / "asked"), limits=SMALL, **options)
+
+
+def kill_in(folder: Path) -> None:
+    """``cut_off`` there."""
+    with_tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", START, str(folder)]
+    assert subprocess.run(words, env=with_tests, check=False).returncode == -signal.SIGKILL
+
+
+def test_what_was_open_at_a_kill_goes_on(tmp_path: Path) -> None:
+    kill_in(tmp_path)
+    cut = read(tmp_path / "log").runs
+    assert len(cut) == 5
+    result = resume(tmp_path / "log", Family(**TREE), Notes(tmp_path / "asked"))
+    assert result.answer == ["<quick>", ["<first>", "<second>"], "<third>"]
+    asked = (tmp_path / "asked").read_text().split()
+    assert sorted(asked) == ["first", "quick", "second", "third"], "each was asked once"
+    trace, problems = validate(tmp_path / "log")
+    assert problems == []
+    assert trace.runs.keys() == cut.keys()
+    assert (result.sub_runs, result.worker_calls, result.worker_calls_before) == (4, 4, 3)
+    turns = sum(len(each.turns) for each in trace.runs.values())
+    assert result.supervisor_usage == Usage(10 * turns, 5 * turns)
+
+
+def test_what_nobody_asks_for_again_ends(tmp_path: Path) -> None:
+    kill_in(tmp_path)
+    log = tmp_path / "log" / "supervisor.jsonl"
+    log.write_text(log.read_text().replace("FINAL(supervisor(['a', 'b', 'c']))", "FINAL(x)"))
+    result = resume(tmp_path / "log", Family(), Worker())
+    assert (result.answer, result.sub_runs, result.worker_calls) == (1, 4, 3)
+    trace, problems = validate(tmp_path / "log")
+    assert problems == []
+    ends = [each.end and each.end.status for each in trace.runs.values()]
+    assert sorted(map(str, ends)) == ["cancelled"] * 3 + ["final"] * 2

@@ -1,0 +1,173 @@
+"""What a run costs and may cost: its models' prices, the default cap, what was spent before."""
+
+import asyncio
+import contextlib
+import dataclasses
+import glob
+import logging
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from distill.accounts import Account
+from distill.budget import Budget, Use, amount
+from distill.errors import BudgetError, InputError
+from distill.models import ModelHandler, Usage, model_name
+from distill.prices import PriceTable
+from distill.supervisor.backends import Backend
+from distill.supervisor.call_budget import CallBudget
+from distill.supervisor.recipe import RecipeHandler
+from distill.supervisor.tariff import Tariff
+from distill.supervisor.turn_budget import TurnBudget
+from distill.supervisors import RecordedSupervisor
+from distill.traces import Run
+from distill.user_folders import config_folder
+
+LOG = logging.getLogger("distill")
+LOOK_S = 0.5
+DEFAULT_DOLLARS = 5.0
+"""What a run may cost where somebody sends a bill for it and nobody says how much."""
+
+
+def settled(
+    budget: Budget, table: PriceTable, backend: Backend, *supervisors: ModelHandler | None
+) -> tuple[Budget, PriceTable]:
+    """The budget with its default cap, and the prices of these models and of devices.
+
+    Raises InputError where dollars are limited and a price is not known.
+    """
+    rows, unknown = [], []
+    asked = [(model_name(each), each.endpoint) for each in supervisors if each is not None]
+    for model, endpoint in dict.fromkeys((*asked, (backend.name, backend.endpoint))):
+        price = table.price(model, endpoint)
+        if price is None:
+            unknown.append((model, endpoint))
+            continue
+        exactly = {"models": (glob.escape(model),), "endpoint": glob.escape(endpoint or "") or "*"}
+        rows.append(msgspec.structs.replace(price, **exactly))
+    if unknown and budget.dollars is not None:
+        raise InputError(f"the dollars can't be limited: {_how_to_add(*unknown[0])}")
+    for model, endpoint in unknown:
+        if endpoint is not None:
+            LOG.warning(
+                "distill: what this run costs is not known: %s", _how_to_add(model, endpoint)
+            )
+    costs = any(row.most_input or row.output for row in rows) or bool(table.devices)
+    if costs and not unknown and budget.dollars is None:
+        told = amount("dollars", DEFAULT_DOLLARS)
+        LOG.warning("distill: this run may cost up to %s (--max-dollars sets it)", told)
+        budget = dataclasses.replace(budget, dollars=DEFAULT_DOLLARS)
+    return budget, PriceTable(models=tuple(rows), devices=table.devices)
+
+
+def _how_to_add(model: str, endpoint: str | None) -> str:
+    where = f" at {endpoint}" if endpoint else ""
+    row = f'models = ["{model}"]' + (f'\n  endpoint = "{endpoint}"' if endpoint else "")
+    return (
+        f"there is no price of {model}{where}. Add it, in dollars per million tokens, to "
+        f"{config_folder() / 'prices.toml'} or a file for --prices:\n"
+        f"  [[models]]\n  {row}\n  input = …\n  output = …"
+    )
+
+
+class Spending:
+    """The accounts of one run: ``turns`` and ``calls`` say what may be sent, and hear what it took.
+
+    ``account`` is what they and the run's sub-runs use; it draws on ``parent``, if there is one.
+    """
+
+    def __init__(
+        self,
+        supervisor: ModelHandler,
+        backend: Backend,
+        *,
+        budget: Budget,
+        prices: PriceTable,
+        shown_chars: int,
+        parent: Account | None = None,
+        recorded: Run | None = None,
+    ) -> None:
+        spent_s = seconds_before(recorded) if recorded is not None else 0.0
+        self.account = Account(budget, parent, spent_s=spent_s)
+        counts = not isinstance(supervisor, RecipeHandler | RecordedSupervisor)
+        price = prices.price(model_name(supervisor), supervisor.endpoint)
+        self._tariff = Tariff(price, prices, counts)
+        self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
+        self.calls = CallBudget(self.account, self._call_tariff, backend.window_tokens)
+        self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
+        if None in (price, self._call_tariff.price):
+            self.account.say_unpriced()
+        if recorded is not None:
+            self._charge_before(recorded)
+
+    def _charge_before(self, recorded: Run) -> None:
+        """What an earlier process of this run has used, but its calls, which are taken up apart."""
+        self.turns.account.charge(turns_before(recorded, self._tariff))
+        below = list(recorded.sub_runs)
+        for run in below:
+            below += run.sub_runs
+            self.account.charge(turns_before(run, self._tariff))
+            for line in run.calls:
+                self.account.charge(self.calls.used_by(line))
+
+    @property
+    def supervisor_dollars(self) -> float | None:
+        """What the run's own turns have cost; None: nobody knows."""
+        return None if self._tariff.price is None else self.turns.account.used.dollars
+
+    @property
+    def worker_dollars(self) -> float | None:
+        """What its own worker calls have cost; None: nobody knows."""
+        return None if self._call_tariff.price is None else self.calls.account.used.dollars
+
+    @property
+    def dollars(self) -> float | None:
+        """What all has cost, sub-runs included; None: nobody knows."""
+        return self.account.used.dollars if self.account.is_priced else None
+
+    @property
+    def gpu_s(self) -> float:
+        """Of worker servers' devices, for its own turns and calls."""
+        return self.turns.account.used.gpu_s + self.calls.account.used.gpu_s
+
+    @contextlib.contextmanager
+    def clock(self, stop_calls: Callable[[BudgetError], None]) -> Iterator[None]:
+        """Meanwhile: when there is only time for a last turn, the worker calls are stopped."""
+
+        async def watch() -> None:
+            while left_s := self.turns.work_left_s():  # noqa: ASYNC110  (time passes by itself)
+                # It changes with every reply.
+                await asyncio.sleep(min(left_s, LOOK_S))
+            limit = amount("wall_s", self.account.limit("wall_s") or 0.0)
+            stop_calls(BudgetError(f"the budget of {limit} is used up", budget="wall_s"))
+
+        if self.turns.work_left_s() is None:
+            yield
+            return
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+def turns_before(run: Run, tariff: Tariff) -> Use:
+    """What the turns of an earlier process of the same run have used."""
+    total = Use()
+    for turn in run.turns:
+        usage = Usage(*msgspec.structs.astuple(turn.usage))
+        total += tariff.used(usage, turn.gpu_s, turn.device) + Use(turns=int(not turn.forced))
+    return total
+
+
+def seconds_before(run: Run) -> float:
+    """For how long earlier processes of the same run were at it, by the times in its log."""
+    assert run.start is not None
+    resumed = sorted(event.t for event in run.events if event.event == "run_resumed")
+    kinds = (run.messages, run.turns, run.cells, run.batches, run.primitives, run.calls, run.events)
+    times = sorted([run.start.t, *(record.t for records in kinds for record in records)])
+    gaps = 0.0
+    for again in resumed:  # nobody was at it before that
+        before = [t for t in times if t < again]
+        gaps += again - before[-1] if before else 0.0
+    return max(0.0, times[-1] - times[0] - gaps)
