@@ -12,7 +12,9 @@ from distill.version import __version__
 if TYPE_CHECKING:
     from distill.again import replay, resume
     from distill.budget import Budget
+    from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
+    from distill.evaluation import Evaluation, aevaluate, evaluate
     from distill.limits import Limits
     from distill.models import (
         LMResponse,
@@ -26,22 +28,29 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.rollout import RunResult
+    from distill.tasks import Task
 
 __all__ = [
     "REPL",
     "Budget",
     "Engine",
+    "Estimate",
+    "Evaluation",
     "ExecResult",
     "LMResponse",
     "Limits",
     "ModelHandler",
     "OpenAIHandler",
     "RunResult",
+    "Task",
     "Usage",
     "VLLMHandler",
     "__version__",
+    "aevaluate",
     "arun",
     "build_system_prompt",
+    "estimate",
+    "evaluate",
     "primitive",
     "replay",
     "resume",
@@ -51,7 +60,9 @@ __all__ = [
 _HOMES = {
     "again": ("replay", "resume"),
     "budget": ("Budget",),
+    "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
+    "evaluation": ("Evaluation", "aevaluate", "evaluate"),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
     "orchestrator": ("arun", "run"),
@@ -59,6 +70,7 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "rollout": ("RunResult",),
+    "tasks": ("Task",),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.answers import AnswerRules, rules_from
 from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import Limits
@@ -45,10 +46,12 @@ async def resume_on_loop(
     primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    answer_check: Callable[..., Any] | None = None,
     sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
     budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
@@ -56,15 +59,18 @@ async def resume_on_loop(
     last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
     cell, the conversation as it was sent; only worker calls that are not in the log are asked.
     ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
-    ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
-    the tier that it asked for; that it had no jail is never taken from a log. What was used before
-    counts against the run's budget, in which the limits of ``budget`` take the place of its own.
+    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
+    ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
+    What was used before counts against the run's budget, in which the limits of ``budget`` take the
+    place of its own.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
     given = chosen_primitives(primitives)
     host = driver.shared()
-    check = functools.partial(check_resumable, primitives=given, repl_class=repl_class)
+    check = functools.partial(
+        check_resumable, primitives=given, repl_class=repl_class, answer_check=answer_check
+    )
     recorded = await driver.in_thread(host, check, log_dir, run_id)
     handler = await ready_supervisor(
         host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
@@ -88,6 +94,8 @@ async def resume_on_loop(
             sub_supervisor=None if below is None else model_name(below),
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
+            on_text=on_text,
+            answer_rules=_rules_of(told, answer_check),
             **({} if limits is None else {"limits": limits}),
         )
         table = options.prices.before(price_table())
@@ -110,6 +118,7 @@ async def replay_on_loop(
     label: str | None = None,
     primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
+    answer_check: Callable[..., Any] | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
@@ -135,6 +144,7 @@ async def replay_on_loop(
         repl_class=repl_class,
         sandbox=_tier_again(recorded.start.options, sandbox),
         on_progress=on_progress,
+        answer_rules=_rules_of(recorded.start.options, answer_check),
     )
     primitives = {**_absent(recorded, repl_class), **options.primitives, **given}
     limit, table = settled(options.budget, options.prices.before(price_table()), backend, handler)
@@ -202,6 +212,7 @@ def check_resumable(
     run_id: str | None = None,
     primitives: Mapping[str, Any] | None = None,
     repl_class: type[REPL] = REPL,
+    answer_check: Callable[..., Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -223,7 +234,17 @@ def check_resumable(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
             "them again with primitives= (distill.resume)"
         )
+    if recorded.start.options.get("answer_check") and answer_check is None:
+        raise InputError(
+            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
+            "of its caller; give it again with answer_check= (distill.resume)"
+        )
     return recorded
+
+
+def _rules_of(told: Mapping[str, Any], answer_check: Callable[..., Any] | None) -> AnswerRules:
+    """What the answer of a recorded run must be."""
+    return rules_from(told.get("answer_schema"), told.get("quote_check", False), answer_check)
 
 
 def _supervisor_of(recorded: Run) -> ModelHandler:

@@ -4,7 +4,11 @@ import contextlib
 import math
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+from distill.caller import is_gone
 
 if TYPE_CHECKING:
     import httpx2
@@ -14,17 +18,28 @@ BODY_LIMIT_BYTES = 64 << 20
 ENCODINGS = frozenset(("", "identity", "gzip", "deflate"))
 """One layer of packing at most: each multiplies what a chunk can become by a thousand."""
 WRITE_BYTES = 16 << 10
+STALLED = "its stream stopped"
+STREAM = "text/event-stream"
+LAST_S = 1.0
+LISTENER: ContextVar[Callable[[bytes], bool] | None] = ContextVar("distill_listener", default=None)
+"""Gets the bytes of a reply that is streamed, as they come, and says whether that is all of it.
+
+Set for one request by its caller.
+"""
 
 
-def bound(client: Any, refusal: type[Exception]) -> "httpx2.Client":
+def bound(client: Any, refusal: type[Exception], stall_s: float = math.inf) -> "httpx2.Client":
     """Bound a client of httpx2, proxies included; too much is a ``refusal``, not tried again.
+
+    A reply that is streamed may be silent for ``stall_s``.
 
     Each transport is wrapped where it lies: one given to the client would lose the proxies.
     """
-    client._transport = _BoundedTransport(client._transport, refusal)  # noqa: SLF001  (see above)
+    transport = client._transport  # noqa: SLF001  (see above)
+    client._transport = _BoundedTransport(transport, refusal, stall_s)  # noqa: SLF001
     mounts = client._mounts  # noqa: SLF001
-    for pattern, transport in mounts.items():
-        mounts[pattern] = transport and _BoundedTransport(transport, refusal)
+    for pattern, proxy in mounts.items():
+        mounts[pattern] = proxy and _BoundedTransport(proxy, refusal, stall_s)
     bounded: httpx2.Client = client
     return bounded
 
@@ -35,8 +50,9 @@ class _BoundedTransport:
     httpx2's own timeouts are for one read each, so an endpoint that drips holds it for ever.
     """
 
-    def __init__(self, transport: Any, refusal: type[Exception]) -> None:
+    def __init__(self, transport: Any, refusal: type[Exception], stall_s: float) -> None:
         self._refusal = refusal
+        self._stall_s = stall_s
         pool = transport._pool  # noqa: SLF001  (httpx2 has no way to give it a network)
         self._clock = threading.local()
         pool._network_backend = _TimedNetwork(pool._network_backend, self._clock)  # noqa: SLF001
@@ -51,11 +67,40 @@ class _BoundedTransport:
         try:
             response = self._transport.handle_request(request)
             try:
-                return _read_whole(response, self._refusal)
+                return _read_whole(response, self._chunks(response), self._refusal)
             finally:
                 response.close()
         finally:
             del self._clock.end
+            self._clock.silence_s = math.inf
+
+    def _chunks(self, response: "httpx2.Response") -> Iterator[bytes]:
+        """The body as it comes. A stream that stalls ends with a timeout.
+
+        So does one that nobody waits for: what the rest would cost is saved.
+        """
+        if not response.headers.get("content-type", "").startswith(STREAM):
+            yield from response.iter_bytes()
+            return
+        import httpx2
+
+        listener, has_ended = LISTENER.get(), False
+        self._clock.silence_s = self._stall_s
+        try:
+            for chunk in response.iter_bytes():
+                yield chunk
+                has_ended = has_ended or (listener is not None and listener(chunk))
+                # Some leave the connection open after the last word; it is not waited for.
+                self._clock.silence_s = LAST_S if has_ended else self._stall_s
+                if is_gone():
+                    raise self._refusal("nobody waits for the answer any more")
+        except httpx2.TransportError as error:
+            if has_ended:
+                return
+            if isinstance(error, httpx2.ReadTimeout) and time.monotonic() < self._clock.end:
+                told = f"{STALLED}: no byte for {self._stall_s:g} s"
+                raise httpx2.ReadTimeout(told) from error
+            raise
 
     def close(self) -> None:
         self._transport.close()
@@ -65,7 +110,9 @@ class _BoundedTransport:
             self.close()
 
 
-def _read_whole(response: "httpx2.Response", refusal: type[Exception]) -> "httpx2.Response":
+def _read_whole(
+    response: "httpx2.Response", chunks: Iterator[bytes], refusal: type[Exception]
+) -> "httpx2.Response":
     """The reply with its body read and unpacked; raises a ``refusal`` where it is too much."""
     import httpx2
 
@@ -77,7 +124,7 @@ def _read_whole(response: "httpx2.Response", refusal: type[Exception]) -> "httpx
     if length.isdecimal() and (len(length) > 18 or int(length) > BODY_LIMIT_BYTES):
         raise too_long
     body = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in chunks:
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
             raise too_long
@@ -142,5 +189,6 @@ def _left_s(clock: threading.local, timeout_s: float | None) -> float | None:
         import httpx2
 
         raise httpx2.ReadTimeout("the request's time is over")
-    limit_s = min(left_s, math.inf if timeout_s is None else timeout_s)
+    silence_s: float = getattr(clock, "silence_s", math.inf)
+    limit_s = min(left_s, silence_s, math.inf if timeout_s is None else timeout_s)
     return None if limit_s == math.inf else limit_s

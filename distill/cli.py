@@ -20,16 +20,17 @@ import click
 from distill import config_file
 from distill.errors import DistillError, InputError, MachineError
 from distill.supervisor.text import visible
+from distill.task_options import task_options
 from distill.version import __version__
 
 EXIT_CODES = """\
 \b
 Exit codes:
-  0    answered
+  0    answered; with --tasks: no task failed
   2    the question, the text or an argument can't be used
   3    this machine can't do it (platform, sandbox, device, memory)
   4    a model or its endpoint failed
-  5    no answer: none within the turns, or the text holds none
+  5    no answer: none within the turns or another budget, none that passes, or the text holds none
   6    distill failed
   130  Ctrl-C"""
 
@@ -147,6 +148,15 @@ _question = _options(
         help="Characters of a cell's output that the supervisor sees (default: 2000; 20000 in the "
         "dialect rlm).",
     ),
+    click.option(
+        "--show-context-chars",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Send a text of at most N characters to the supervisor, which may then answer at "
+        "once. 0: it never gets the text, only what its code prints.",
+    ),
     _limit,
     _sandbox_package,
     click.option(
@@ -173,6 +183,17 @@ _question = _options(
         "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
+        "--answer-schema",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE.json",
+        help="The answer must fit the JSON schema in this file.",
+    ),
+    click.option(
+        "--quote-check",
+        is_flag=True,
+        help="What the answer quotes must stand in the text word for word; the summary says where.",
+    ),
+    click.option(
         "--max-depth",
         type=click.IntRange(0, 4),
         default=1,
@@ -191,6 +212,11 @@ _question = _options(
         "--sub-supervisor",
         metavar="MODEL|recipe:NAME",
         help="Who writes the code of sub-runs (default: as --supervisor).",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only say what the run would ask and cost: nothing is sent, no engine is started.",
     ),
     click.option(
         "--max-worker-calls",
@@ -272,6 +298,7 @@ def cli() -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @_question
+@task_options
 @click.option(
     "--worker",
     metavar="MODEL",
@@ -389,7 +416,7 @@ def up(**options: Any) -> int:
 
     if options.pop("show_config"):
         return _print_config()
-    if options["query"] is None:
+    if options["query"] is None and options["tasks"] is None:
         # Settings of questions that will come: the engine only waits for them.
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, OF_A_QUESTION)))
@@ -399,6 +426,7 @@ def up(**options: Any) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @_question
+@task_options
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
 @click.option(
     "--adapter",

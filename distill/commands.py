@@ -12,10 +12,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from distill.adapters import is_path
+from distill import task_options
+from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.again import check_resumable
+from distill.answers import read_schema
+from distill.budget import Budget
 from distill.display import Display
+from distill.dry_run import CountingBackend, estimate
+from distill.endpoint import host_of
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
@@ -36,6 +41,8 @@ from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.task_commands import ask_all, check_tasks
+from distill.task_options import Many
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
 
@@ -43,6 +50,8 @@ DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
     ("adapter", "label", "log_dir", "replay_answers")
 )
 """Options that a recorded run has from its log."""
+DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
+"""Of the worker that serves where nobody names one."""
 
 
 def up(
@@ -66,9 +75,11 @@ def up(
     metrics_port: str | None,
     prepare: bool,
     check_only: bool,
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
+    many = task_options.taken_from(options, dry_run=dry_run)
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
         worker,
@@ -87,31 +98,41 @@ def up(
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
-    if check_only:
+    _take_schema(options)
+    if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _check_first(files, query, supervisor, base_url, rates, options)
+            _checked(many, files, query, supervisor, base_url, rates, options)
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
     _check_devices(settings, own)
     described(sandbox.packages)
     check_installed(named(options["primitives"]))
-    _check_texts(query, *paths)
+    _check_words(query, paths)
     recorded = _is_recorded(paths, query, supervisor, options)
-    if query is not None and not paths:
-        raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
-        handler = _check_first(files, query, supervisor, base_url, rates, options)
+        if dry_run:
+            return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
+        handler = _checked(many, files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
-        is_silent = isinstance(handler, RecordedSupervisor) and options["replay_answers"] == "log"
-        with Display() as display, _up(resident, display, metrics_at, asks_workers=not is_silent):
+        with (
+            Display() as display,
+            _up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
+        ):
+            if many is not None:
+                return ask_all(many, handler or supervisor, resident, _given(options), display)
             if query is None and not recorded:
                 return _stay(resident, display)
             display.phase("starting the run")
             ask = Ask(OWN_ASK, query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
         return _print(result, text)
+
+
+def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
+    """Whether no model will be asked: a recorded run is done again with its answers."""
+    return isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log"
 
 
 @contextlib.contextmanager
@@ -161,35 +182,114 @@ def run(
     base_url: str | None,
     connect: str | None,
     adapter: str | None,
+    dry_run: bool,
     **options: Any,
 ) -> int:
-    """Put a question to an engine that is up."""
+    """Put a question, or many, to an engine that is up."""
+    many = task_options.taken_from(options, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
+    _take_schema(options)
+    if _only_checked(many, paths, query, options):
+        return 0
+    if (named := _named(adapter)) is not None:
+        adapter = named.name
     recorded = _is_recorded(paths, query, supervisor, options)
-    named = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
-    if query is None and not recorded:
+    if query is None and not recorded and many is None:
         raise InputError("no question: add --query TEXT")
     _check_texts(query, *paths)
     with _spooled(paths) as files:
-        if not recorded:
-            read_context(files, options["encoding"])
-        asked = {**_given(options), **({"base_url": base_url} if base_url else {})}
+        if not recorded and many is None:
+            read_context(files, options["encoding"], looks_only=True)
+        asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
                 asked[folder] = str(Path(asked[folder]).resolve())
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
         with Engine(connect) as engine, Display() as display:
-            if named is not None:
-                display.phase(f"loading the adapter {named.name}")
-                engine.load_adapter(named.path, named.name)
-            if adapter is not None:
-                asked["adapter"] = named.name if named is not None else adapter
+            _load(named, engine, display)
+            if many is not None:
+                return ask_all(many, supervisor, engine, asked, display)
+            if dry_run:
+                click.echo(visible(str(engine.estimate(query or "", files, supervisor, asked))))
+                return 0
             display.phase("asking the engine")
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status
             )
         return _print(result, text)
+
+
+def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> None:
+    if adapter is not None:
+        display.phase(f"loading the adapter {adapter.name}")
+        engine.load_adapter(adapter.path, adapter.name)
+
+
+def _only_checked(
+    many: Many | None, paths: Sequence[str], query: str | None, options: dict[str, Any]
+) -> bool:
+    """Check many tasks, if there are; whether that was all that is wanted."""
+    if many is None:
+        return False
+    _check_folder(check_tasks(many, paths, query, options))
+    return many.check
+
+
+def _named(word: str | None) -> NamedAdapter | None:
+    """The adapter that is to be loaded, if the word is a path."""
+    return parse_adapter(word) if word is not None and is_path(word) else None
+
+
+def _dry_run(
+    settings: WorkerSettings,
+    sandbox: SandboxSettings,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    options: dict[str, Any],
+) -> int:
+    """Print what the question would take; the worker is only named."""
+    context, _ = read_context(paths, options["encoding"])
+    if (supervisor or "").startswith(SUPERVISOR_PREFIX):
+        raise InputError("--dry-run of a local supervisor needs its engine: use `distill run`")
+    handler = supervisor_from(supervisor, base_url, check=False)
+    model = settings.model or DEFAULT_MODEL_NAME
+    window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
+    worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
+    told = estimate(
+        query or "",
+        context,
+        handler,
+        worker,
+        max_iterations=options["max_iterations"],
+        output_limit=options["output_limit"],
+        budget=Budget.taken_from(options),
+        prices=options["prices"],
+        limits=sandbox.limits,
+        sandbox_packages=sandbox.packages,
+        sandbox=sandbox.tier,
+        primitives=options["primitives"],
+    )
+    click.echo(visible(str(told)))
+    return 0
+
+
+def _checked(
+    many: Many | None,
+    paths: Sequence[str],
+    query: str | None,
+    supervisor: str | None,
+    base_url: str | None,
+    rates: Rates,
+    options: dict[str, Any],
+) -> ModelHandler | None:
+    """The supervisor, None for a local one, when one question or many have been checked."""
+    if many is None:
+        return _check_first(paths, query, supervisor, base_url, rates, options)
+    _check_folder(check_tasks(many, paths, query, options))
+    return _supervisor_from(supervisor, base_url, rates)
 
 
 def _check_first(
@@ -214,10 +314,12 @@ def _check_first(
         raise InputError("a text but no question: add --query TEXT")
     is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
     asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
+    asked = asked or options["answer_schema"] is not None or options["quote_check"]
     if query is None and (asked or (supervisor and not is_local)):
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
-            "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
+            "--supervisor-…-per-minute, --log-dir, --label, --answer-schema and --quote-check to "
+            "`distill run`"
         )
     if query is not None:
         if not query.strip():
@@ -278,6 +380,12 @@ def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:
         f"The key lets it in. Where the home folder is another, copy it first:\n"
         f"  scp -p {key} MACHINE:worker.key"
     )
+
+
+def _check_words(query: str | None, paths: Sequence[str]) -> None:
+    _check_texts(query, *paths)
+    if query is not None and not paths:
+        raise InputError("a question but no text: add --context FILE, a folder, or -")
 
 
 def _check_texts(*texts: str | None) -> None:
@@ -341,6 +449,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+
+
+def _take_schema(options: dict[str, Any]) -> None:
+    """The schema in place of its file. Raises InputError."""
+    if options["answer_schema"] is not None:
+        options["answer_schema"] = read_schema(options["answer_schema"])
 
 
 def _sandbox(options: dict[str, Any]) -> SandboxSettings:
@@ -414,6 +528,9 @@ def _print(result: RunResult, text: str) -> int:
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
+    if result.answer_problem is not None:
+        click.echo(f"{visible(text)}\n\n{visible(answer_text(result.answer))}", err=True)
+        raise BudgetError(f"no answer within the turns that passes: {result.answer_problem}")
     answer = answer_text(result.answer)
     click.echo(visible(answer) if sys.stdout.isatty() else answer)
     click.echo(f"\n{visible(text)}", err=True)

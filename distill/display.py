@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from distill.errors import DistillError
 from distill.protocol.client_link import EngineStatus, WorkerStatus
 from distill.rollout import Progress
 from distill.supervisor.text import visible
@@ -24,6 +25,8 @@ WORKERS_EVERY_S = 60.0
 REFRESH_S = 1.0
 FRAMES_PER_S = 8
 INDENT = "  "
+COUNTED = ("turn ", "tasks ")
+"""What a phase begins with that tells its seconds by itself."""
 TOLD = frozenset(("frozen", "failed", "draining", "left"))
 """States of a worker that a plain line tells of, beside its restarts and that it is ready again."""
 
@@ -72,7 +75,16 @@ class Display:
             turned = not self._phase.startswith(f"turn {progress.turn}/")
             finished = 0 < progress.calls_total == progress.calls_done
             self._phase = text
+            note = visible(progress.note)
+            if note and self._live is not None:
+                text = f"{text}\n{INDENT}{note}"[: len(text) + self._console.width]
             self._show(text, new=turned or finished)
+
+    def tasks(self, text: str) -> None:
+        """How far many tasks are; it counts its own seconds, and begins with ``tasks``."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._phase = text
+            self._show(text, new=False)
 
     def status(self, engine: EngineStatus) -> None:
         """How the engine and its workers are."""
@@ -141,10 +153,10 @@ class Display:
         """Count the seconds of a phase that says nothing of its own, and look at the engine."""
         while not self._ended.wait(REFRESH_S):
             if self._look is not None:
-                with contextlib.suppress(TimeoutError, RuntimeError):  # it is ending
+                with contextlib.suppress(TimeoutError, RuntimeError, DistillError):  # it is ending
                     self.status(self._look())
             with self._lock, contextlib.suppress(OSError, ValueError):
-                if self._phase and not self._phase.startswith("turn "):
+                if self._phase and not self._phase.startswith(COUNTED):
                     seconds = time.monotonic() - self._since_s
                     self._show(f"{self._phase} ({seconds:.0f} s)", new=False)
 

@@ -18,6 +18,11 @@ class Address(NamedTuple):
     secrets: tuple[str, ...]
 
 
+def host_of(url: str) -> str:
+    """``host`` or ``host:port`` of an address, without its password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
 def address_of(base_url: str | None, name: str) -> Address:
     """An address taken apart, so that a password in it reaches no error and no log."""
     if base_url is None:

@@ -7,6 +7,7 @@
     ├── MachineError              3   this machine can't do it: platform, memory, device
     │   └── SandboxError          3   no safe jail can be built, or its process died for good
     ├── ModelError                4   a model or its endpoint failed for good
+    │   ├── WindowError           4   the messages do not fit the model's context window
     │   ├── WorkerError           4   one worker call; ``kind`` says why
     │   └── WorkerBatchError      4   some calls of a batch; carries the other answers
     │       └── WorkerBudgetError 4   some of them were not sent: a budget does not cover them
@@ -50,6 +51,10 @@ class ModelError(DistillError):
 
     exit_code = 4
     attempts = 1
+
+
+class WindowError(ModelError):
+    """The messages do not fit the model's context window."""
 
 
 class WorkerError(ModelError):

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from distill.caller import is_gone
-from distill.errors import InputError, ModelError
+from distill.errors import InputError, ModelError, WindowError
 from distill.models import LMResponse, Messages, ModelHandler, Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
@@ -97,7 +97,7 @@ class LocalSupervisor(ModelHandler):
 
     def _failure(self, failed: wire.Failure) -> ModelError:
         if failed.kind == "too_long":
-            return ModelError(
+            return WindowError(
                 f"the conversation has {failed.prompt_tokens or 'more'} tokens, {self.model} holds "
                 f"{failed.window_tokens or self.window_tokens}: lower --output-limit or "
                 "--max-iterations, or use a supervisor with a larger window"

@@ -7,24 +7,29 @@ handler may be asked from several threads at once. The only module that imports 
 import contextlib
 import math
 import os
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from distill.attempts import RETRIES, Attempts
-from distill.bounded_http import bound
-from distill.endpoint import address_of, spellings, usable_key
-from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
+from distill.bounded_http import LISTENER, STALLED, bound
+from distill.caller import HEARER
+from distill.chat_stream import ReplyStream
+from distill.completion import BadReply, Completion, is_count, loaded, read_completion
+from distill.endpoint import address_of, host_of, spellings, usable_key
+from distill.errors import InputError, ModelError, WindowError, WorkerBatchError, WorkerError
 from distill.rate_limit import shared
 from distill.rates import MINUTE_S, Rates
+from distill.retry_headers import Headers
 from distill.token_estimate import estimated_tokens
+from distill.window_errors import says_too_long
 
 if TYPE_CHECKING:
     import openai
@@ -39,8 +44,12 @@ REQUEST_TIMEOUT_S = 600.0
 CHECK_TIMEOUT_S = 10.0
 CONCURRENT_REQUESTS = 16
 """Requests of one batch that an OpenAIHandler has open at once."""
-COUNT_LIMIT = 1 << 53
-"""Token counts stay below it: the logs are JSON, where longer integers are not exact."""
+STALL_S = 180.0
+"""How long a reply that is streamed may be silent. Some send nothing while they think."""
+NONSENSE_RETRIES = 2
+"""Tries after the first where the reply is no chat completion: a proxy's trouble passes."""
+NO_STREAM = frozenset((400, 404, 405, 406, 415, 422, 501))
+"""Statuses with which an endpoint that can't stream refuses to."""
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
 REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
@@ -68,6 +77,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model made through its endpoint's own form. ``arguments`` should be JSON."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class LMResponse:
     """One reply: its text, what it cost, which model gave it, and how long it took (s).
 
@@ -75,6 +92,8 @@ class LMResponse:
     endpoint's limits and between attempts. ``card`` says which weights answered, token ids what
     was read and sampled, ``logprobs`` (nats) one value for each of ``token_ids``, where known.
     ``gpu_s`` are seconds of a worker server's device.
+    ``tool_calls`` come after the text; a supervisor's are read for code. ``refusal`` is what was
+    said in place of a reply, ``reasoning`` what was thought before it, where the endpoint tells.
     """
 
     text: str
@@ -89,6 +108,9 @@ class LMResponse:
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     gpu_s: float = 0.0
+    tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str = ""
+    reasoning: str = ""
 
 
 class ModelHandler(ABC):
@@ -157,10 +179,10 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
     if not (isinstance(text, str) and isinstance(usage, Usage)):
         raise ModelError(f"{name} returned an LMResponse without a text of type str and a Usage")
     for field in Usage.__slots__:
-        if not _is_count(getattr(usage, field)):
+        if not is_count(getattr(usage, field)):
             value = repr(getattr(usage, field))[:80]
             raise ModelError(f"{name} returned a Usage whose {field} is no count: {value}")
-    for field in ("model", "finish_reason"):
+    for field in ("model", "finish_reason", "refusal", "reasoning"):
         kind = type(getattr(response, field))
         if not issubclass(kind, str):
             raise ModelError(f"{name} returned an LMResponse whose {field} is a {kind.__name__}")
@@ -168,7 +190,7 @@ def check_response(handler: ModelHandler, response: Any) -> LMResponse:
         if not _is_duration(getattr(response, field)):
             value = repr(getattr(response, field))[:80]
             raise ModelError(f"{name} returned an LMResponse whose {field} is no duration: {value}")
-    if not _is_count(response.attempts):
+    if not is_count(response.attempts):
         value = repr(response.attempts)[:80]
         raise ModelError(f"{name} returned an LMResponse whose attempts is no count: {value}")
     _check_what_is_known(name, response)
@@ -184,6 +206,7 @@ def _check_what_is_known(name: str, response: LMResponse) -> None:
         ("prompt_token_ids", "ids", _is_id),
         ("token_ids", "ids", _is_id),
         ("logprobs", "logarithms", _is_logarithm),
+        ("tool_calls", "ToolCalls", _is_tool_call),
     )
     for field, what, fits in kinds:
         values = getattr(response, field)
@@ -192,16 +215,17 @@ def _check_what_is_known(name: str, response: LMResponse) -> None:
             raise ModelError(f"{name} returned an LMResponse whose {field} are no {what}")
 
 
+def _is_tool_call(value: Any) -> bool:
+    texts = (value.name, value.arguments) if isinstance(value, ToolCall) else (None,)
+    return all(isinstance(text, str) for text in texts)
+
+
 def _is_id(value: Any) -> bool:
-    return _is_count(value) and value < 1 << 32
+    return is_count(value) and value < 1 << 32
 
 
 def _is_logarithm(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < COUNT_LIMIT
 
 
 def _is_duration(value: Any) -> bool:
@@ -226,6 +250,10 @@ class OpenAIHandler(ModelHandler):
     ``requests_per_minute`` and ``tokens_per_minute`` holds for all, in every ``rate_window_s``
     seconds. A call waits for its turn; a refusal makes all of them wait, as long as the endpoint
     asks. Passing trouble is tried again ``retries`` times.
+
+    Where somebody hears the reply as it comes (a run, of its supervisor), it is streamed, and a
+    try ends after ``stall_s`` without a byte; ``stream=False``, or an endpoint that can't: all at
+    once. ``window_tokens`` is the model's context window, if nobody else says.
     """
 
     def __init__(
@@ -240,6 +268,9 @@ class OpenAIHandler(ModelHandler):
         tokens_per_minute: float | None = None,
         rate_window_s: float = MINUTE_S,
         names: tuple[str, str] = ("--base-url", "OPENAI_API_KEY"),
+        stream: bool = True,
+        stall_s: float = STALL_S,
+        window_tokens: int | None = None,
         **sampling: Any,
     ) -> None:
         address = address_of(base_url or os.environ.get("OPENAI_BASE_URL") or None, names[0])
@@ -251,11 +282,14 @@ class OpenAIHandler(ModelHandler):
                 "base_url=), or use a supervisor that needs no key (recipe:find)"
             )
         self.model = model
+        self.window_tokens = window_tokens
         self._sampling = sampling
         self._names = names
+        self._streams = stream
+        self._stall_s = stall_s
         self._where = address.where
         self.url = address.where if address.url else None
-        self.endpoint = urlsplit(address.url).netloc if address.url else OPENAI_HOST
+        self.endpoint = host_of(address.url) if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)
         self._settings: dict[str, Any] = {
@@ -279,12 +313,16 @@ class OpenAIHandler(ModelHandler):
                 import openai
 
                 # The client that openai would make, proxies included, but bounded.
-                client = bound(openai.DefaultHttpxClient(auth=self._auth), openai.OpenAIError)
+                client = openai.DefaultHttpxClient(auth=self._auth)
+                client = bound(client, openai.OpenAIError, self._stall_s)
                 self._opened = openai.OpenAI(**self._settings, http_client=client)
             return self._opened
 
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
-        """Ask when it is this call's turn, again if need be. Raises ModelError: what to do."""
+        """Ask when it is this call's turn, again if need be.
+
+        Raises ModelError: what to do; WindowError: the messages do not fit the model.
+        """
         started_s = time.monotonic()
         request: Any = {"model": self.model, "messages": list(messages)}
         request.update(_to_openai(self._bounded({**self._sampling, **kw})))
@@ -292,13 +330,11 @@ class OpenAIHandler(ModelHandler):
         while True:
             try:
                 attempts.begin()
-                raw = self._client().chat.completions.with_raw_response.create(**request)
-                reply = self._response(raw.parse(), time.monotonic() - started_s)
-                used = reply.usage.input_tokens + reply.usage.output_tokens
-                attempts.replied(used, raw.headers)
-                return replace(reply, attempts=attempts.count, waited_s=attempts.waited_s)
+                reply, headers = self._ask_once(request)
+                attempts.replied(reply.input_tokens + reply.output_tokens, headers)
+                return self._response(reply, time.monotonic() - started_s, attempts)
             except Exception as error:  # noqa: BLE001  (what a reply can set off has no end)
-                if not _goes_on(error, attempts):
+                if not (_goes_on(error, attempts) or self._stops_streaming(error)):
                     raise self._gave_up(error, attempts) from None
             finally:
                 attempts.end()
@@ -314,6 +350,45 @@ class OpenAIHandler(ModelHandler):
         name = "max_completion_tokens" if self.endpoint == OPENAI_HOST else names[-1]
         rest = {k: v for k, v in sampling.items() if k not in REPLY_BOUNDS}
         return {**rest, name: min(sampling[each] for each in names)}
+
+    def _ask_once(self, request: Any) -> tuple[Completion, Headers]:
+        """One try; told to who hears it, piece by piece if the endpoint streams.
+
+        Raises BadReply, and whatever the client does.
+        """
+        create = self._client().chat.completions.with_raw_response.create
+        hear = HEARER.get()
+        if hear is None or not self._streams:
+            raw = create(**request)
+            stream = ReplyStream()
+        else:
+            hear("", False)
+            stream = ReplyStream(hear)
+            listening = LISTENER.set(stream.feed)
+            try:
+                raw = create(**request, stream=True, stream_options={"include_usage": True})
+            finally:
+                LISTENER.reset(listening)
+        body = raw.http_response.content
+        if not stream.begun and body.lstrip()[:5] == b"data:":
+            stream.feed(body)
+        if stream.begun:
+            reply = read_completion(stream.body())
+            # A stream that does not say what it used is the last: budgets and limits need it.
+            self._streams = self._streams and reply.input_tokens > 0
+        else:
+            reply = read_completion(loaded(body))
+            if hear is not None:
+                hear(reply.text, False)
+        return reply, raw.headers
+
+    def _stops_streaming(self, error: Exception) -> bool:
+        """Whether the endpoint has refused just the streaming; then it is asked for no more."""
+        status = getattr(error, "status_code", None) or getattr(error, "status", None)
+        if not self._streams or HEARER.get() is None or status not in NO_STREAM:
+            return False
+        self._streams = re.search(r"\bstream", str(error), re.IGNORECASE) is None
+        return not self._streams
 
     def _gave_up(self, error: Exception, attempts: Attempts) -> ModelError:
         """The end of a call that has no more tries. Raise it ``from None``, as ``_failure``."""
@@ -331,40 +406,40 @@ class OpenAIHandler(ModelHandler):
         """
         import openai
 
+        status = getattr(error, "status_code", None) or getattr(error, "status", None)
+        kind = WindowError if says_too_long(status, str(error)) else ModelError
         if isinstance(error, openai.OpenAIError):
             said = f": {self._explain(error)}"
+        elif isinstance(error, BadReply):
+            said = f": error {status}: {error}" if status else f" {otherwise} ({error})"
         else:
             said = f" {otherwise} ({type(error).__name__}: {error})"
-        return ModelError(self._without_secrets(f"{self.model} at {self._where}{said}{tries}"))
+        return kind(self._without_secrets(f"{self.model} at {self._where}{said}{tries}"))
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
-    def _response(self, reply: Any, elapsed_s: float) -> LMResponse:
-        choices = getattr(reply, "choices", None)
-        if not isinstance(choices, list) or not choices:
-            raise ValueError("it has no choices")
-        text = choices[0].message.content
-        if not isinstance(text, str | None):
-            raise ValueError(f"its content is a {type(text).__name__}, not text")
-        usage = reply.usage
-        counts = Usage(
-            _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
-            _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
-            0,
-            _count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
-        )
-        finish, model = choices[0].finish_reason, reply.model
+    def _response(self, reply: Completion, elapsed_s: float, attempts: Attempts) -> LMResponse:
         return LMResponse(
-            text or "",
-            counts,
-            model if isinstance(model, str) and model else self.model,
+            reply.text,
+            Usage(
+                reply.input_tokens,
+                reply.output_tokens,
+                reply.cached_input_tokens,
+                0,
+                reply.reasoning_tokens,
+            ),
+            reply.model or self.model,
             elapsed_s,
-            finish if isinstance(finish, str) and finish else "stop",
-            logprobs=_logprobs(choices[0]),
+            reply.finish_reason,
+            attempts.count,
+            attempts.waited_s,
+            logprobs=reply.logprobs,
+            tool_calls=tuple(ToolCall(*call) for call in reply.tool_calls),
+            refusal=reply.refusal,
+            reasoning=reply.reasoning,
         )
 
     def chat_batch(self, message_batches: Sequence[Messages], **kw: Any) -> list[LMResponse]:
@@ -402,7 +477,8 @@ class OpenAIHandler(ModelHandler):
         try:
             return self.chat(messages, **options)
         except ModelError as error:
-            failed = WorkerError(str(error))
+            is_too_long = isinstance(error, WindowError)
+            failed = WorkerError(str(error), kind="too_long" if is_too_long else "model")
             failed.attempts = error.attempts
             return failed
         except Exception as error:  # noqa: BLE001  (see above)
@@ -428,7 +504,7 @@ class OpenAIHandler(ModelHandler):
             )
         # vLLM says how long its window is; others don't.
         window = served.get(self.model)
-        if self.window_tokens is None and window and _is_count(window):
+        if self.window_tokens is None and window and is_count(window):
             self.window_tokens = window
 
     def _explain(self, error: "openai.OpenAIError") -> str:
@@ -438,6 +514,8 @@ class OpenAIHandler(ModelHandler):
         address, key = self._names
         status = getattr(error, "status_code", None)
         if isinstance(error, openai.APITimeoutError):
+            if STALLED in (why := str(error.__cause__)):
+                return f"{why}; check the endpoint's load, or raise stall_s"
             return "no answer in time; raise the timeout, or check the endpoint's load"
         if isinstance(error, openai.APIConnectionError):
             own = self._settings["base_url"] is not None
@@ -464,8 +542,13 @@ def _goes_on(error: Exception, attempts: Attempts) -> bool:
     """Whether a call whose try ended with this error is tried again."""
     import openai
 
+    if isinstance(error, BadReply):
+        again = attempts.failed(error.status, {}) and not says_too_long(error.status, str(error))
+        return again and (error.status is not None or attempts.count <= NONSENSE_RETRIES)
+
     if isinstance(error, openai.APIStatusError):
-        return attempts.failed(error.status_code, error.response.headers)
+        again = attempts.failed(error.status_code, error.response.headers)
+        return again and not says_too_long(error.status_code, str(error))
     return isinstance(error, openai.APIConnectionError) and attempts.failed(None, {})
 
 
@@ -473,22 +556,7 @@ def _estimate(request: Mapping[str, Any]) -> int:
     """Tokens that a try may use, which are reserved for it."""
     chars = sum(len(str(message.get("content", ""))) for message in request["messages"])
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
-    return estimated_tokens(chars, limit if _is_count(limit) else None)
-
-
-def _count(usage: Any, name: str) -> int:
-    """A token count of a reply; 0 where the endpoint gives none, or nonsense."""
-    value = getattr(usage, name, 0)
-    return value if _is_count(value) else 0
-
-
-def _logprobs(choice: Any) -> tuple[float, ...] | None:
-    """One value for each token of a reply; None if the endpoint gave none, or nonsense."""
-    try:
-        values = tuple(float(token.logprob) for token in choice.logprobs.content)
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return values if all(map(math.isfinite, values)) else None
+    return estimated_tokens(chars, limit if is_count(limit) else None)
 
 
 def _to_openai(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from distill.answers import rules_from
 from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
@@ -63,12 +64,17 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    answer_schema: Any = None,
+    answer_check: Callable[..., Any] | None = None,
+    quote_check: bool = False,
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
     dialect: DialectName = "native",
     budget: Budget | None = None,
     prices: Mapping[str, Any] | str | Path | None = None,
+    show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
@@ -96,15 +102,26 @@ async def answer_on_loop(
       endpoints may cost DEFAULT_DOLLARS).
     - ``prices`` go before the user's and distill's own: a TOML file, or what it holds
       (distill/prices.toml shows which).
-    - ``on_progress`` is called from the background loop and must not block.
+    - ``show_context_chars``: a text of at most so many characters is in the supervisor's first
+      message, so that it may answer at once. 0, the default: never, for the supervisor is usually
+      another's machine, which can't keep what it is not sent; only what the code prints leaves this
+      one. Sub-runs show the texts that they are given alike.
+    - ``answer_schema``, ``quote_check``, ``answer_check``: an answer counts once it fits the JSON
+      schema (or a class that has one), its quotations stand in the context, and
+      ``answer_check(answer)`` or ``answer_check(answer, context)`` has neither raised nor returned
+      a text or False; what it says is raised in the cell that called FINAL.
+    - ``on_progress`` is called from the background loop and must not block. So is ``on_text``, with
+      each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
+      (maybe again, after a try that failed).
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
     check_question(query, context)
-    _check_given(label, messages, limits)
+    _check_given(label, messages, limits, show_context_chars)
     _check_limits(max_iterations, output_limit, max_depth)
     chosen = chosen_primitives(primitives)
+    rules = rules_from(answer_schema, quote_check, answer_check)
     _check_choice("dialect", dialect, DialectName)
     _check_choice("sandbox", sandbox, Wanted)
     _check_choice("answer_cache", answer_cache, AnswerCaching)
@@ -137,7 +154,10 @@ async def answer_on_loop(
         dialect=dialect,
         budget=budget,
         prices=table,
+        show_context_chars=show_context_chars,
         on_progress=on_progress,
+        on_text=on_text,
+        answer_rules=rules,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id) as journal:
@@ -238,10 +258,17 @@ def _check_choice(name: str, given: Any, choices: Any) -> None:
         raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
 
 
-def _check_given(label: str | None, messages: Opening | None, limits: Limits | None) -> None:
+def _check_given(
+    label: str | None, messages: Opening | None, limits: Limits | None, show_context_chars: int
+) -> None:
     """Raise InputError for what the run could not be begun with."""
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    if show_context_chars < 0 or (show_context_chars and messages is not None):
+        raise InputError(
+            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
+            "built: messages= are sent as they are"
+        )
     if messages is not None and not callable(messages):
         checked(messages)
     if limits is not None:

@@ -100,12 +100,16 @@ class REPL:
         self.budgets = Budgets({})
         """What its primitives may still be called; made with the sandbox."""
         self.answer: Any = UNSET
+        self.check_answer: Callable[[Any], str | None] | None = None
+        """Says, in a thread, why FINAL can't take a value; None where it can."""
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
         self.on_cell: Callable[[int, bool], None] = lambda _cell, _failed: None
         """Called with a cell's number when it has ended, and whether it failed."""
         self.itemised: frozenset[str] = frozenset()
         """Functions that keep the answers of failed cells themselves, item by item."""
+        self.context_file: Callable[[Any], ContextFile] = ContextFile
+        """Makes the memory file that the jail maps; runs about one text share one."""
         self.recorded: Run | None = None
         """The run whose session this one goes on with."""
         self.recording: Recording | None = None
@@ -205,7 +209,7 @@ class REPL:
                 )
         prepare(self.packages)
         if context is not None:
-            self._context_file = ContextFile(context)
+            self._context_file = self.context_file(context)
         contents = sandboxes.Contents(
             data,
             self._budgeted(functions),
@@ -222,6 +226,7 @@ class REPL:
             on_call=self._record_call,
             on_cell=self.on_cell,
         )
+        sandbox.finals.check = self.check_answer
         if self.recording is not None:
             sandbox.do_again(self.recording)
         if self.recorded is not None:
@@ -262,8 +267,8 @@ class REPL:
 def describe(name: str, function: Callable[..., Any]) -> str:
     """A primitive as the prompt shows it: its signature and the first line of its docstring."""
     try:
-        signature = str(inspect.signature(function))
+        signature = str(inspect.signature(function)).replace("typing.", "")
     except (TypeError, ValueError):
         signature = "(…)"
-    summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
+    summary = " ".join((inspect.getdoc(function) or "").split("\n", 1)[0].split())
     return f"- `{name}{signature}`" + (f": {summary}" if summary else "")

@@ -5,6 +5,7 @@ answers clients on a third ROUTER. Keys stay here.
 """
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,8 @@ import msgspec
 from distill.adapters import NamedAdapter
 from distill.again import check_resumable, replay_on_loop, resume_on_loop
 from distill.budget import Budget
-from distill.errors import DistillError, InputError
-from distill.inputs import read_context, read_json
+from distill.dry_run import Estimate, estimate_on_loop
+from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, model_name
@@ -46,6 +47,7 @@ from distill.supervisor.placement import Placement
 from distill.supervisor.recording import Answers
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.texts import Text, Texts
 from distill.traces import Run, records
 from distill.version import __version__
 from distill.worker_settings import (
@@ -60,8 +62,8 @@ PROGRESS_EVERY_S = 0.25
 STATUS_LIMIT_S = 5.0
 OWN_ASK = "up"
 """The id of the question that an engine was started for."""
-NO_REPLAY = "--replay-answers is for --supervisor replay:RUN"
 NO_MODEL = "--base-url and --supervisor-…-per-minute need --supervisor: who goes on with the run"
+NO_REPLAY = "--replay-answers is for --supervisor replay:RUN"
 
 
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,10 +81,12 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
     replay_answers: Answers = "log"
+    answer_schema: dict[str, Any] | None = None
+    quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"
-    primitives: tuple[str, ...] = ()
+    primitives: tuple[str, ...] | dict[str, str] = ()
     max_turns: int | None = None
     max_worker_calls: int | None = None
     max_tokens: int | None = None
@@ -90,6 +94,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_gpu_s: float | None = None
     max_wall_s: float | None = None
     prices: str | dict[str, Any] | None = None
+    show_context_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,7 @@ class Resident:
         self._clients: dict[str, Conversation] = {}
         self._asks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._loads: set[asyncio.Task[None]] = set()
+        self._texts = Texts()
 
     @property
     def endpoint(self) -> str:
@@ -268,15 +274,18 @@ class Resident:
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
         """Run one question to its end; the result and its summary."""
-        return background.wait(self._answer(ask, on_progress, supervisor))
+        return background.wait(self.answer_on_loop(ask, on_progress, supervisor))
 
-    async def _answer(
+    async def answer_on_loop(
         self,
         ask: wire.Ask,
         on_progress: Callable[[Progress], None],
         supervisor: ModelHandler | None,
     ) -> tuple[RunResult, str]:
-        """``supervisor`` may be None where a run goes on: then it is the recorded one."""
+        """The same on the loop.
+
+        ``supervisor`` may be None where a run goes on: then it is the recorded one.
+        """
         options = dict(ask.options)
         supervisor = supervisor or await self._local_supervisor(ask)
         if (folder := options.get("resume")) is not None:
@@ -293,26 +302,20 @@ class Resident:
         assert supervisor is not None
         if isinstance(supervisor, RecordedSupervisor):
             return await self._do_again(supervisor, options, on_progress)
-        context, sources = await driver.in_thread(self._host, _read, ask.context_paths, options)
-        checked = _checked(options)
-        asked = msgspec.structs.asdict(checked)
+        text = await self._read(ask, options)
+        asked = _checked(options)
         workers, budget = self._workers(asked.pop("adapter")), Budget.taken_from(asked)
         if asked.pop("replay_answers") != "log":
             raise InputError(NO_REPLAY)
         result = await answer_on_loop(
             ask.query,
-            context,
+            text.context,
             supervisor,
             workers,
-            sources=sources,
+            sources=text.sources,
             on_progress=on_progress,
-            **{
-                **asked,
-                "budget": budget,
-                "limits": replaced(self._sandbox.limits, checked.limits),
-                "sandbox_packages": (*self._sandbox.packages, *checked.sandbox_packages),
-                "sandbox": self._sandbox.tier,
-            },
+            budget=budget,
+            **self._own(asked),
         )
         return result, self._summary(result, supervisor, workers)
 
@@ -325,16 +328,47 @@ class Resident:
         """Do a recorded run again. Options that are its own come from its log."""
         options.pop("encoding", None)  # the recorded text has been read already
         asked = _checked(options)
-        workers = self._workers(asked.adapter) if asked.replay_answers == "worker" else None
+        workers = self._workers(asked["adapter"]) if asked["replay_answers"] == "worker" else None
         result = await replay_on_loop(
             supervisor.run,
             workers,
-            log_dir=asked.log_dir,
-            label=asked.label,
+            log_dir=asked["log_dir"],
+            label=asked["label"],
             sandbox=self._sandbox.tier,
             on_progress=on_progress,
         )
         return result, self._summary(result, supervisor, workers)
+
+    async def _read(self, ask: wire.Ask, options: dict[str, Any]) -> Text:
+        """The text that is asked about; takes the options that say how to read it."""
+        encoding = str(options.pop("encoding", "utf-8"))
+        read = functools.partial(self._texts.read, as_json=bool(options.pop("json", False)))
+        text: Text = await driver.in_thread(self._host, read, ask.context_paths, encoding)
+        return text
+
+    async def _estimate(self, ask: wire.Ask, supervisor: ModelHandler | None) -> Estimate:
+        """What the question would take; nothing is sent to a model."""
+        options = dict(ask.options)
+        supervisor = supervisor or await self._local_supervisor(ask)
+        if supervisor is None or "resume" in options:
+            raise InputError("--dry-run is for a new question")
+        text = await self._read(ask, options)
+        asked = _checked(options)
+        asked.pop("replay_answers")
+        workers, budget = self._workers(asked.pop("adapter")), Budget.taken_from(asked)
+        assert workers is not None
+        return await estimate_on_loop(
+            ask.query, text.context, supervisor, workers, budget=budget, **self._own(asked)
+        )
+
+    def _own(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The options of a run, with what all runs of this engine have in common."""
+        return {
+            **asked,
+            "limits": replaced(self._sandbox.limits, asked["limits"]),
+            "sandbox_packages": (*self._sandbox.packages, *asked["sandbox_packages"]),
+            "sandbox": self._sandbox.tier,
+        }
 
     async def _local_supervisor(self, ask: wire.Ask) -> LocalSupervisor | None:
         """The supervisor of this question, if it is a model of this engine's."""
@@ -397,10 +431,18 @@ class Resident:
         Raises ModelError or MachineError when its workers have, for good.
         """
         while not self._host.lost.wait(1.0):
-            if self._fleet is None or not isinstance(self._backend, FleetBackend):
-                continue
-            if (failure := self._fleet.failure) is not None:
+            if (failure := self.lost()) is not None:
                 raise failure
+
+    def lost(self) -> DistillError | None:
+        """Why it can run no more questions, if that is so: its launcher or its workers died."""
+        if self._host.lost.is_set():
+            return MachineError(
+                "the engine's launcher died, and the workers with it; start it again"
+            )
+        if self._fleet is not None and isinstance(self._backend, FleetBackend):
+            return self._fleet.failure
+        return None
 
     def _on_batch(self, batch: list[Inbound]) -> None:
         for inbound in batch:
@@ -464,19 +506,7 @@ class Resident:
                 self._send(client, wire.Progress(ask.ask, *_progress_fields(progress)))
 
         try:
-            options = dict(ask.options)
-            base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
-            supervisor = None
-            if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
-                check_local(base_url, rates)
-            elif ask.supervisor is not None or "resume" not in options:
-                supervisor = await driver.in_thread(
-                    self._host, _supervisor_here, ask.supervisor, base_url, rates
-                )
-            elif rates.are_given or base_url is not None:
-                raise InputError(NO_MODEL)
-            asked = msgspec.structs.replace(ask, options=options)
-            result, text = await self._answer(asked, tell, supervisor)
+            result, text = await self._outcome(ask, tell)
             plain = msgspec.to_builtins(result, enc_hook=str)
             self._send(client, wire.Answer(ask.ask, plain, text))
         except DistillError as error:
@@ -486,6 +516,28 @@ class Resident:
             raise
         finally:
             self._asks.pop((client, ask.ask), None)
+
+    async def _outcome(
+        self, ask: wire.Ask, tell: Callable[[Progress], None]
+    ) -> tuple[RunResult | Estimate, str]:
+        """What a client's question comes to, or would take, and that for people."""
+        options = dict(ask.options)
+        is_dry = bool(options.pop("dry_run", False))
+        base_url, rates = options.pop("base_url", None), taken_from(options, "supervisor")
+        supervisor = None
+        if (ask.supervisor or "").startswith(SUPERVISOR_PREFIX):
+            check_local(base_url, rates)
+        elif ask.supervisor is not None or "resume" not in options:
+            supervisor = await driver.in_thread(
+                self._host, _supervisor_here, ask.supervisor, base_url, rates, not is_dry
+            )
+        elif rates.are_given or base_url is not None:
+            raise InputError(NO_MODEL)
+        asked = msgspec.structs.replace(ask, options=options)
+        if not is_dry:
+            return await self.answer_on_loop(asked, tell, supervisor)
+        estimated = await self._estimate(asked, supervisor)
+        return estimated, str(estimated)
 
     async def _serve_adapter(self, client: str, asked: wire.AddAdapter) -> None:
         """It goes on when the client has gone: half a switch is none."""
@@ -537,28 +589,23 @@ def _failed(ask: str, error: DistillError) -> wire.Failed:
     return wire.Failed(ask, type(error).__name__, str(error), error.exit_code)
 
 
-def _supervisor_here(spec: str | None, base_url: str | None, rates: Rates) -> ModelHandler:
+def _supervisor_here(
+    spec: str | None, base_url: str | None, rates: Rates, check: bool = True
+) -> ModelHandler:
     """A client's supervisor. This engine's key goes to no address that a client names."""
     key = "none" if base_url is not None else None
     try:
-        return supervisor_from(spec, base_url, key=key, rates=rates)
+        return supervisor_from(spec, base_url, key=key, rates=rates, check=check)
     except InputError as error:
         raise InputError(f"{error} (keys are read where the engine was started)") from error
 
 
-def _checked(options: dict[str, Any]) -> AskOptions:
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """A client's options by name, all that there are. Raises InputError."""
     try:
-        return msgspec.convert(options, AskOptions)
+        return msgspec.structs.asdict(msgspec.convert(options, AskOptions))
     except msgspec.ValidationError as error:
         raise InputError(f"bad option: {error}") from None
-
-
-def _read(paths: Sequence[str], options: dict[str, Any]) -> tuple[Any, list[str]]:
-    """The context at these paths; takes the options that say how to read it."""
-    encoding = str(options.pop("encoding", "utf-8"))
-    if options.pop("json", False):
-        return read_json(paths[0]), []
-    return read_context(paths, encoding)
 
 
 def _progress_fields(progress: Progress) -> Sequence[Any]:
@@ -571,7 +618,7 @@ def _progress_fields(progress: Progress) -> Sequence[Any]:
         progress.calls_failed,
         progress.tokens,
         progress.elapsed_s,
-        "",
+        progress.note,
         progress.sub_runs,
         progress.dollars,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.prompts import CHARS_PER_TOKEN, describe_python
+from distill.prompts import CHARS_PER_TOKEN, describe_python, short_text, told_rules
 
 RLM_SYSTEM_PROMPT = """\
 You are a Recursive Language Model (RLM): you answer a prompt about a context that is too long to \
@@ -55,8 +55,10 @@ def build_rlm_prompt(
     primitives: Mapping[str, str] | None = None,
     packages: Sequence[str] = (),
     models: Sequence[str] = (),
+    answer_rules: Sequence[str] = (),
     max_iterations: int = 15,
     recursive: bool = True,
+    show_context_chars: int = 0,
 ) -> list[dict[str, str]]:
     """A system message, what the context is and what is asked, and the first turn.
 
@@ -78,10 +80,11 @@ def build_rlm_prompt(
         output_limit=output_limit,
     )
     each = f" Each sub-LLM call can handle roughly {worker_ctx_k}k tokens." if worker_ctx_k else ""
+    shown = short_text(context, show_context_chars)
     size = f"Your context is a {type(context).__name__} of {_chars(context)} total characters."
     return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": f"Answer the following: {query}\n\n{size}{each}"},
+        {"role": "system", "content": system + told_rules(answer_rules)},
+        {"role": "user", "content": f"Answer the following: {query}\n\n{size}{each}{shown}"},
         {"role": "user", "content": FIRST_TURN.format(turns=max_iterations)},
     ]
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.accounts import Account
-from distill.budget import Budget
+from distill.answers import AnswerRules
+from distill.budget import NOTHING, Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.opening import BuildPrompt, Opening, opening
@@ -38,12 +39,13 @@ from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.evidence import Evidence, gather
+from distill.supervisor.evidence import Evidence, Quotation, gather
+from distill.supervisor.finals import CHECK_S, FINAL, TOO_LONG
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
-from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.recording import ReplayOf
 from distill.supervisor.run_log import RunLog
+from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
 from distill.supervisors import RecordedSupervisor, RepliesEndError
@@ -74,6 +76,8 @@ class Progress:
     elapsed_s: float
     sub_runs: int = 0
     dollars: float | None = None
+    note: str = ""
+    """What the supervisor model is writing just now, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,10 @@ class RunResult:
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not. ``replay``
     tells of the recorded run that was done again, if one was.
+
+    ``answer_problem`` says what is wrong with an answer that the checks refused and that nothing
+    better came after. ``quotations`` are the answer's that stand in the context, with
+    ``quote_check``.
 
     ``ended_by`` is the budget that ended it, a field of ``Budget``, or None. ``dollars`` are those
     of the whole run, None where nobody knows a price; ``gpu_s`` seconds of worker servers' devices
@@ -104,6 +112,8 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    answer_problem: str | None = None
+    quotations: tuple[Quotation, ...] = ()
     sub_runs: int = 0
     replay: Replayed | None = None
     ended_by: str | None = None
@@ -162,8 +172,11 @@ class Options:
     prices: PriceTable = field(default_factory=PriceTable)
     account: Account | None = None
     """What the run draws on, if it is a part of another."""
+    show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
     replay_of: ReplayOf | None = None
+    on_text: Callable[[str], None] | None = None
+    answer_rules: AnswerRules = field(default_factory=AnswerRules)
 
 
 class Rollout:
@@ -196,6 +209,8 @@ class Rollout:
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
         self._replaying: Replaying | None = None
+        self._refused: HostCallRecord | records.Primitive | None = None
+        """The last answer that FINAL did not take."""
         self.worker_ctx_k: int | None = None
 
     async def prepare(
@@ -207,8 +222,11 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-        index = await in_thread(self._host, SpanIndex, self._context)
+        async with self._host.few_at_once:
+            self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
+            self._shared = await in_thread(
+                self._host, shared_context, self._ref.sha256, self._context
+            )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -223,7 +241,7 @@ class Rollout:
             self._host,
             backend,
             self._log,
-            index,
+            self._shared.index(),
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -236,8 +254,13 @@ class Rollout:
             self._calls.take_up(recorded)
             if self.sub_runs is not None:
                 self.sub_runs.take_up(recorded)
+            if (above := self._options.account) is not None:
+                # The run above has charged for all that was below it when the log was cut off.
+                above.charge(NOTHING - self.account.used)
             self._calls_before = self.totals.sent
             self._repl.recorded = recorded
+            for call in recorded.primitives:
+                self._note_refusal(call)
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
             if window is not None:  # what the cells saw: they are run again
@@ -260,9 +283,12 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
+        repl.context_file = functools.partial(self._shared.file, self._context)
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
+        if rules := options.answer_rules:
+            repl.check_answer = lambda answer: rules.problem(answer, self._context)
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))
@@ -331,14 +357,17 @@ class Rollout:
             "primitives": self.primitive_lines(),
             "packages": packages,
             "models": self._backend.models()[1:],
+            "answer_rules": self._options.answer_rules.told(),
         }
 
     def _builder(self) -> BuildPrompt:
         """What builds the first messages, in the run's dialect, where nobody gives them."""
+        shown = self._options.show_context_chars
         if self._options.dialect == "native":
-            return build_system_prompt
+            return functools.partial(build_system_prompt, show_context_chars=shown)
         return functools.partial(
             build_rlm_prompt,
+            show_context_chars=shown,
             max_iterations=self._options.max_iterations,
             recursive=self.sub_runs is not None,
         )
@@ -363,7 +392,7 @@ class Rollout:
         return {
             name: f"{describe(name, function)} (at most {terms_of(function).budget:,} calls)"
             for name, function in self._repl.functions.items()
-            if name not in SEED_NAMES
+            if name not in SEED_NAMES and name not in self._dialect.primitives
         }
 
     def log_start(
@@ -391,6 +420,7 @@ class Rollout:
                 **logged(options),
                 "worker_ctx_k": worker_ctx_k,
                 "supervisor_url": self._supervisor.url,
+                **options.answer_rules.logged(),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
@@ -449,6 +479,7 @@ class Rollout:
             max_iterations=self._options.max_iterations,
             budget=self._spending.turns,
             on_progress=self.tell,
+            on_text=self._options.on_text,
         )
         status: Any = "failed"
         error: str | None = None
@@ -462,8 +493,9 @@ class Rollout:
                 if standing is None:
                     await self._loop.prelude()
                 turns = await self._turns(self._loop, messages, standing)
+            quotations = await self._check_last(turns)
             status = turns.status
-            return self._result(turns)
+            return self._result(turns, quotations)
         except DistillError as failure:
             error = str(failure)
             raise
@@ -500,7 +532,24 @@ class Rollout:
             loop.turns.iterations -= 1
             return loop.turns
 
-    def _result(self, turns: Turns) -> RunResult:
+    async def _check_last(self, turns: Turns) -> tuple[Quotation, ...]:
+        """Check an answer that no FINAL has checked; the quotations of what is the answer now."""
+        rules, refused = self._options.answer_rules, self._refused
+        if turns.status == "forced" and rules:
+            reading = in_thread(self._host, rules.read, turns.answer, self._context)
+            try:
+                turns.answer, turns.problem = await asyncio.wait_for(reading, CHECK_S)
+            except TimeoutError:
+                turns.problem = TOO_LONG
+        elif turns.status == "unanswered" and refused is not None:
+            turns.status, turns.answer = "forced", refused.args[0]
+            turns.problem = (refused.error or "").removeprefix("FinalError: ")
+        found: tuple[Quotation, ...] = await in_thread(
+            self._host, rules.quotations, turns.answer, self._context, self._options.sources
+        )
+        return found
+
+    def _result(self, turns: Turns, quotations: tuple[Quotation, ...]) -> RunResult:
         calls, totals = self._calls, self.totals
         return RunResult(
             answer=turns.answer,
@@ -515,6 +564,8 @@ class Rollout:
             worker_failures=totals.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
+            answer_problem=turns.problem,
+            quotations=quotations,
             worker_cached=totals.cached,
             sub_runs=totals.sub_runs,
             replay=self._replaying.result() if self._replaying is not None else None,
@@ -539,7 +590,8 @@ class Rollout:
 
     def _log_primitive(self, call: HostCallRecord) -> None:
         # A name that the host does not have is the jail's own word.
-        known = call.function in self._repl.functions
+        self._note_refusal(call)
+        known = call.function in (FINAL, *self._repl.functions)
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
         if self._has_ended:
             return
@@ -562,6 +614,10 @@ class Rollout:
             replayed=call.replays is not None,
         )
 
+    def _note_refusal(self, call: HostCallRecord | records.Primitive) -> None:
+        if call.function == FINAL and call.args:
+            self._refused = call
+
     def _log_end(self, status: Any, error: str | None) -> None:
         turns = self._loop.turns if self._loop is not None else Turns()
         self._log.write(
@@ -575,6 +631,7 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            answer_problem=turns.problem,
             ended_by=turns.ended_by,
             supervisor_dollars=self._spending.supervisor_dollars,
             worker_dollars=self._spending.worker_dollars,
@@ -599,6 +656,7 @@ class Rollout:
                 time.monotonic() - self._started_s,
                 self.sub_runs_running,
                 self._spending.dollars,
+                turns.heard.note(),
             )
         )
 

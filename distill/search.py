@@ -21,8 +21,8 @@ from distill.supervisor.text import printable
 
 QUERY_LIMIT_CHARS = 2000
 HITS_LIMIT = 100
-TEXT_LIMIT_CHARS = 200_000_000
-"""Longer contexts are not searched: an index has some 0.4 bytes a character, a pattern a copy."""
+TEXT_LIMIT_CHARS = 100_000_000
+"""Longer contexts are not searched: to index one takes some 6 bytes a character."""
 PATTERN_LIMIT_BYTES = 1 << 20
 """Of a compiled pattern, in RE2: some 1,000 characters, or a counted repetition of classes."""
 WINDOW_BYTES = 1 << 18

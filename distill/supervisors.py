@@ -93,10 +93,12 @@ def supervisor_from(
     *,
     key: str | None = None,
     rates: Rates = UNLIMITED,
+    check: bool = True,
 ) -> ModelHandler:
     """The supervisor of a name: ``recipe:NAME``, ``replay:RUN``, or a model of an API.
 
-    ``rates`` are the limits of that model's endpoint.
+    ``rates`` are the limits of that model's endpoint. Without ``check`` it is not asked whether it
+    is there, and needs no key: nothing will be sent to it.
 
     Raises InputError for an unknown recipe, a folder without a run or a missing key, ModelError
     for an endpoint that can't be reached or does not serve the model.
@@ -116,6 +118,8 @@ def supervisor_from(
         )
     if spec in recipe_names():
         raise InputError(f"{spec!r} is a recipe: write --supervisor recipe:{spec}")
+    if not check:
+        key = key or os.environ.get("OPENAI_API_KEY") or NO_KEY
     handler = OpenAIHandler(
         spec,
         base_url,
@@ -123,5 +127,6 @@ def supervisor_from(
         requests_per_minute=rates.requests_per_minute,
         tokens_per_minute=rates.tokens_per_minute,
     )
-    handler.check()
+    if check:
+        handler.check()
     return handler

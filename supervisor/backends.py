@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 from distill.caller import LOST_TRY
 from distill.errors import ModelError, WorkerBatchError, WorkerError
@@ -20,6 +21,8 @@ from distill.traces import Run, records
 HANDLER_BATCH = 32
 """Conversations that a ModelHandler gets at once, so that progress shows."""
 HANDLER_BATCHES_AT_ONCE = 2
+"""Of one run: a run whose calls take long must not hold up the others'."""
+HANDLER_BATCHES_IN_ALL = 64
 
 
 @runtime_checkable
@@ -113,7 +116,9 @@ class HandlerBackend:
         self.endpoint = handler.endpoint
         self._driver = driver
         self._handler = handler
-        self._gate = asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE)
+        self._gate = asyncio.Semaphore(HANDLER_BATCHES_IN_ALL)
+        self._gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Of each run that has batches."""
         self._tasks: dict[asyncio.Task[None], str] = {}
 
     def models(self) -> Sequence[str]:
@@ -150,7 +155,8 @@ class HandlerBackend:
 
     async def _run(self, batch: list[wire.Request], submission: Submission) -> None:
         LOST_TRY.set(submission.lost_try)  # of this task alone
-        async with self._gate:
+        own = self._gates.setdefault(submission.run, asyncio.Semaphore(HANDLER_BATCHES_AT_ONCE))
+        async with own, self._gate:
             started_s = time.monotonic()
             try:
                 outcomes = await self._ask(batch, logprobs=submission.logprobs)

@@ -1,6 +1,7 @@
 """The context's memory file: written once a run, sealed, and mapped by each of its jails."""
 
 import contextlib
+import copy
 import fcntl
 import os
 from typing import Any, Self
@@ -50,6 +51,12 @@ class ContextFile:
     def fileno(self) -> int:
         """The descriptor, open for reading."""
         return self._fd
+
+    def again(self) -> Self:
+        """Another descriptor of the same memory, to be closed by itself."""
+        twin = copy.copy(self)
+        twin._fd = os.dup(self._fd)  # noqa: SLF001  (one of its own kind)
+        return twin
 
     def close(self) -> None:
         """Let go of it; a jail that has mapped it keeps the memory. It may be called twice."""

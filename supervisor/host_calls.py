@@ -104,7 +104,13 @@ class RecordedError(Exception):
 
 
 class Recorded(Protocol):
-    """What answers the calls of a run that is done again."""
+    """What answers the calls of a run that is done again; ``is_silent``: nothing else does."""
+
+    @property
+    def is_silent(self) -> bool: ...
+
+    def refusal(self, cell: int, key: str) -> str | None:
+        """Why this answer was refused; None: it was not."""
 
     def answer(self, cell: int, function: str, key: str) -> Answer | None:
         """What this call had got; None: the function is to be called. Raises LookupError."""

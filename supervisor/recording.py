@@ -59,12 +59,22 @@ class Recording:
         self.compared = 0
         self.differing: list[int] = []
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether only the log answers."""
+        return self.answers == "log"
+
+    def refusal(self, cell: int, key: str) -> str | None:
+        """Why this answer was refused; None: it was not."""
+        answer = self._ledger.give(cell, key)
+        return None if answer is None or answer.error is None else answer.error.detail
+
     def answer(self, cell: int, function: str, key: str) -> Answer | None:
         """What this call had got; None: the function is to be called.
 
         Raises LookupError where only the log may answer, and has no such call.
         """
-        if self.answers == "log":
+        if self.is_silent:
             if (answer := self._ledger.give(cell, key)) is None:
                 raise LookupError(f"the recorded run did not call {function} so")
             return answer
@@ -76,7 +86,7 @@ class Recording:
         One that was killed after its FINAL is not meant: it gets that far, and ends the same way.
         """
         recorded = self._recorded(cell)
-        if self.answers == "worker" or recorded is None or recorded.status != "lost":
+        if not self.is_silent or recorded is None or recorded.status != "lost":
             return None
         self.on_killed(cell, recorded.cell)
         if recorded.restored is None:

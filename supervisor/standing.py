@@ -8,7 +8,7 @@ from distill.errors import InputError
 from distill.models import Usage
 from distill.supervisor.journal import now
 from distill.supervisor.recorded import CUT_OFF, cell_numbers
-from distill.supervisor.reply import Reply
+from distill.supervisor.reply import Reply, Said
 from distill.supervisor.text import clip
 from distill.traces import Run, records
 
@@ -34,10 +34,13 @@ class RecordedCell:
 class Standing:
     """A conversation that was cut off. ``reply`` is one whose cells are not all done yet."""
 
-    messages: list[dict[str, str]]
+    messages: list[records.Message]
+    compactions: list[records.Compaction]
     turn: int
     usage: Usage
-    reply: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """The names in the REPL after the last cell."""
+    reply: Said | None = None
     cells: list[RecordedCell] = field(default_factory=list)
     """Of that reply."""
     asked_last: bool = False
@@ -52,8 +55,8 @@ def standing_of(run: Run, output_limit: int) -> Standing:
     if not run.messages:
         raise InputError(f"run {run.id} had not begun its conversation: ask the question anew")
     usage = Usage()
-    for turn in run.turns:
-        used = turn.usage
+    for each in run.turns:
+        used = each.usage
         usage += Usage(
             used.input_tokens,
             used.output_tokens,
@@ -62,13 +65,17 @@ def standing_of(run: Run, output_limit: int) -> Standing:
             used.reasoning_tokens,
         )
     last = run.messages[-1]
-    found = Standing(run.conversation(), max((t.turn for t in run.turns), default=0), usage)
+    latest = max((turn.turn for turn in run.turns), default=0)
+    found = Standing(list(run.messages), list(run.compactions), latest, usage)
+    if run.cells:
+        found.variables = {variable.name: variable for variable in run.cells[-1].variables}
     found.final = run.final
     # Of all messages only this request belongs to a turn that has no reply yet.
     waits = last.role == "user" and last.turn > found.turn
     found.asked_last = waits or any(turn.forced for turn in run.turns)
     if last.role == "assistant":
-        found.reply = last.content
+        turn = run.turns[-1]
+        found.reply = Said(last.content, turn.finish_reason or "stop", turn.refused)
         found.cells = [
             recorded_cell(cell, run, output_limit)
             for cell in run.cells
@@ -95,7 +102,7 @@ def recorded_cell(cell: records.Cell, run: Run, output_limit: int) -> RecordedCe
 
 
 def loose_ends(
-    run: Run, standing: Standing, read: Callable[[str], Reply]
+    run: Run, standing: Standing, read: Callable[[Said], Reply]
 ) -> Iterator[records.SupervisorRecord]:
     """Records of the cell that was running when the run was cut off, and of its open calls.
 
@@ -103,7 +110,7 @@ def loose_ends(
     """
     assert run.start is not None
     common: dict[str, Any] = {"t": now(), "run": run.id, "producer": run.start.producer}
-    blocks = read(standing.reply or "").blocks
+    blocks = read(standing.reply).blocks if standing.reply is not None else ()
     known = {cell.cell for cell in run.cells}
     for number in sorted(cell_numbers(run) - known):
         place = len(standing.cells)

@@ -1,23 +1,29 @@
 """The turn loop: prompt → reply → cells → output → … → FINAL."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.errors import BudgetError, SandboxError
-from distill.models import ModelHandler, Usage, check_response, model_name
+from distill.errors import BudgetError, ModelError, SandboxError
+from distill.models import LMResponse, ModelHandler, Usage, check_response, model_name
 from distill.supervisor.cell_text import Cells, cell_fields
+from distill.supervisor.conversation import Conversation
 from distill.supervisor.dialects import Dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.reply import without_thinking
+from distill.supervisor.heard import Heard
+from distill.supervisor.reply import Said, without_thinking
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
-from distill.supervisor.text import printable
+from distill.supervisor.text import clip, printable
 from distill.supervisor.turn_budget import TurnBudget
+from distill.supervisor.window import asked
 from distill.traces import records
 
 Status = Literal["final", "forced", "unanswered"]
+
+REFUSALS = 3
+"""Replies in a row that a model or its endpoint refuses; then the run fails, to be gone on with."""
 
 
 @dataclass(slots=True)
@@ -30,6 +36,10 @@ class Turns:
     ended_by: str | None = None
     """The budget that ended it, a field of ``distill.Budget``; None: none did."""
     usage: Usage = field(default_factory=Usage)
+    heard: Heard = field(default_factory=Heard)
+    """The reply that is being written."""
+    problem: str | None = None
+    """Why the answer is not all that was asked for."""
 
 
 class TurnLoop:
@@ -46,6 +56,7 @@ class TurnLoop:
         max_iterations: int,
         budget: TurnBudget,
         on_progress: Callable[[], None] = lambda: None,
+        on_text: Callable[[str], None] | None = None,
     ) -> None:
         self._driver = driver
         self._supervisor = supervisor
@@ -55,8 +66,16 @@ class TurnLoop:
         self._max_iterations = max_iterations
         self._budget = budget
         self._on_progress = on_progress
-        self._messages: list[dict[str, str]] = []
-        self.turns = Turns()
+        self._conversation = Conversation(log)
+        self._variables: Mapping[str, Any] = {}
+        """The names in the REPL after the last cell."""
+        self._refusals = 0
+        self.turns = Turns(heard=Heard(driver.loop, on_progress, on_text))
+
+    @property
+    def _messages(self) -> list[dict[str, str]]:
+        """What the next request has."""
+        return self._conversation.request()
 
     async def run(
         self, messages: Sequence[dict[str, str]], standing: Standing | None = None
@@ -91,7 +110,8 @@ class TurnLoop:
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""
-        self._messages = list(standing.messages)
+        self._conversation.take_up(standing.messages, standing.compactions)
+        self._variables = standing.variables
         self.turns.usage = standing.usage
         self._log.turn = self.turns.iterations = standing.turn
         if standing.final is not None:
@@ -102,7 +122,8 @@ class TurnLoop:
             self.turns.ended_by = self.turns.ended_by or "turns"
             self.turns.iterations -= standing.reply is not None
             self._log.turn = self.turns.iterations + 1
-            await self._force(standing.reply or await self._reply(forced=True), standing.cells)
+            said = standing.reply
+            await self._force(said or await self._reply(forced=True), standing.cells)
             return True
         if standing.reply is None:
             return False
@@ -118,12 +139,11 @@ class TurnLoop:
             raise SandboxError(f"the prelude of the dialect {self._dialect.name} failed: {why}")
 
     def _add(self, role: str, content: str) -> None:
-        self._messages.append({"role": role, "content": content})
-        self._log.message(role, content)
+        self._conversation.add(role, content)
 
-    async def _turn(self, turn: int, text: str, done: Sequence[Any] = ()) -> bool:
+    async def _turn(self, turn: int, said: Said, done: Sequence[Any] = ()) -> bool:
         """A reply's cells, the first of which may be done; whether the run has its answer."""
-        reply = self._dialect.read(text)
+        reply = self._dialect.read(said)
         if not reply.blocks:
             self._say(turn, self._dialect.no_code.format(problem=reply.problem))
             return False
@@ -135,56 +155,81 @@ class TurnLoop:
             results.append(result)
             if result.error is not None or result.lost is not None:
                 break
-        self._say(turn, *self._dialect.shown(results, len(reply.blocks)))
+        self._say(turn, *self._dialect.shown(results, len(reply.blocks)), *reply.notes)
         return False
 
-    async def _force(self, text: str, done: Sequence[Any] = ()) -> None:
-        """The last reply, which is the answer whatever it is."""
-        blocks = self._dialect.read(text).blocks
+    async def _force(self, said: Said, done: Sequence[Any] = ()) -> None:
+        """The last reply, which is the answer whatever it is, but for a refusal."""
+        blocks = self._dialect.read(said).blocks
         for position, code in enumerate(blocks):
             result = done[position] if position < len(done) else await self._cell(code)
             if result.is_final:
                 self._final(result)
                 return
-        plain = without_thinking(text).strip()
-        if plain and not blocks:
+        plain = without_thinking(said.text).strip()
+        if plain and not blocks and not said.is_refusal:
             self.turns.status, self.turns.answer = "forced", plain
 
-    async def _reply(self, *, forced: bool) -> str:
+    async def _reply(self, *, forced: bool) -> Said:
+        """Ask for the next reply, and log it. Raises ModelError, BudgetError."""
         if forced:
             self._budget.plan_last(self._messages)
-        request_messages = len(self._messages)
-        # A copy: a handler that keeps or changes the list must not change the conversation.
-        conversation = [dict(message) for message in self._messages]
-        chat = functools.partial(self._supervisor.chat, conversation, **self._budget.options)
-        reply = await self._budget.in_time(in_thread(self._driver, chat))
-        response = check_response(self._supervisor, reply)
+        window_tokens = self._supervisor.window_tokens
+        response = await asked(self._conversation, self._ask, window_tokens, self._variables)
+        said = Said.of(check_response(self._supervisor, response))
         self._budget.replied(response)
-        text = printable(response.text)
         self.turns.usage += response.usage
-        self._messages.append({"role": "assistant", "content": text})
-        self._log.reply(
-            text,
-            request_messages=request_messages,
-            model=response.model or model_name(self._supervisor),
-            usage=token_usage(response.usage),
-            elapsed_s=response.elapsed,
-            attempt=response.attempts,
-            queue_s=response.waited_s,
-            prompt_token_ids=response.prompt_token_ids,
-            token_ids=response.token_ids,
-            logprobs=response.logprobs,
-            gpu_s=response.gpu_s,
-            device=response.card.device if response.card is not None else "",
-            cells=len(self._dialect.read(text).blocks),
+        blocks = self._dialect.read(said).blocks
+        self._conversation.add_reply(
+            said.text,
+            **self._turn_fields(response, said),
+            cells=len(blocks),
             forced=forced,
         )
-        self._on_progress()
-        return text
+        self.turns.heard.end()
+        self._count_refusals(said, is_one=said.is_refusal and not blocks)
+        return said
+
+    async def _ask(self, messages: list[dict[str, str]]) -> LMResponse:
+        """What the model replies to these messages, while it is heard."""
+        chat = self.turns.heard.by(self._supervisor.chat)
+        call = functools.partial(chat, messages, **self._budget.options)
+        reply: LMResponse = await self._budget.in_time(in_thread(self._driver, call))
+        return reply
+
+    def _turn_fields(self, response: LMResponse, said: Said) -> dict[str, Any]:
+        """The fields of a turn's record."""
+        return {
+            "model": response.model or model_name(self._supervisor),
+            "usage": token_usage(response.usage),
+            "elapsed_s": response.elapsed,
+            "attempt": response.attempts,
+            "queue_s": response.waited_s,
+            "prompt_token_ids": response.prompt_token_ids,
+            "token_ids": response.token_ids,
+            "logprobs": response.logprobs,
+            "gpu_s": response.gpu_s,
+            "device": response.card.device if response.card is not None else "",
+            "finish_reason": printable(said.finish_reason),
+            "refused": said.refused,
+            "tool_calls": len(response.tool_calls),
+            "reasoning": printable(response.reasoning),
+        }
+
+    def _count_refusals(self, said: Said, *, is_one: bool) -> None:
+        """Raises ModelError: it goes on refusing, and more turns would only cost."""
+        self._refusals = self._refusals + 1 if is_one else 0
+        if self._refusals >= REFUSALS:
+            raise ModelError(
+                f"{model_name(self._supervisor)} has refused {REFUSALS} times in a row "
+                f"({said.finish_reason}: {clip(said.text, 200) or 'nothing said'}); go on with "
+                "another supervisor (--resume RUN --supervisor MODEL)"
+            )
 
     async def _cell(self, code: str) -> Any:
         result = await in_thread(self._driver, self._repl.execute, code)
         self._log.write(records.Cell, **cell_fields(self._log.turn, code, result))
+        self._variables = result.variables
         return result
 
     def _final(self, result: Any) -> bool:

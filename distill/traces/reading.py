@@ -37,6 +37,7 @@ class Run:
     events: list[records.Event] = field(default_factory=list)
     messages: list[records.Message] = field(default_factory=list)
     turns: list[records.Turn] = field(default_factory=list)
+    compactions: list[records.Compaction] = field(default_factory=list)
     cells: list[records.Cell] = field(default_factory=list)
     batches: list[records.Batch] = field(default_factory=list)
     primitives: list[records.Primitive] = field(default_factory=list)
@@ -52,10 +53,15 @@ class Run:
 
     def conversation(self, turn: int | None = None) -> list[dict[str, str]]:
         """The messages of the run, or those that were sent to get the reply of ``turn``."""
-        limit = len(self.messages)
-        if turn is not None:
-            limit = next(t.request_messages for t in self.turns if t.turn == turn)
-        return [{"role": m.role, "content": m.content} for m in self.messages[:limit]]
+        sent = [{"role": each.role, "content": each.content} for each in self.messages]
+        if turn is None:
+            return sent
+        told = next(each for each in self.turns if each.turn == turn)
+        sent = sent[: told.request_messages]
+        if told.compactions:
+            made = self.compactions[told.compactions - 1]
+            sent = [*sent[: made.opening], *map(dict, made.added), *sent[made.kept_from :]]
+        return sent
 
     def context(self) -> Any:
         """The text asked about (str, list or dict); raises InputError if it is not there."""
@@ -101,6 +107,7 @@ _LISTS: dict[type[records.Record], str] = {
     records.Event: "events",
     records.Message: "messages",
     records.Turn: "turns",
+    records.Compaction: "compactions",
     records.Cell: "cells",
     records.Batch: "batches",
     records.Primitive: "primitives",

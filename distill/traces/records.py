@@ -105,7 +105,7 @@ class Message(Record, frozen=True, tag="message"):
     """One message of the conversation, logged once, when it is added.
 
     ``index`` is its place; a turn's request is every message with a lower index than its
-    reply's, unless the turn's ``request`` says otherwise.
+    reply's, unless a ``compaction`` came before.
     """
 
     index: int
@@ -117,9 +117,12 @@ class Message(Record, frozen=True, tag="message"):
 class Turn(Record, frozen=True, tag="turn"):
     """One reply of the supervisor model.
 
-    ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and between attempts. Token
-    ids and log-probabilities are as sampled, where the engine's own model is the supervisor, and
-    ``gpu_s`` the reply's share of that worker server's ``device``.
+    Its request is every message with an index below ``request_messages``, unless the conversation
+    was shortened before: ``compactions`` says how often, and the last of them how. ``refused``: the
+    endpoint gave the reply as a refusal. The last ``tool_calls`` of the message came in the
+    endpoint's own form. ``queue_s`` of ``elapsed_s`` it waited for the endpoint's limits and
+    between attempts. Token ids and log-probabilities are as sampled, where the engine's own model
+    is the supervisor, and ``gpu_s`` the reply's share of that worker server's ``device``.
     """
 
     turn: int
@@ -137,6 +140,28 @@ class Turn(Record, frozen=True, tag="turn"):
     logprobs: tuple[float, ...] | None = None
     gpu_s: float = 0.0
     device: str = ""
+    compactions: int = 0
+    finish_reason: str | None = None
+    refused: bool = False
+    tool_calls: int = 0
+    reasoning: str = ""
+
+
+class Compaction(Record, frozen=True, tag="compaction"):
+    """The conversation had become too long: from here on a request leaves a part of it out.
+
+    It is the first ``opening`` messages, ``added``, and the messages from index ``kept_from`` on.
+    ``reason``: it would not have fitted the ``window``, or the ``endpoint`` said that it did not.
+    Tokens are estimates, of the request before and after.
+    """
+
+    turn: int
+    reason: Literal["window", "endpoint"]
+    opening: int
+    added: tuple[dict[str, str], ...]
+    kept_from: int
+    tokens_before: int
+    tokens: int
 
 
 class Variable(Part, frozen=True):
@@ -205,6 +230,7 @@ class Cell(Record, frozen=True, tag="cell"):
 class Primitive(Record, frozen=True, tag="primitive"):
     """A host function called from a cell, other than the workers; exact both ways.
 
+    Also a FINAL that was refused: ``args`` is empty where the value was too long for the log.
     ``key`` is the hash of function and arguments. ``value`` beside an ``error`` is what that
     carries: ``answers`` and ``errors``. ``reused``: it did not run; the value is what an equal call
     of a failed cell had got; ``replayed``: what that of a recorded run had got.
@@ -256,9 +282,10 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     """A run ended. ``status`` says how; ``answer`` is null unless there was one.
 
     ``final``: by FINAL. ``forced``: the last turn's text. ``unanswered``: no answer within
-    the turns. ``failed`` and ``cancelled``: ``error`` says why. ``ended_by`` names the budget that
-    ended it, null if none did. Dollars are this run's own, without its sub-runs', and null where a
-    price is not known; ``gpu_s`` are seconds of worker servers' devices.
+    the turns. ``failed`` and ``cancelled``: ``error`` says why. ``answer_problem`` says what was
+    wrong with a ``forced`` answer; that may also be one that FINAL had refused. ``ended_by`` names
+    the budget that ended it, null if none did. Dollars are this run's own, without its sub-runs',
+    and null where a price is not known; ``gpu_s`` are seconds of worker servers' devices.
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -270,6 +297,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     elapsed_s: float
     error: str | None = None
     worker_cached: int = 0
+    answer_problem: str | None = None
     ended_by: str | None = None
     supervisor_dollars: float | None = None
     worker_dollars: float | None = None
@@ -377,7 +405,17 @@ def whole(line: Call) -> Call:
 
 
 SupervisorRecord = (
-    RunStart | Process | Event | Message | Turn | Cell | Primitive | Batch | Final | RunEnd
+    RunStart
+    | Process
+    | Event
+    | Message
+    | Turn
+    | Compaction
+    | Cell
+    | Primitive
+    | Batch
+    | Final
+    | RunEnd
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call

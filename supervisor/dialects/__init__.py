@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distill.supervisor.reply import Reply
+from distill.supervisor.reply import Reply, Said
 
 DialectName = Literal["native", "rlm"]
 NONE_LEFT = {
@@ -29,7 +29,7 @@ class Dialect:
     name: DialectName
     output_limit: int
     """Characters of a cell's output that the model sees, unless the user says otherwise."""
-    read: Callable[[str], Reply]
+    read: Callable[[Said], Reply]
     """The code in a reply."""
     shown: Callable[[Sequence[Any], int], list[str]]
     """What the model is told of the cells that ran, of so many blocks."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from distill.supervisor.cell_text import render
 from distill.supervisor.dialects import NONE_LEFT, Dialect
-from distill.supervisor.reply import read_reply
+from distill.supervisor.reply import Reply, Said, read_reply
 
 NO_CODE = """\
 {problem} Nothing was run. Write Python in a fenced block:
@@ -17,6 +17,11 @@ NUDGE = "You have {left} left. Call FINAL(answer) with the best answer you have 
 LAST = """\
 {none_left} Reply now with the final answer only: either one fenced block that \
 calls FINAL(answer), or the answer as plain text."""
+
+
+def read(said: Said) -> Reply:
+    """Whatever can be meant to be run."""
+    return read_reply(said.text, said.finish_reason, refused=said.refused)
 
 
 def shown(results: Sequence[Any], blocks: int) -> list[str]:
@@ -37,4 +42,4 @@ def closing(turn: int, turns: int, ended_by: str | None) -> list[str]:
     return [NUDGE.format(left="1 turn" if left == 1 else f"{left} turns")]
 
 
-NATIVE = Dialect("native", 2000, read_reply, shown, NO_CODE, closing)
+NATIVE = Dialect("native", 2000, read, shown, NO_CODE, closing)

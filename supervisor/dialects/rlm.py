@@ -14,7 +14,7 @@ from typing import Any
 from distill.supervisor.cell_text import TRACEBACK_CHARS
 from distill.supervisor.dialects import NONE_LEFT, Dialect
 from distill.supervisor.history import told
-from distill.supervisor.reply import FENCE, Reply, read_reply, without_thinking
+from distill.supervisor.reply import FENCE, Reply, Said, read_reply, without_thinking
 from distill.supervisor.text import clip
 
 PRELUDE = (resources.files(__package__) / "rlm_prelude.py").read_text("utf-8")
@@ -38,21 +38,20 @@ you have: in a ```repl block that sets answer["content"] and answer["ready"] = T
 text."""
 
 
-def read(text: str) -> Reply:
+def read(reply: Said) -> Reply:
     """The blocks of a reply, each with its end; then what a bare FINAL or FINAL_VAR asks for.
 
     Where there is a ```repl block, only such are code; else any that the native dialect takes.
     """
-    said = without_thinking(text)
+    said = without_thinking(reply.text)
     blocks = tuple(code.strip() for code in REPL_BLOCK.findall(said) if code.strip())
-    problem = ""
-    if not blocks:
-        reply = read_reply(text)
-        blocks = reply.blocks if FENCE.search(said) else ()
-        problem = reply.problem or "There was no code block in your reply."
+    plain = read_reply(reply.text, reply.finish_reason, refused=reply.refused)
+    if not blocks and FENCE.search(said):
+        blocks = plain.blocks
     final = _bare_final(FENCED.sub("", said))
     found = (*(code + END_OF_BLOCK for code in blocks), *([final] if final else []))
-    return Reply(found, "" if found else problem)
+    problem = plain.problem or "There was no code block in your reply."
+    return Reply(found, "" if found else problem, plain.notes)
 
 
 def _bare_final(prose: str) -> str:

@@ -1,5 +1,6 @@
 """Scripted models: handlers as a user writes them, and an OpenAI-compatible HTTP endpoint."""
 
+import itertools
 import json
 import threading
 import time
@@ -67,7 +68,7 @@ class Worker(ModelHandler):
 
 @dataclass
 class Reply:
-    """What the endpoint sends back, byte for byte."""
+    """What the endpoint sends back, byte for byte; an iterator's bytes as they come."""
 
     body: Any
     status: int = 200
@@ -91,6 +92,56 @@ def completion(text: Any, **fields: Any) -> Reply:
     )
 
 
+def event(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A piece of a chat completion as OpenAI streams it."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
+    return {**head, "choices": [choice], **fields}
+
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
+USED = {"object": "chat.completion.chunk", "model": "scripted", "choices": [], "usage": USAGE}
+"""The event that ends a stream with ``include_usage``."""
+
+
+def events_of(text: str, piece_chars: int = 7) -> list[dict[str, Any]]:
+    """A whole reply in pieces."""
+    pieces = [text[start : start + piece_chars] for start in range(0, len(text), piece_chars)]
+    begin = event({"role": "assistant", "content": ""})
+    return [begin, *(event({"content": piece}) for piece in pieces), event({}, "stop"), USED]
+
+
+def sse(*events: Any, done: bool = True) -> bytes:
+    """Events on the wire; a str goes as it is."""
+    lines = [each if isinstance(each, str) else f"data: {json.dumps(each)}" for each in events]
+    return "".join(f"{line}\n\n" for line in [*lines, *(["data: [DONE]"] if done else [])]).encode()
+
+
+def stream(*events: Any, done: bool = True, **fields: Any) -> Reply:
+    """A reply of these events."""
+    return Reply(sse(*events, done=done), content_type="text/event-stream", **fields)
+
+
+def reply_of(answer: Any, *, in_pieces: bool) -> Reply:
+    """The reply to a chat request: what the script says, or a completion of it."""
+    if isinstance(answer, Reply):
+        return answer
+    if in_pieces and isinstance(answer, str):
+        return stream(*events_of(answer))
+    return completion(answer)
+
+
+def on_the_wire(reply: Reply) -> tuple[dict[str, str], Iterator[bytes]]:
+    """Its headers and its bytes; an iterator's go in chunks."""
+    headers = {"Content-Type": reply.content_type, **reply.headers}
+    if isinstance(reply.body, Iterator):
+        framed = (b"%x\r\n%s\r\n" % (len(piece), piece) for piece in reply.body)
+        return {"Transfer-Encoding": "chunked", **headers}, itertools.chain(framed, [b"0\r\n\r\n"])
+    body = reply.body
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return {"Content-Length": str(len(data)), **headers}, iter([data])
+
+
 MODELS = Reply({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
 
 
@@ -104,10 +155,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class Endpoint:
-    """An HTTP server on loopback; ``answer(request)`` gives a text or a Reply for each chat."""
+    """An HTTP server on loopback; ``answer(request)`` gives a text or a Reply for each chat.
+
+    A text is streamed where that was asked for, unless the endpoint can't.
+    """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Any], models: Any = MODELS) -> None:
         self.answer = answer
+        self.streams = True
+        self.bodies: list[bytes] = []
         self.models = models
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -133,25 +189,25 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 request = json.loads(body)
+                endpoint.bodies.append(body)
                 endpoint.times.append(time.monotonic())
                 endpoint.requests.append(request)
                 endpoint.keys.append(self.headers.get("Authorization", ""))
                 answer = endpoint.answer(request)
-                self._send(answer if isinstance(answer, Reply) else completion(answer))
+                in_pieces = endpoint.streams and bool(request.get("stream"))
+                self._send(reply_of(answer, in_pieces=in_pieces))
                 if isinstance(answer, str):
                     endpoint.released.append(answer)
 
             def _send(self, reply: Reply) -> None:
-                body = reply.body
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                headers, pieces = on_the_wire(reply)
                 try:
                     self.send_response(reply.status)
-                    self.send_header("Content-Type", reply.content_type)
-                    self.send_header("Content-Length", str(len(data)))
-                    for name, value in reply.headers.items():
+                    for name, value in headers.items():
                         self.send_header(name, value)
                     self.end_headers()
-                    self.wfile.write(data)
+                    for piece in pieces:
+                        self.wfile.write(piece)
                 except OSError:
                     self.close_connection = True
 

@@ -148,7 +148,7 @@ def test_tokens_end_a_run_with_a_last_turn_that_is_covered(talk: Ask) -> None:
     used = result.supervisor_usage
     assert used.input_tokens + used.output_tokens <= 30_000
     assert result.ended_by == "tokens"
-    assert "There are no tokens for another turn left. Reply now" in script.told(len(script.turns))
+    assert "There are no tokens left for another turn. Reply now" in script.told(len(script.turns))
     assert all(0 < turn["max_tokens"] <= 16_384 for turn in script.turns)
     assert (result.status, result.answer) == ("forced", "the best I have")
 
@@ -161,7 +161,7 @@ def test_dollars_end_a_run_before_a_turn_that_they_do_not_cover(talk: Ask) -> No
     assert result.ended_by == "dollars"
     assert result.dollars is not None
     assert 0.02 < result.dollars <= 0.1
-    assert "There is no money for another turn left." in script.told(len(script.turns))
+    assert "There is no money left for another turn." in script.told(len(script.turns))
 
 
 def test_worker_calls_wait_for_what_others_leave_and_none_is_sent_uncovered(talk: Ask) -> None:

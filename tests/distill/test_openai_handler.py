@@ -109,7 +109,7 @@ NONSENSE: dict[str, Any] = {
 @pytest.mark.parametrize("kind", NONSENSE)
 def test_nonsense_is_a_typed_error_or_a_sane_reply(kind: str) -> None:
     with endpoint(lambda _: NONSENSE[kind]) as server:
-        handler = OpenAIHandler("scripted", server.url)
+        handler = OpenAIHandler("scripted", server.url, retries=0)
         with contextlib.suppress(ModelError):
             reply = run_bounded(lambda: handler.chat(HELLO))
             assert isinstance(reply.text, str)

@@ -99,7 +99,7 @@ def test_up_refuses_a_name_that_nothing_has(short: Path, text: Path, boss: Endpo
         "--worker-url", boss.url, "--worker", "scripted",
     )  # fmt: skip
     assert done.code == 2
-    assert "there is no ready primitive 'nonsense'; there are search" in done.err
+    assert "there is no ready primitive 'nonsense'; there are " in done.err
     assert boss.requests == []
 
 
@@ -110,10 +110,12 @@ def test_an_engine_s_clients_take_them(short: Path, text: Path, boss: Endpoint) 
         assert done[1] is True
         with Engine(end) as client:
             asked: dict[str, Any] = {"supervisor": "scripted", "base_url": boss.url}
-            result = client.run(QUESTION, TEXT, **asked, primitives=["search"])
+            result = client.run(QUESTION, TEXT, **asked, primitives={"search": "search"})
             assert result.answer == done
             with pytest.raises(InputError, match="no ready primitive 'nonsense'"):
                 client.run(QUESTION, TEXT, **asked, primitives=["nonsense"])
+            with pytest.raises(InputError, match="ready primitives, by name"):
+                client.run(QUESTION, TEXT, **asked, primitives={"look": look})
 
 
 def command_beside(short: Path, end: str, text: Path, boss: Endpoint) -> Any:

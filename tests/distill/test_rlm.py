@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from distill import RunResult, resume, run
+from distill import RunResult, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.supervisor.dialects.rlm import END_OF_BLOCK, read
+from distill.supervisor.reply import Said
 from distill.traces import Run
 from distill.traces import read as read_log
 from tests.distill.conftest import Ask
@@ -63,7 +64,7 @@ def ask_rlm(ask: Ask) -> Ask:
     ],
 )
 def test_the_blocks_of_a_reply(text: str, blocks: list[str]) -> None:
-    assert list(read(text).blocks) == [block + END_OF_BLOCK for block in blocks]
+    assert list(read(Said(text)).blocks) == [block + END_OF_BLOCK for block in blocks]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_the_blocks_of_a_reply(text: str, blocks: list[str]) -> None:
     ],
 )
 def test_a_bare_line_is_the_answer(text: str, code: str) -> None:
-    assert read(text).blocks == (code,)
-    assert read("```repl\nx = 1\n```\n" + text).blocks == ("x = 1" + END_OF_BLOCK, code)
+    assert read(Said(text)).blocks == (code,)
+    assert read(Said("```repl\nx = 1\n```\n" + text)).blocks == ("x = 1" + END_OF_BLOCK, code)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +96,14 @@ def test_a_bare_line_is_the_answer(text: str, code: str) -> None:
     ],
 )
 def test_no_answer_and_no_code(text: str) -> None:
-    reply = read(text)
+    reply = read(Said(text))
     assert reply.blocks == ()
     assert reply.problem
 
 
 def test_a_final_inside_code_is_code() -> None:
     text = "```repl\nif False:\n    pass\nFINAL(x)\n```"
-    assert read(text).blocks == (text[8:-4] + END_OF_BLOCK,)
+    assert read(Said(text)).blocks == (text[8:-4] + END_OF_BLOCK,)
 
 
 # -- code as it is written for rlm
@@ -331,8 +332,7 @@ def test_a_recorded_run_is_done_again_in_the_dialect(
     first = ask_rlm(
         supervisor=Recursive(cell("x = rlm_query('p')"), "FINAL_VAR(x)", below=BELOW), max_depth=2
     )
-    again = run("What?", "some text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                limits=SMALL)  # fmt: skip
+    again = replay(log, log_dir=tmp_path / "again")
     assert again.answer == first.answer
     assert "did" in again.answer
     (alone,) = read_log(tmp_path / "again").runs.values()

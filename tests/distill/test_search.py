@@ -169,6 +169,8 @@ def test_a_run_s_code_calls_it_and_the_model_is_told_how(ask: Ask, logged: Any) 
     assert "PrimitiveError: ValueError: RE2 can't take this pattern" in supervisor.shown(3)
     prompt = supervisor.seen[0][0]["content"]
     assert "- `search(query: str, kind: Literal['bm25', 'regex'] = 'bm25', k: int = 10)" in prompt
+    assert "-> list[dict[str, Any]]`: The k best passages" in prompt
+    assert "  look-around" not in prompt
     assert "context[part][start:end]" in prompt
     run = logged()
     assert [call.function for call in run.primitives] == ["search"] * 3

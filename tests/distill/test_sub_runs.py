@@ -1,6 +1,7 @@
 """``supervisor(query, …)``: a cell hands a question to another supervisor, with its own sandbox."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, ModelHandler, Usage, replay, resume, run
+from distill import Budget, LMResponse, ModelHandler, Usage, primitive, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read, validate
@@ -57,7 +58,7 @@ def ask_family(log: Path) -> Callable[..., Any]:
         worker = options.pop("worker", None) or Worker()
         options = {"log_dir": log, "limits": SMALL, "primitives": SUPERVISOR, **options}
         context = options.pop("context", "the whole text")
-        return run_bounded(lambda: run("root", context, family, worker, **options))
+        return run_bounded(lambda: run("root", context, family, worker, **options), 100)
 
     return ask
 
@@ -191,22 +192,22 @@ def test_a_depth_out_of_bounds_is_refused(ask_family: Any, depth: int) -> None:
 
 
 def test_a_list_is_worked_on_at_once_in_bounds(ask_family: Any, log: Path) -> None:
-    lock, now, most = threading.Lock(), [0], [0]
+    lock, now, most, pairs = threading.Lock(), [0], [0], threading.Barrier(2)
 
-    def slow() -> str:
+    def paired() -> str:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.4)
+        pairs.wait(60)
         with lock:
             now[0] -= 1
         return cell("FINAL(context)")
 
     code = "FINAL(supervisor(['deeper'] * 6, contexts=list('abcdef')))"
-    result = ask_family(Family(root=[cell(code)], deeper=[slow]))
+    result = ask_family(Family(root=[cell(code)], deeper=[paired]))
     assert result.answer == list("abcdef")
     assert result.sub_runs == 6
-    assert 2 <= most[0] <= AT_ONCE
+    assert most[0] <= AT_ONCE
     _, children = runs_of(log)
     places = [child.start.parent for child in children if child.start]
     assert sorted(place.item for place in places if place) == list(range(6))
@@ -224,6 +225,25 @@ def test_there_is_a_bound_to_their_number(ask_family: Any, log: Path) -> None:
     code = f"try: supervisor(['a'] * {SUB_RUNS_LIMIT + 1})\nexcept LimitError as e: FINAL(str(e))"
     assert f"may start {SUB_RUNS_LIMIT} sub-runs" in ask_family(Family(root=[cell(code)])).answer
     assert len(read(log).runs) == 1
+
+
+def test_what_they_use_comes_out_of_the_runs_budget(ask_family: Any, log: Path) -> None:
+    code = "try: FINAL(worker_batch(list('abc')))\nexcept WorkerBatchError as e: FINAL(e.answers)"
+    family = Family(root=[cell("worker('x')\nFINAL(supervisor('deeper'))")], deeper=[cell(code)])
+    worker = Worker()
+    result = ask_family(family, worker=worker, budget=Budget(worker_calls=3))
+    assert result.answer == ["<a>", "<b>", None]
+    assert worker.prompts == ["x", "a", "b"]
+    assert result.worker_calls == 3
+
+
+def test_turns_are_of_the_whole_tree(ask_family: Any, log: Path) -> None:
+    code = "try: x = supervisor('deeper')\nexcept SubRunError as e: x = str(e)"
+    family = Family(root=[cell(code), cell("FINAL(x)")], deeper=[cell("1"), cell("2"), "no"])
+    result = ask_family(family, budget=Budget(turns=4))
+    turns = sum(len([t for t in each.turns if not t.forced]) for each in read(log).runs.values())
+    assert turns <= 4
+    assert result.status == "final"
 
 
 # -- what goes wrong
@@ -279,23 +299,23 @@ def test_what_can_not_be_asked(ask_family: Any, log: Path, call: str, told: str)
 
 
 def test_it_ends_with_the_cell_that_asked(ask_family: Any, log: Path) -> None:
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def slow() -> str:
         begun.set()
-        time.sleep(8)
+        over.wait(100)
         return cell("FINAL(1)")
 
     code = """\
-import os, threading, time
+import os, threading
 threading.Thread(target=supervisor, args=('deeper',)).start()
-time.sleep(1.5)
+begun()
 os._exit(1)"""
-    started_s = time.monotonic()
-    result = ask_family(Family(root=[cell(code), cell("FINAL('on')")], deeper=[slow]))
-    assert begun.is_set()
+    family = Family(root=[cell(code), cell("FINAL('on')")], deeper=[slow])
+    primitives = {**SUPERVISOR, "begun": primitive(egress=False)(lambda: begun.wait(60))}
+    result = ask_family(family, primitives=primitives)
+    over.set()
     assert result.answer == "on"
-    assert time.monotonic() - started_s < 7
     _, (child,) = runs_of(log)
     assert child.end is not None
     assert child.end.status == "cancelled"
@@ -306,11 +326,11 @@ def test_it_ends_with_the_run_that_asked(log: Path) -> None:
 
     from distill import arun
 
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def slow() -> str:
         begun.set()
-        time.sleep(8)
+        over.wait(100)
         return cell("FINAL(1)")
 
     async def cancelled() -> None:
@@ -318,16 +338,17 @@ def test_it_ends_with_the_run_that_asked(log: Path) -> None:
         task = asyncio.ensure_future(
             arun("root", "text", family, Worker(), log_dir=log, limits=SMALL, primitives=SUPERVISOR)
         )
-        await asyncio.to_thread(begun.wait, 20)
+        await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancelled())
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while any(each.end is None for each in read(log).runs.values()):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+    over.set()
     root, children = runs_of(log)
     ends = [each.end for each in (root, *children)]
     assert {end and end.status for end in ends} == {"cancelled"}
@@ -422,18 +443,23 @@ def cut_off(folder: Path) -> None:
     run("root", "text", Family(**broken), Notes(folder / "asked"), limits=SMALL, **options)
 
 
-def kill_in(folder: Path) -> None:
-    """``cut_off`` there."""
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``cut_off``."""
+    folder = tmp_path_factory.mktemp("killed")
     with_tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     words = [sys.executable, "-c", START, str(folder)]
     assert subprocess.run(words, env=with_tests, check=False).returncode == -signal.SIGKILL
+    return folder
 
 
-def test_what_was_open_at_a_kill_goes_on(tmp_path: Path) -> None:
-    kill_in(tmp_path)
+def test_what_was_open_at_a_kill_goes_on(tmp_path: Path, killed: Path) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     cut = read(tmp_path / "log").runs
     assert len(cut) == 5
-    result = resume(tmp_path / "log", Family(**TREE), Notes(tmp_path / "asked"))
+    # As much as all of it takes: what was used before is charged once.
+    budget = Budget(worker_calls=4)
+    result = resume(tmp_path / "log", Family(**TREE), Notes(tmp_path / "asked"), budget=budget)
     assert result.answer == ["<quick>", ["<first>", "<second>"], "<third>"]
     asked = (tmp_path / "asked").read_text().split()
     assert sorted(asked) == ["first", "quick", "second", "third"], "each was asked once"
@@ -445,8 +471,8 @@ def test_what_was_open_at_a_kill_goes_on(tmp_path: Path) -> None:
     assert result.supervisor_usage == Usage(10 * turns, 5 * turns)
 
 
-def test_what_nobody_asks_for_again_ends(tmp_path: Path) -> None:
-    kill_in(tmp_path)
+def test_what_nobody_asks_for_again_ends(tmp_path: Path, killed: Path) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     log = tmp_path / "log" / "supervisor.jsonl"
     log.write_text(log.read_text().replace("FINAL(supervisor(['a', 'b', 'c']))", "FINAL(x)"))
     result = resume(tmp_path / "log", Family(), Worker())

@@ -355,7 +355,9 @@ def test_readme_says_what_is_downloaded() -> None:
         assert f"{setup.DISK_MB[profile] / 1000:.1f} GB" in row
     (tools_mb,) = setup.DOWNLOAD_MB["dev"].values()
     (ray_mb,) = setup.DOWNLOAD_MB["ray"].values()
-    assert f"downloads {tools_mb + ray_mb} MB more" in text
+    retrieve_mb = sum(setup.DOWNLOAD_MB["retrieve"].values())
+    assert f"downloads {tools_mb + ray_mb + retrieve_mb} MB more" in text
+    assert re.search(rf"`--primitive retrieve` adds its\s+model: {retrieve_mb} MB", text)
     assert f"`--ray` adds Ray: {ray_mb} MB" in text
 
 

@@ -1,0 +1,91 @@
+"""The options of many tasks, as the command line has them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distill.errors import InputError
+
+CONCURRENCY = 8
+CONCURRENCY_LIMIT = 1024
+SCORER = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Tasks instead of one question; ``check``: only look whether they can be run."""
+
+    tasks: Path
+    concurrency: int
+    scorer: str
+    results: Path | None
+    retry_errors: bool
+    check: bool
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--tasks",
+        type=_FILE,
+        metavar="FILE",
+        help="Many questions instead of one: a JSON object a line (id, query, context or path, "
+        "label, attempts, options; docs/tasks.md). The same command again goes on where it was "
+        "stopped.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, CONCURRENCY_LIMIT),
+        default=CONCURRENCY,
+        show_default=True,
+        metavar="N",
+        help="With --tasks: how many run at a time, a sandbox each.",
+    ),
+    click.option(
+        "--scorer",
+        default=SCORER,
+        show_default=True,
+        metavar="NAME",
+        help="With --tasks: exact, contains, f1, number, number:TOLERANCE, judge:MODEL (asks an "
+        "API model), or module:function.",
+    ),
+    click.option(
+        "--results",
+        type=_FILE,
+        metavar="FILE",
+        help="With --tasks: where the results go, a line each (default: beside the tasks, "
+        "NAME.results.jsonl). What is in it is not asked again.",
+    ),
+    click.option(
+        "--retry-errors",
+        is_flag=True,
+        help="With --tasks: run those again that ended with an error.",
+    ),
+    click.option(
+        "--check", is_flag=True, help="With --tasks: only check the tasks and their files."
+    ),
+)
+
+
+def task_options(command: Any) -> Any:
+    """Give a command these options."""
+    option: Callable[[Any], Any]
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def taken_from(options: dict[str, Any], *, dry_run: bool) -> Many | None:
+    """What was asked for, taken out of a command's options; None for one question."""
+    many = Many(**{name: options.pop(name) for name in Many.__slots__})
+    if many.tasks is not None:
+        if dry_run:
+            raise InputError("--dry-run is for one question, not for --tasks")
+        return many
+    for name in ("results", "retry_errors", "check"):
+        if getattr(many, name):
+            raise InputError(f"--{name.replace('_', '-')} is for --tasks FILE")
+    return None
