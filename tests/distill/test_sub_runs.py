@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distill import Budget, LMResponse, ModelHandler, Usage, primitive, resume, run
+from distill import Budget, LMResponse, ModelHandler, Usage, primitive, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read, validate
@@ -379,8 +379,7 @@ def test_a_recorded_run_is_done_again_without_them(
         root=[cell("x = supervisor('deeper')"), cell("FINAL(x)")], deeper=[cell("FINAL([1, 2])")]
     )
     first = ask_family(family)
-    again = run("root", "the whole text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                limits=SMALL)  # fmt: skip
+    again = replay(log, log_dir=tmp_path / "again")
     assert again.answer == first.answer == [1, 2]
     (alone,) = read(tmp_path / "again").runs.values()
     assert alone.primitives[0].value == [1, 2]
