@@ -43,9 +43,10 @@ DOWNLOAD_MB = {
     },
     "dev": {"17 packages for the tests": 20},
     "ray": {"Ray": 80},
+    "pdf": {"a reader of PDFs": 4},
     "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},
 }
-DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210, "retrieve": 105}
+DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210, "pdf": 10, "retrieve": 105}
 
 
 class SetupError(Exception):
@@ -106,6 +107,8 @@ def wanted_extras(arguments: list[str]) -> list[str]:
         for word, after in pairs
     ):
         wanted.append("retrieve")
+    if any(word.lower().endswith(".pdf") for word in arguments):
+        wanted.append("pdf")
     return wanted
 
 
@@ -124,7 +127,7 @@ def has_nvidia_gpu() -> bool:
 
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
-    return [engine, "dev", "ray", "retrieve"] if profile == "test" else [profile]
+    return [engine, "dev", "ray", "pdf", "retrieve"] if profile == "test" else [profile]
 
 
 def requirement_files(part: str) -> list[Path]:

@@ -30,7 +30,7 @@ Exit codes:
   2    the question, the text or an argument can't be used
   3    this machine can't do it (platform, sandbox, device, memory)
   4    a model or its endpoint failed
-  5    no answer: none within the turns or another budget, or the text holds none
+  5    no answer: none within the turns or another budget, none that passes, or the text holds none
   6    distill failed
   130  Ctrl-C"""
 
@@ -183,6 +183,17 @@ _question = _options(
         "got before: never, in this run, or in any run of yours.",
     ),
     click.option(
+        "--answer-schema",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE.json",
+        help="The answer must fit the JSON schema in this file.",
+    ),
+    click.option(
+        "--quote-check",
+        is_flag=True,
+        help="What the answer quotes must stand in the text word for word; the summary says where.",
+    ),
+    click.option(
         "--max-depth",
         type=click.IntRange(0, 4),
         default=1,
@@ -200,7 +211,8 @@ _question = _options(
     click.option(
         "--sub-supervisor",
         metavar="MODEL|recipe:NAME",
-        help="Who writes the code of sub-runs (default: as --supervisor).",
+        help="Who writes the code of sub-runs (default: as --supervisor): a recipe, or a model at "
+        "the supervisor's endpoint.",
     ),
     click.option(
         "--dry-run",

@@ -14,6 +14,7 @@ import click
 from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
+from distill.answers import read_schema
 from distill.budget import Budget
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
@@ -91,6 +92,7 @@ def up(
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
     sandbox = _sandbox(options)
+    _take_schema(options)
     if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
@@ -101,10 +103,8 @@ def up(
     _check_devices(settings, own)
     described(sandbox.packages)
     check_installed(named(options["primitives"]))
-    _check_texts(query, *paths)
+    _check_words(query, paths)
     recorded = _is_recorded(paths, query, supervisor, options)
-    if query is not None and not paths:
-        raise InputError("a question but no text: add --context FILE, a folder, or -")
     with _spooled(paths) as files:
         if dry_run:
             return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
@@ -173,6 +173,7 @@ def run(
     """Put a question, or many, to an engine that is up."""
     many = task_options.taken_from(options, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
+    _take_schema(options)
     if _only_checked(many, paths, query, options):
         return 0
     if (named := _named(adapter)) is not None:
@@ -183,7 +184,7 @@ def run(
     _check_texts(query, *paths)
     with _spooled(paths) as files:
         if not recorded and many is None:
-            read_context(files, options["encoding"])
+            read_context(files, options["encoding"], looks_only=True)
         asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
@@ -298,10 +299,12 @@ def _check_first(
         raise InputError("a text but no question: add --query TEXT")
     is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
     asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
+    asked = asked or options["answer_schema"] is not None or options["quote_check"]
     if query is None and (asked or (supervisor and not is_local)):
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
-            "--supervisor-…-per-minute, --log-dir and --label to `distill run`"
+            "--supervisor-…-per-minute, --log-dir, --label, --answer-schema and --quote-check to "
+            "`distill run`"
         )
     if query is not None:
         if not query.strip():
@@ -347,6 +350,12 @@ def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:
         f"The key lets it in. Where the home folder is another, copy it first:\n"
         f"  scp -p {key} MACHINE:worker.key"
     )
+
+
+def _check_words(query: str | None, paths: Sequence[str]) -> None:
+    _check_texts(query, *paths)
+    if query is not None and not paths:
+        raise InputError("a question but no text: add --context FILE, a folder, or -")
 
 
 def _check_texts(*texts: str | None) -> None:
@@ -410,6 +419,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+
+
+def _take_schema(options: dict[str, Any]) -> None:
+    """The schema in place of its file. Raises InputError."""
+    if options["answer_schema"] is not None:
+        options["answer_schema"] = read_schema(options["answer_schema"])
 
 
 def _sandbox(options: dict[str, Any]) -> SandboxSettings:
@@ -483,6 +498,9 @@ def _print(result: RunResult, text: str) -> int:
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
+    if result.answer_problem is not None:
+        click.echo(f"{visible(text)}\n\n{visible(answer_text(result.answer))}", err=True)
+        raise BudgetError(f"no answer within the turns that passes: {result.answer_problem}")
     answer = answer_text(result.answer)
     click.echo(visible(answer) if sys.stdout.isatty() else answer)
     click.echo(f"\n{visible(text)}", err=True)

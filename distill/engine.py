@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from distill import errors
+from distill.answers import schema_of
 from distill.budget import Budget
 from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
@@ -143,6 +144,12 @@ class Engine:
     ) -> RunResult:
         """Put a question about a text; options are ``distill.run``'s that JSON can hold."""
         encode_context(context)  # refused here as it would be there
+        options["answer_schema"] = schema_of(options.get("answer_schema"))
+        if options.pop("answer_check", None) is not None:
+            raise InputError(
+                "answer_check is a function of this process, and the engine is another: give the "
+                "engine answer_schema or quote_check, or use distill.run"
+            )
         primitives = options.get("primitives")
         if isinstance(primitives, Mapping) and any(map(callable, primitives.values())):
             raise InputError(

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from distill.answers import rules_from
 from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
@@ -32,7 +34,7 @@ from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_beside, supervisor_from
 from distill.traces import Run
 from distill.user_folders import state_folder
 
@@ -66,6 +68,9 @@ async def answer_on_loop(
     sandbox: Wanted = "auto",
     sources: Sequence[str] = (),
     answer_cache: AnswerCaching = "off",
+    answer_schema: Any = None,
+    answer_check: Callable[..., Any] | None = None,
+    quote_check: bool = False,
     max_depth: int = 1,
     sub_supervisor: ModelHandler | str | None = None,
     dialect: DialectName = "native",
@@ -105,6 +110,10 @@ async def answer_on_loop(
       message, so that it may answer at once. 0, the default: never, for the supervisor is usually
       another's machine, which can't keep what it is not sent; only what the code prints leaves this
       one. Sub-runs show the texts that they are given alike.
+    - ``answer_schema``, ``quote_check``, ``answer_check``: an answer counts once it fits the JSON
+      schema (or a class that has one), its quotations stand in the context, and
+      ``answer_check(answer)`` or ``answer_check(answer, context)`` has neither raised nor returned
+      a text or False; what it says is raised in the cell that called FINAL.
     - ``on_progress`` is called from the background loop and must not block. So is ``on_text``, with
       each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
       (maybe again, after a try that failed).
@@ -113,14 +122,10 @@ async def answer_on_loop(
     ModelError; whatever it raises, the trace is complete.
     """
     check_question(query, context)
-    _check_given(label, messages, limits)
+    _check_given(label, messages, limits, show_context_chars)
     _check_limits(max_iterations, output_limit, max_depth)
-    if show_context_chars < 0 or (show_context_chars and messages is not None):
-        raise InputError(
-            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
-            "built: messages= are sent as they are"
-        )
     chosen = _primitives(primitives)
+    rules = rules_from(answer_schema, quote_check, answer_check)
     _check_choice("dialect", dialect, DialectName)
     _check_choice("sandbox", sandbox, Wanted)
     _check_choice("answer_cache", answer_cache, AnswerCaching)
@@ -128,7 +133,7 @@ async def answer_on_loop(
     table = price_table(prices)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
-    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
+    below = await _below(host, sub_supervisor, handler)
     if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
         chosen = {**ready_of(handler.run.start.options), **chosen}
         dialect = handler.run.start.options.get("dialect", "native")
@@ -157,6 +162,7 @@ async def answer_on_loop(
         show_context_chars=show_context_chars,
         on_progress=on_progress,
         on_text=on_text,
+        answer_rules=rules,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with _journal(host, folder, run_id) as journal:
@@ -176,6 +182,7 @@ async def resume_on_loop(
     primitives: Primitives | None = None,
     repl_class: type[REPL] = REPL,
     limits: Limits | None = None,
+    answer_check: Callable[..., Any] | None = None,
     sub_supervisor: ModelHandler | str | None = None,
     sandbox: Wanted = "auto",
     budget: Budget | None = None,
@@ -188,23 +195,25 @@ async def resume_on_loop(
     run is not the folder's last. The session comes back as after a killed cell, the conversation
     as it was sent; only worker calls that are not in the log are asked. ``supervisor`` and
     ``sub_supervisor`` are the recorded ones' names if None; functions (``primitives``,
-    ``repl_class``) must be given again, all other options are the run's own. ``sandbox`` "auto" is
-    the tier that it asked for; that it had no jail is never taken from a log. What was used before
-    counts against the run's budget, in which the limits of ``budget`` take the place of its own.
+    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
+    ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
+    What was used before counts against the run's budget, in which the limits of ``budget`` take the
+    place of its own.
 
     Raises InputError for a run that can't go on, and what ``run`` raises.
     """
     given = _primitives(primitives)
     host = driver.shared()
-    recorded = await driver.in_thread(host, check_resumable, log_dir, run_id, given)
+    look = functools.partial(check_resumable, primitives=given, answer_check=answer_check)
+    recorded = await driver.in_thread(host, look, log_dir, run_id)
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
-    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
+    below = await _below(host, sub_supervisor, handler)
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, check_resumable, log_dir, recorded.id, given)
+        recorded = await driver.in_thread(host, look, log_dir, recorded.id)
         assert recorded.start is not None
         told = recorded.start.options
         packages = told.get("sandbox_packages", ())
@@ -219,6 +228,9 @@ async def resume_on_loop(
             sandbox=_tier_again(told, sandbox),
             on_progress=on_progress,
             on_text=on_text,
+            answer_rules=rules_from(
+                told.get("answer_schema"), told.get("quote_check", False), answer_check
+            ),
             **({} if limits is None else {"limits": limits}),
         )
         table = options.prices.before(price_table())
@@ -237,6 +249,7 @@ def check_resumable(
     log_dir: str | Path,
     run_id: str | None = None,
     primitives: Mapping[str, Any] | None = None,
+    answer_check: Callable[..., Any] | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -254,6 +267,11 @@ def check_resumable(
         raise InputError(
             f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
             "them again with primitives= (distill.resume)"
+        )
+    if recorded.start.options.get("answer_check") and answer_check is None:
+        raise InputError(
+            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
+            "of its caller; give it again with answer_check= (distill.resume)"
         )
     return recorded
 
@@ -296,6 +314,15 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
         )
     await driver.in_thread(host, given.prepare)
     return given
+
+
+async def _below(
+    host: driver.Driver, given: ModelHandler | str | None, supervisor: ModelHandler
+) -> ModelHandler | None:
+    """The supervisor of sub-runs, if it is another."""
+    if isinstance(given, str):
+        given = await driver.in_thread(host, supervisor_beside, supervisor, given)
+    return None if given is None else await _supervisor(host, given)
 
 
 async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -> Backend:
@@ -357,10 +384,17 @@ def _check_choice(name: str, given: Any, choices: Any) -> None:
         raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
 
 
-def _check_given(label: str | None, messages: Opening | None, limits: Limits | None) -> None:
+def _check_given(
+    label: str | None, messages: Opening | None, limits: Limits | None, show_context_chars: int
+) -> None:
     """Raise InputError for what the run could not be begun with."""
     if label is not None and printable(label) != label:
         raise InputError("the label has a lone surrogate: it was not decoded as it was written")
+    if show_context_chars < 0 or (show_context_chars and messages is not None):
+        raise InputError(
+            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
+            "built: messages= are sent as they are"
+        )
     if messages is not None and not callable(messages):
         checked(messages)
     if limits is not None:

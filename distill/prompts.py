@@ -54,6 +54,11 @@ It is so short that you may read it here, between the lines. What it says is no 
 ----------
 If you know the answer now, say it in your first block."""
 
+ANSWER_RULES = """
+FINAL takes the answer only if all of this holds; else it raises FinalError, which says what is \
+wrong, and the run goes on. An answer that you give as plain text at the end is held to it too.
+"""
+
 CHARS_PER_TOKEN = 4
 
 
@@ -67,6 +72,7 @@ def build_system_prompt(
     packages: Sequence[str] = (),
     models: Sequence[str] = (),
     show_context_chars: int = 0,
+    answer_rules: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """The first messages of a run: a system message and the question.
 
@@ -74,8 +80,8 @@ def build_system_prompt(
     ``primitives`` maps the names of further functions to a line about each, and those that
     SYSTEM_PROMPT does not name are added; ``packages`` can be imported in the REPL; ``models`` are
     further ones that a worker call may name; a context of at most ``show_context_chars`` is itself
-    in the question's message, so that one turn may do. Raises InputError for a brace in
-    SYSTEM_PROMPT that is no field.
+    in the question's message, so that one turn may do; ``answer_rules`` say what FINAL takes.
+    Raises InputError for a brace in SYSTEM_PROMPT that is no field.
     """
     window = "Its window is not known; keep a prompt under 2,000 tokens."
     if worker_ctx_k is not None:
@@ -97,6 +103,7 @@ def build_system_prompt(
     if models:
         named = ", ".join(repr(model) for model in models)
         text += f"\nFurther worker models, asked with worker(prompt, model=NAME): {named}\n"
+    text += told_rules(answer_rules)
     return [
         {"role": "system", "content": text},
         {"role": "user", "content": QUESTION.replace("{query}", query) + shown},
@@ -110,6 +117,11 @@ def short_text(context: Any, chars: int) -> str:
     is_text = isinstance(context, str)
     text = context if is_text else json.dumps(context, ensure_ascii=False, default=str)
     return SHORT_TEXT.replace("{text}", text) if len(text) <= chars else ""
+
+
+def told_rules(answer_rules: Sequence[str]) -> str:
+    """What FINAL takes, one rule a line; nothing where it takes all."""
+    return ANSWER_RULES + "".join(f"- {rule}\n" for rule in answer_rules) if answer_rules else ""
 
 
 def _fill(template: str, **fields: Any) -> str:
@@ -135,7 +147,7 @@ def describe_context(context: Any) -> str:
     """Type and size of a context, without a word of its content."""
     if isinstance(context, str):
         lines = context.count("\n") + 1
-        return f"a str of {len(context):,} characters in {lines:,} lines"
+        return f"a str of {len(context):,} characters in {lines:,} lines{_pages(context)}"
     if isinstance(context, dict):
         names = ", ".join(repr(str(key)) for key in list(context)[:20])
         more = ", …" if len(context) > 20 else ""
@@ -145,8 +157,15 @@ def describe_context(context: Any) -> str:
     return f"a {type(context).__name__}"
 
 
+def _pages(text: str) -> str:
+    pages = text.count("\f") + 1
+    return f" on {pages:,} pages, parted by form feeds (\\f)" if pages > 1 else ""
+
+
 def _sizes(values: Sequence[Any]) -> str:
     texts = [len(value) for value in values if isinstance(value, str)]
     if not texts:
         return ""
-    return f", texts of {min(texts):,} to {max(texts):,} characters, {sum(texts):,} in all"
+    paged = any("\f" in value for value in values if isinstance(value, str))
+    pages = "; form feeds (\\f) part their pages" if paged else ""
+    return f", texts of {min(texts):,} to {max(texts):,} characters, {sum(texts):,} in all{pages}"

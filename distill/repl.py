@@ -100,6 +100,8 @@ class REPL:
         self.budgets = Budgets({})
         """What its primitives may still be called; made with the sandbox."""
         self.answer: Any = UNSET
+        self.check_answer: Callable[[Any], str | None] | None = None
+        """Says, in a thread, why FINAL can't take a value; None where it can."""
         self.on_final: Callable[[int, Any], None] = lambda _cell, _value: None
         self.on_call: Callable[[HostCallRecord], None] = lambda _record: None
         self.on_cell: Callable[[int, bool], None] = lambda _cell, _failed: None
@@ -223,6 +225,7 @@ class REPL:
             on_call=self._record_call,
             on_cell=self.on_cell,
         )
+        sandbox.finals.check = self.check_answer
         if self.recorded is not None and self.replays:
             sandbox.functions.recorded = ledger_of(self.recorded)
         elif self.recorded is not None:
@@ -263,8 +266,8 @@ class REPL:
 def describe(name: str, function: Callable[..., Any]) -> str:
     """A primitive as the prompt shows it: its signature and the first line of its docstring."""
     try:
-        signature = str(inspect.signature(function))
+        signature = str(inspect.signature(function)).replace("typing.", "")
     except (TypeError, ValueError):
         signature = "(…)"
-    summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
+    summary = " ".join((inspect.getdoc(function) or "").split("\n", 1)[0].split())
     return f"- `{name}{signature}`" + (f": {summary}" if summary else "")

@@ -77,6 +77,8 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    answer_schema: dict[str, Any] | None = None
+    quote_check: bool = False
     max_depth: int = 1
     sub_supervisor: str | None = None
     dialect: DialectName = "native"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.prompts import CHARS_PER_TOKEN, describe_python, short_text
+from distill.prompts import CHARS_PER_TOKEN, describe_python, short_text, told_rules
 
 RLM_SYSTEM_PROMPT = """\
 You are a Recursive Language Model (RLM): you answer a prompt about a context that is too long to \
@@ -55,6 +55,7 @@ def build_rlm_prompt(
     primitives: Mapping[str, str] | None = None,
     packages: Sequence[str] = (),
     models: Sequence[str] = (),
+    answer_rules: Sequence[str] = (),
     max_iterations: int = 15,
     recursive: bool = True,
     show_context_chars: int = 0,
@@ -82,7 +83,7 @@ def build_rlm_prompt(
     shown = short_text(context, show_context_chars)
     size = f"Your context is a {type(context).__name__} of {_chars(context)} total characters."
     return [
-        {"role": "system", "content": system},
+        {"role": "system", "content": system + told_rules(answer_rules)},
         {"role": "user", "content": f"Answer the following: {query}\n\n{size}{each}{shown}"},
         {"role": "user", "content": FIRST_TURN.format(turns=max_iterations)},
     ]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.accounts import Account
+from distill.answers import AnswerRules
 from distill.budget import NOTHING, Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
@@ -35,9 +36,11 @@ from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.context import ContextFile
 from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.evidence import Evidence, gather
+from distill.supervisor.evidence import Evidence, Quotation, gather
+from distill.supervisor.finals import CHECK_S, FINAL, TOO_LONG
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
@@ -85,6 +88,10 @@ class RunResult:
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
     ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
 
+    ``answer_problem`` says what is wrong with an answer that the checks refused and that nothing
+    better came after. ``quotations`` are the answer's that stand in the context, with
+    ``quote_check``.
+
     ``ended_by`` is the budget that ended it, a field of ``Budget``, or None. ``dollars`` are those
     of the whole run, None where nobody knows a price; ``gpu_s`` seconds of worker servers' devices
     (an endpoint's are not known, and 0); ``dollars_limit`` is what it might have cost.
@@ -103,6 +110,8 @@ class RunResult:
     evidence: Evidence
     worker_calls_before: int | None = None
     worker_cached: int = 0
+    answer_problem: str | None = None
+    quotations: tuple[Quotation, ...] = ()
     sub_runs: int = 0
     ended_by: str | None = None
     dollars: float | None = None
@@ -163,6 +172,7 @@ class Options:
     show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
     on_text: Callable[[str], None] | None = None
+    answer_rules: AnswerRules = field(default_factory=AnswerRules)
 
 
 class Rollout:
@@ -194,6 +204,8 @@ class Rollout:
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
+        self._refused: HostCallRecord | records.Primitive | None = None
+        """The last answer that FINAL did not take."""
         self.worker_ctx_k: int | None = None
 
     async def prepare(
@@ -205,11 +217,13 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        async with self._host.few_at_once:
+        async with self._host.starts:
             self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-            self._shared = await in_thread(
-                self._host, shared_context, self._ref.sha256, self._context
-            )
+            shared = await in_thread(self._host, shared_context, self._ref.sha256, self._context)
+        self._index = shared.index()
+        self._context_file: Callable[[Any], ContextFile] = functools.partial(
+            shared.file, self._context
+        )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -224,7 +238,7 @@ class Rollout:
             self._host,
             backend,
             self._log,
-            self._shared.index(),
+            self._index,
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -242,6 +256,8 @@ class Rollout:
                 above.charge(NOTHING - self.account.used)
             self._calls_before = self.totals.sent
             self._repl.recorded = recorded
+            for call in recorded.primitives:
+                self._note_refusal(call)
             assert recorded.start is not None
             window = recorded.start.options.get("worker_window_tokens")
             if window is not None:  # what the cells saw: they are run again
@@ -262,10 +278,12 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
-        repl.context_file = functools.partial(self._shared.file, self._context)
+        repl.context_file = self._context_file
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
+        if rules := options.answer_rules:
+            repl.check_answer = lambda answer: rules.problem(answer, self._context)
         repl.on_final = lambda cell, value: self._log.write(records.Final, cell=cell, value=value)
         repl.on_call = self._log_primitive
         repl.itemised = frozenset(("worker", "worker_batch"))
@@ -334,6 +352,7 @@ class Rollout:
             "primitives": self.primitive_lines(),
             "packages": packages,
             "models": self._backend.models()[1:],
+            "answer_rules": self._options.answer_rules.told(),
         }
 
     def _builder(self) -> BuildPrompt:
@@ -395,6 +414,7 @@ class Rollout:
             options={
                 **logged(options),
                 "worker_ctx_k": worker_ctx_k,
+                **options.answer_rules.logged(),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
                 "primitives": {name: asdict(terms) for name, terms in self._repl.terms.items()},
@@ -467,8 +487,9 @@ class Rollout:
                 if standing is None:
                     await self._loop.prelude()
                 turns = await self._loop.run(messages, standing)
+            quotations = await self._check_last(turns)
             status = turns.status
-            return self._result(turns)
+            return self._result(turns, quotations)
         except DistillError as failure:
             error = str(failure)
             raise
@@ -491,9 +512,29 @@ class Rollout:
             self._log_end(status, error)
             self._has_ended = True
         finally:
+            # At once: the rest of a run waits for the garbage collector, and these are large.
+            self._index.forget()
+            self._repl.context_file = self._context_file = ContextFile
             await in_thread(self._host, self._repl.close)
 
-    def _result(self, turns: Turns) -> RunResult:
+    async def _check_last(self, turns: Turns) -> tuple[Quotation, ...]:
+        """Check an answer that no FINAL has checked; the quotations of what is the answer now."""
+        rules, refused = self._options.answer_rules, self._refused
+        if turns.status == "forced" and rules:
+            reading = in_thread(self._host, rules.read, turns.answer, self._context)
+            try:
+                turns.answer, turns.problem = await asyncio.wait_for(reading, CHECK_S)
+            except TimeoutError:
+                turns.problem = TOO_LONG
+        elif turns.status == "unanswered" and refused is not None:
+            turns.status, turns.answer = "forced", refused.args[0]
+            turns.problem = (refused.error or "").removeprefix("FinalError: ")
+        found: tuple[Quotation, ...] = await in_thread(
+            self._host, rules.quotations, turns.answer, self._context, self._options.sources
+        )
+        return found
+
+    def _result(self, turns: Turns, quotations: tuple[Quotation, ...]) -> RunResult:
         calls, totals = self._calls, self.totals
         return RunResult(
             answer=turns.answer,
@@ -508,6 +549,8 @@ class Rollout:
             worker_failures=totals.failed,
             evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
+            answer_problem=turns.problem,
+            quotations=quotations,
             worker_cached=totals.cached,
             sub_runs=totals.sub_runs,
             ended_by=turns.ended_by,
@@ -531,7 +574,8 @@ class Rollout:
 
     def _log_primitive(self, call: HostCallRecord) -> None:
         # A name that the host does not have is the jail's own word.
-        known = call.function in self._repl.functions
+        self._note_refusal(call)
+        known = call.function in (FINAL, *self._repl.functions)
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
         if call.function in ("worker", "worker_batch") or self._has_ended:
             return
@@ -549,6 +593,10 @@ class Rollout:
             reused=call.reused,
         )
 
+    def _note_refusal(self, call: HostCallRecord | records.Primitive) -> None:
+        if call.function == FINAL and call.args:
+            self._refused = call
+
     def _log_end(self, status: Any, error: str | None) -> None:
         turns = self._loop.turns if self._loop is not None else Turns()
         self._log.write(
@@ -562,6 +610,7 @@ class Rollout:
             elapsed_s=time.monotonic() - self._started_s,
             error=error,
             worker_cached=self._calls.tally.cached,
+            answer_problem=turns.problem,
             ended_by=turns.ended_by,
             supervisor_dollars=self._spending.supervisor_dollars,
             worker_dollars=self._spending.worker_dollars,

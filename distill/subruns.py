@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill.answers import AnswerRules
 from distill.budget import Budget
 from distill.errors import DistillError, SubRunError
 from distill.models import ModelHandler
@@ -212,6 +213,7 @@ class SubRuns:
             sources=options.sources if asked.context is None else (),
             budget=Budget(),
             account=self._parent.account,
+            answer_rules=AnswerRules(),  # those are for the answer to the whole question
             on_progress=lambda _: self._parent.tell(),
             on_text=None,
         )

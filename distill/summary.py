@@ -1,6 +1,7 @@
 """A run's outcome on one screen: the evidence, what it cost, where the trace is."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from distill.budget import amount
@@ -8,7 +9,9 @@ from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
 THIN_SHARE = 0.05
+QUOTATIONS_SHOWN = 10
 SMALL_MODEL = "SmolLM2-135M"
+NOT_PASSED = "Caution     this is no answer that passes: "
 FORCED = """\
 Caution     the supervisor never called FINAL: this answer is its last reply, unchecked"""
 ENDED_BY = {
@@ -33,11 +36,17 @@ def answer_text(answer: Any) -> str:
 def summary(result: RunResult, supervisor: str, worker: str) -> str:
     """The lines that follow an answer, for people."""
     lines = [*_evidence(result.evidence), *_cost(result, supervisor, worker)]
+    more = len(result.quotations) - QUOTATIONS_SHOWN
+    if more > 0:
+        lines.insert(0, f"{'':<12}… and {more:,} more")
+    lines[:0] = _named("Quoted", result.quotations[:QUOTATIONS_SHOWN])
+    if result.answer_problem is not None:
+        lines.insert(0, NOT_PASSED + result.answer_problem)
+    elif result.status == "forced":
+        lines.insert(0, FORCED)
     if result.ended_by not in (None, "turns"):
         what = ENDED_BY[result.ended_by]
         lines.insert(0, f"Caution     {what} used up: the answer is the best there was by then")
-    if result.status == "forced":
-        lines.insert(0, FORCED)
     lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")
     if SMALL_MODEL.lower() in worker.lower():
         lines += ["", *BETTER_WORKER.splitlines()]
@@ -45,9 +54,7 @@ def summary(result: RunResult, supervisor: str, worker: str) -> str:
 
 
 def _evidence(evidence: Evidence) -> list[str]:
-    lines = []
-    for number, quotation in enumerate(evidence.quotations):
-        lines.append(f"{'Evidence' if number == 0 else '':<12}{_quote(quotation)}")
+    lines = _named("Evidence", evidence.quotations)
     if evidence.answers and not evidence.quotations:
         lines.append("Evidence    none: no worker read a passage that holds this answer")
     if evidence.answers:
@@ -67,10 +74,17 @@ def _evidence(evidence: Evidence) -> list[str]:
     return lines
 
 
+def _named(name: str, quotations: Sequence[Quotation]) -> list[str]:
+    return [
+        f"{name if number == 0 else '':<12}{_quote(quotation)}"
+        for number, quotation in enumerate(quotations)
+    ]
+
+
 def _quote(quotation: Quotation) -> str:
     place = f"{quotation.start:,}-{quotation.end:,}"
-    if quotation.part is not None:
-        place = f"{quotation.part}:{place}"
+    if (where := quotation.file or quotation.part) is not None:
+        place = f"{where}:{place}"
     text = " ".join(quotation.text.split())
     return f"“{text}”  [{place}]"
 

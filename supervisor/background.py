@@ -1,6 +1,7 @@
 """One background event loop a process: synchronous code waits for it, asynchronous awaits it."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import threading
@@ -12,6 +13,10 @@ P = ParamSpec("P")
 
 CLEAN_UP_S = 4.0
 """How long an interrupted caller waits for the work to put its things in order."""
+WAKE_S = 0.5
+"""How often a loop that only waits is woken: IPython's stop button leaves it a callback, of which a
+loop that is asleep does not hear.
+"""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -43,28 +48,32 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     except RuntimeError as error:
         if "no running event loop" not in str(error):
             raise
-    job = _Job(work)
+    ended = threading.Lock()
+    ended.acquire()
+    job = _Job(work, ended.release)
     home.call_soon_threadsafe(job.start, home)
     try:
-        return job.result()
+        ended.acquire()
     except BaseException:
         job.cancel(home)
+        ended.acquire(timeout=CLEAN_UP_S)
         raise
+    return job.outcome()
 
 
 class _Job(Generic[T]):
-    """A coroutine on the loop and a thread that waits for it.
+    """A coroutine on the loop for somebody who waits elsewhere, and is told of its end.
 
-    A concurrent.futures.Future between them would cost two more turns of the loop.
+    A concurrent.futures.Future between them would cost two more turns of the loop, and be over once
+    it is cancelled, not once the work has come to its end.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+    def __init__(self, work: Coroutine[Any, Any, T], tell: Callable[[], object]) -> None:
         self._work = work
+        self._tell = tell
         self._task: asyncio.Task[None] | None = None
         self._value: T
         self._error: BaseException | None = None
-        self._ended = threading.Lock()
-        self._ended.acquire()
 
     def start(self, home: asyncio.AbstractEventLoop) -> None:
         """On the loop."""
@@ -76,25 +85,22 @@ class _Job(Generic[T]):
         except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
             self._error = error
         finally:
-            self._ended.release()
+            self._tell()
 
-    def result(self) -> T:
-        """Wait for the end; what the coroutine returned or raised."""
-        with self._ended:
-            error, self._error = self._error, None
-            if error is None:
-                return self._value
-            try:
-                raise error
-            finally:
-                del error  # or its traceback, which has this frame, would hold itself
+    def outcome(self) -> T:
+        """What the coroutine returned or raised; once, when it has ended."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._value
+        try:
+            raise error
+        finally:
+            del error  # or its traceback, which has this frame, would hold itself
 
     def cancel(self, home: asyncio.AbstractEventLoop) -> None:
-        """Give it CLEAN_UP_S to end, unless it has."""
-        if self._ended.locked():
-            # A turn later: a task that is cancelled before its first step never comes to its end.
-            home.call_soon_threadsafe(lambda: home.call_soon(self._cancel_task))
-            self._ended.acquire(timeout=CLEAN_UP_S)
+        """Have it end. Callable from any thread, also when it has."""
+        # A turn later: a task that is cancelled before its first step never comes to its end.
+        home.call_soon_threadsafe(lambda: home.call_soon(self._cancel_task))
 
     def _cancel_task(self) -> None:
         if self._task is not None:
@@ -114,11 +120,31 @@ def waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 def arriving(
     function: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The form of it that may be awaited on any other loop."""
+    """The form of it that may be awaited on any other loop.
+
+    If the awaiting task is cancelled, the work is cancelled and has CLEAN_UP_S to end.
+    """
 
     @functools.wraps(function)
     async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> T:
-        future = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop())
-        return await asyncio.wrap_future(future)
+        home, here = loop(), asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the caller's loop is closed
+                here.call_soon_threadsafe(ended.set)
+
+        job = _Job(function(*args, **kwargs), tell)
+        home.call_soon_threadsafe(job.start, home)
+        try:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), WAKE_S)
+        except asyncio.CancelledError:
+            job.cancel(home)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), CLEAN_UP_S)
+            raise
+        return job.outcome()
 
     return asynchronous

@@ -25,12 +25,16 @@ LONG_ANSWER_WORDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """Characters ``start:end`` of the context (of ``part``, in a list or dict)."""
+    """Characters ``start:end`` of the context (of ``part``, in a list or dict).
+
+    ``file`` is the one that they were read from, where that is known.
+    """
 
     text: str
     start: int
     end: int
     part: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

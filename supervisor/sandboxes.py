@@ -8,7 +8,7 @@ on this side, and a lie harms the liar's own namespace only.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ import msgspec
 from distill.errors import SandboxError
 from distill.protocol import sandbox_link as wire
 from distill.protocol.errors import LocalProtocolError
-from distill.protocol.jail_link import CallError, Limits, RunCell
+from distill.protocol.jail_link import Limits, RunCell
 from distill.supervisor import standby
 from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver
+from distill.supervisor.finals import Finals
 from distill.supervisor.history import (
     CellOutcome,
     FinishedCell,
@@ -29,7 +30,7 @@ from distill.supervisor.history import (
     finished,
     replayable,
 )
-from distill.supervisor.host_calls import HostCallRecord, HostFunctions, is_json
+from distill.supervisor.host_calls import HostCallRecord, HostFunctions
 from distill.supervisor.keeper_process import KeeperProcess
 from distill.supervisor.recorded import cell_numbers, fill, history_of
 from distill.traces import Run, records
@@ -66,8 +67,8 @@ class Sandbox:
     """One keeper and its jail. All methods are called on the driver's loop.
 
     ``on_final(cell, value)`` is called once, before the jail hears that its FINAL was
-    recorded; ``on_call(record)`` after every host call; ``on_cell(cell, failed)`` when a cell
-    has ended.
+    recorded; ``on_call(record)`` after every host call, and every FINAL that was refused;
+    ``on_cell(cell, failed)`` when a cell has ended.
     """
 
     def __init__(
@@ -81,18 +82,17 @@ class Sandbox:
     ) -> None:
         self._driver = driver
         self._contents = contents
-        self._on_final = on_final
         self._on_cell = on_cell
         self._keeper: KeeperProcess | None = None
         self._changed = asyncio.Event()
         self._cell = 0
         self._outcome: CellOutcome | None = None
-        self._has_final = False
         self._final_s: float | None = None
         self._spent_s = 0.0
         self._replay: Replay | None = None
         self._untold: Restored | None = None
         self.functions = HostFunctions(driver, contents.functions, contents.itemised, on_call)
+        self.finals = Finals(driver, self.functions, on_final, on_call)
         self.history: list[FinishedCell] = []
         """Cells whose effects stand, oldest first."""
         self._is_closed = False
@@ -134,10 +134,6 @@ class Sandbox:
         return await self._restore()
 
     async def _start_jail(self) -> None:
-        async with self._driver.few_at_once:
-            await self._start_one()
-
-    async def _start_one(self) -> None:
         failure = None
         for _ in range(KEEPER_STARTS_LIMIT):
             if self._is_closed:
@@ -200,7 +196,7 @@ class Sandbox:
         self._on_cell(self._cell, failed)
         if outcome.lost is None:
             self.history.append(finished(outcome, code))
-        elif outcome.restored is None and not self._has_final and not self._is_closed:
+        elif outcome.restored is None and not self.finals.has_answer and not self._is_closed:
             # Where no jail can be had now, the next cell says why.
             with contextlib.suppress(SandboxError):
                 outcome = replace(outcome, restored=await self._be_ready())
@@ -278,6 +274,7 @@ class Sandbox:
                     await self._changed.wait()
             except TimeoutError:
                 self._give_up(started_s)
+        await self.finals.settled(number)
         return self._outcome
 
     def _patience_s(self) -> float:
@@ -323,9 +320,9 @@ class Sandbox:
             case wire.CellDone():
                 self._on_cell_done(message)
             case wire.HostCall():
-                self._begin(message)
+                self._begin(message.jail, self._answer(message))
             case wire.FinalAnswer():
-                self._on_final_answer(message)
+                self._begin(message.jail, self._answer_final(message))
         self._changed.set()
 
     def _on_jail_lost(self, lost: wire.JailLost, before: str) -> None:
@@ -365,9 +362,9 @@ class Sandbox:
 
     # -- host calls
 
-    def _begin(self, call: wire.HostCall) -> None:
-        task = self._driver.loop.create_task(self._answer(call))
-        self._tasks[task] = call.jail
+    def _begin(self, jail: str, answering: Coroutine[Any, Any, None]) -> None:
+        task = self._driver.loop.create_task(answering)
+        self._tasks[task] = jail
         task.add_done_callback(self._tasks.pop)
 
     def _open_calls(self) -> int:
@@ -384,19 +381,14 @@ class Sandbox:
             self._replay.unknown_call = call.function
             self._keeper.close_jail()
 
-    def _on_final_answer(self, final: wire.FinalAnswer) -> None:
-        error = None
-        if not is_json(final.value):
-            error = CallError("FinalError", "FINAL takes JSON-like values only")
+    async def _answer_final(self, final: wire.FinalAnswer) -> None:
+        if self._replay is not None:
+            error = self.finals.settle_again(final)
         else:
-            try:
-                if self._replay is None:
-                    self._final_s = self._final_s or time.monotonic()
-                if self._replay is None and not self._has_final:
-                    self._on_final(final.cell, final.value)
-                    self._has_final = True
-            except OSError as failure:
-                error = CallError("FinalError", f"the answer can't be logged: {failure}")
+            error = await self.finals.settle(final)
+            if error is None:
+                self._final_s = self._final_s or time.monotonic()
+                self._changed.set()  # from now on it has only seconds
         self._reply(wire.CallReply(final.jail, final.call, error=error))
 
     def _reply(self, reply: wire.CallReply) -> None:

@@ -38,6 +38,8 @@ class Turns:
     usage: Usage = field(default_factory=Usage)
     heard: Heard = field(default_factory=Heard)
     """The reply that is being written."""
+    problem: str | None = None
+    """Why the answer is not all that was asked for."""
 
 
 class TurnLoop:

@@ -202,16 +202,18 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("tag", ["py311", "py312", "py313", "py314"])
 def test_profiles_agree_where_they_are_installed_together(tag: str) -> None:
-    parts = ("api", "cpu", "gpu", "dev", "ray", "retrieve")
-    api, cpu, gpu, dev, ray, retrieve = (pins(f"{part}-{tag}.txt") for part in parts)
+    parts = ("api", "cpu", "gpu", "dev", "ray", "retrieve", "pdf")
+    api, cpu, gpu, dev, ray, retrieve, pdf = (pins(f"{part}-{tag}.txt") for part in parts)
     assert api.items() <= cpu.items()
     assert api.items() <= gpu.items()
     for engine in (cpu, gpu):
         assert {k: v for k, v in dev.items() if engine.get(k, v) != v} == {}
         assert {k: v for k, v in ray.items() if engine.get(k, v) != v} == {}
         assert {k: v for k, v in retrieve.items() if engine.get(k, v) != v} == {}
+        assert {k: v for k, v in pdf.items() if engine.get(k, v) != v} == {}
     assert {k: v for k, v in ray.items() if dev.get(k, v) != v} == {}
     for other in (dev, ray):
+        assert {k: v for k, v in pdf.items() if other.get(k, v) != v} == {}
         assert {k: v for k, v in retrieve.items() if other.get(k, v) != v} == {}
     assert not {"torch", "sentence-transformers", "huggingface-hub"} & retrieve.keys()
     assert not {"torch", "torchvision", "torchaudio", "torchcodec"} & cpu.keys()
@@ -268,8 +270,9 @@ def test_profile(
         (["--primitive", "search", "--primitive", "retrieve", "-q", "x"], ["retrieve"]),
         (["--primitive=retrieve", "--ray"], ["ray", "retrieve"]),
         (["-q", "retrieve", "--primitive"], []),
+        (["-c", "My Report.PDF", "-q", "x"], ["pdf"]),
     ],
-    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong"],
+    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong", "pdf"],
 )
 def test_an_extra_is_installed_where_it_is_asked_for(
     setup: ModuleType, arguments: list[str], wanted: list[str]
@@ -297,7 +300,7 @@ def test_unknown_profile_is_named(setup: ModuleType) -> None:
 
 
 def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:
-    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray", "retrieve"]
+    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray", "pdf", "retrieve"]
     assert setup.parts_of("api", "cpu") == ["api"]
 
 

@@ -230,6 +230,7 @@ class Cell(Record, frozen=True, tag="cell"):
 class Primitive(Record, frozen=True, tag="primitive"):
     """A host function called from a cell, other than the workers; exact both ways.
 
+    Also a FINAL that was refused: ``args`` is empty where the value was too long for the log.
     ``key`` is the hash of function and arguments. ``value`` beside an ``error`` is what that
     carries: ``answers`` and ``errors``. ``reused``: it did not run; the value is what an equal call
     of a failed cell had got.
@@ -280,9 +281,10 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     """A run ended. ``status`` says how; ``answer`` is null unless there was one.
 
     ``final``: by FINAL. ``forced``: the last turn's text. ``unanswered``: no answer within
-    the turns. ``failed`` and ``cancelled``: ``error`` says why. ``ended_by`` names the budget that
-    ended it, null if none did. Dollars are this run's own, without its sub-runs', and null where a
-    price is not known; ``gpu_s`` are seconds of worker servers' devices.
+    the turns. ``failed`` and ``cancelled``: ``error`` says why. ``answer_problem`` says what was
+    wrong with a ``forced`` answer; that may also be one that FINAL had refused. ``ended_by`` names
+    the budget that ended it, null if none did. Dollars are this run's own, without its sub-runs',
+    and null where a price is not known; ``gpu_s`` are seconds of worker servers' devices.
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -294,6 +296,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     elapsed_s: float
     error: str | None = None
     worker_cached: int = 0
+    answer_problem: str | None = None
     ended_by: str | None = None
     supervisor_dollars: float | None = None
     worker_dollars: float | None = None

@@ -150,3 +150,12 @@ def engine(folder: Path, server: Endpoint, *words: str) -> Iterator[Command]:
         yield up
     finally:
         up.end()
+
+
+def command_beside(short: Path, *words: str) -> Done:
+    """A command while an engine is up in the same folder."""
+    started = Command(short, *words)
+    try:
+        return started.done()
+    finally:
+        started.end()

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from distill.cli import cli
 from distill.traces import read, validate
-from tests.distill.commands import QUESTION, TEXT, Command, Done, command, engine
+from tests.distill.commands import QUESTION, TEXT, Command, Done, command, command_beside, engine
 from tests.distill.scripted import Endpoint, Reply, cell, endpoint, prompt_of
 from tests.supervisor.processes import below, environment, kill, left, wait_until
 
@@ -175,7 +175,7 @@ BAD_TEXTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "blank": (b" \n\n", "empty"),
     "binary": (b"\x7fELF\0\0\1", "binary"),
-    "pdf": (b"%PDF-1.4\0", "pdftotext"),
+    "pdf": (b"%PDF-1.4\0", "broken PDF"),
     "wrong encoding": ("Gr\u00fc\u00dfe aus K\u00f6ln".encode("latin-1"), "--encoding"),
     "utf-16 without a mark": ("text".encode("utf-16-le"), "binary"),
 }
@@ -481,15 +481,6 @@ def test_two_clients_at_once_and_ctrl_c(short: Path, text: Path) -> None:
         assert "Traceback" not in up.err
     for log in traces(short):
         assert validate(log)[1] == []
-
-
-def command_beside(short: Path, *words: str) -> Done:
-    """A command while an engine is up in the same folder."""
-    started = Command(short, *words)
-    try:
-        return started.done()
-    finally:
-        started.end()
 
 
 @pytest.mark.parametrize("number", [9, 2])

@@ -2,14 +2,18 @@
 
 import codecs
 import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill import RunResult
 from distill.errors import InputError
 from distill.inputs import read_context
+from tests.distill.scripted import cell
 
 
 def test_one_file_is_a_text(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         read_context([])
 
 
-@given(st.binary(max_size=300))
+@given(st.binary(max_size=300).filter(lambda data: not data.startswith(b"%PDF")))
 def test_any_bytes_are_a_text_or_an_input_error(data: bytes) -> None:
     from tempfile import NamedTemporaryFile
 
@@ -104,3 +108,30 @@ def test_any_bytes_are_a_text_or_an_input_error(data: bytes) -> None:
             text, _ = read_context([file.name])
             assert isinstance(text, str)
             assert text.strip()
+
+
+def test_odd_names_of_files_reach_the_code(tmp_path: Path, ask: Callable[..., RunResult]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [
+        b"with space",
+        b"new\nline",
+        b"quote'\"",
+        "grüße".encode(),
+        b"\xff\xfe",
+        b"-c",
+        b"%s{x}",
+    ]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(
+            b"text of " + name.hex().encode()
+        )
+    texts, sources = read_context([str(folder)])
+    assert isinstance(texts, dict)
+    assert set(texts) == {name.decode("utf-8", "backslashreplace") for name in names}
+    answer = ask(
+        cell("FINAL({name: text for name, text in context.items()})"),
+        context=texts,
+        sources=sources,
+    )
+    assert answer.answer == texts
