@@ -34,7 +34,7 @@ from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_beside, supervisor_from
 from distill.traces import Run
 from distill.user_folders import state_folder
 
@@ -133,7 +133,7 @@ async def answer_on_loop(
     table = price_table(prices)
     host = driver.shared()
     handler = await _supervisor(host, supervisor)
-    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
+    below = await _below(host, sub_supervisor, handler)
     if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
         chosen = {**ready_of(handler.run.start.options), **chosen}
         dialect = handler.run.start.options.get("dialect", "native")
@@ -209,7 +209,7 @@ async def resume_on_loop(
     assert recorded.start is not None
     handler = await _supervisor(host, supervisor or recorded.start.supervisor)
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
-    below = None if sub_supervisor is None else await _supervisor(host, sub_supervisor)
+    below = await _below(host, sub_supervisor, handler)
     backend = await _backend(host, worker, handler)
     async with _journal(host, log_dir, recorded.id) as journal:
         # Again, now that nobody else writes to it.
@@ -314,6 +314,15 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
         )
     await driver.in_thread(host, given.prepare)
     return given
+
+
+async def _below(
+    host: driver.Driver, given: ModelHandler | str | None, supervisor: ModelHandler
+) -> ModelHandler | None:
+    """The supervisor of sub-runs, if it is another."""
+    if isinstance(given, str):
+        given = await driver.in_thread(host, supervisor_beside, supervisor, given)
+    return None if given is None else await _supervisor(host, given)
 
 
 async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -> Backend:

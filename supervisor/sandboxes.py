@@ -274,7 +274,7 @@ class Sandbox:
                     await self._changed.wait()
             except TimeoutError:
                 self._give_up(started_s)
-        await self.finals.settled()
+        await self.finals.settled(number)
         return self._outcome
 
     def _patience_s(self) -> float:
