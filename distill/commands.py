@@ -102,7 +102,8 @@ def up(
     if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _checked(many, files, query, supervisor, base_url, rates, options)
+            # What reads a PDF may be about to be installed.
+            _checked(many, files, query, supervisor, base_url, rates, options, looks_only=True)
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
@@ -284,10 +285,14 @@ def _checked(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
     if many is None:
-        return _check_first(paths, query, supervisor, base_url, rates, options)
+        return _check_first(
+            paths, query, supervisor, base_url, rates, options, looks_only=looks_only
+        )
     _check_folder(check_tasks(many, paths, query, options))
     return _supervisor_from(supervisor, base_url, rates)
 
@@ -299,6 +304,8 @@ def _check_first(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
     named(options["primitives"])
@@ -325,7 +332,7 @@ def _check_first(
         if not query.strip():
             raise InputError("the question is empty")
         if paths:
-            read_context(paths, options["encoding"])
+            read_context(paths, options["encoding"], looks_only=looks_only)
     _check_folder(options.get("log_dir") or default_log_dir().parent)
     return _supervisor_from(supervisor, base_url, rates)
 
