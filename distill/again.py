@@ -19,6 +19,7 @@ from distill.orchestrator import (
     journal_of,
     ready_backend,
     ready_supervisor,
+    supervisor_below,
 )
 from distill.prices import price_table
 from distill.primitives import primitive
@@ -77,7 +78,7 @@ async def resume_on_loop(
     )
     assert recorded.start is not None
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
-    below = None if sub_supervisor is None else await ready_supervisor(host, sub_supervisor)
+    below = await supervisor_below(host, sub_supervisor, handler)
     backend = await ready_backend(host, worker)
     async with journal_of(host, recorded.folder, recorded.id) as journal:
         # Again, now that nobody else writes to it.

@@ -211,7 +211,8 @@ _question = _options(
     click.option(
         "--sub-supervisor",
         metavar="MODEL|recipe:NAME",
-        help="Who writes the code of sub-runs (default: as --supervisor).",
+        help="Who writes the code of sub-runs (default: as --supervisor): a recipe, or a model at "
+        "the supervisor's endpoint.",
     ),
     click.option(
         "--dry-run",

@@ -5,6 +5,7 @@ handler may be asked from several threads at once. The only module that imports 
 """
 
 import contextlib
+import copy
 import math
 import os
 import re
@@ -301,10 +302,19 @@ class OpenAIHandler(ModelHandler):
         self._retries = retries
         rates = Rates(requests_per_minute, tokens_per_minute, rate_window_s)
         url = (address.url or "").rstrip("/")
-        self._limiter = shared((url, address.auth, key, model))
+        self._account = (url, address.auth, key)
+        self._limiter = shared((*self._account, model))
         self._limiter.limit(rates)
         self._opened: openai.OpenAI | None = None
         self._lock = threading.Lock()
+
+    def beside(self, model: str) -> "OpenAIHandler":
+        """Another model behind the same endpoint, with the same key and the same settings."""
+        other = copy.copy(self)
+        other.model, other.window_tokens = model, None
+        own = {"_limiter": shared((*self._account, model)), "_opened": None}
+        vars(other).update(own, _lock=threading.Lock())
+        return other
 
     def _client(self) -> "openai.OpenAI":
         """The client; importing it costs 0.8 s, so it waits for the first request."""

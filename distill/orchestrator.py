@@ -31,7 +31,7 @@ from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, supervisor_from
+from distill.supervisors import RecordedSupervisor, supervisor_beside, supervisor_from
 from distill.user_folders import state_folder
 
 MAX_DEPTH = 4
@@ -131,7 +131,7 @@ async def answer_on_loop(
     handler = await ready_supervisor(host, supervisor)
     if isinstance(handler, RecordedSupervisor):
         raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
-    below = None if sub_supervisor is None else await ready_supervisor(host, sub_supervisor)
+    below = await supervisor_below(host, sub_supervisor, handler)
     speech = dialects.dialect(dialect)
     chosen = _with_dialect(chosen, speech)
     backend = await ready_backend(host, worker)
@@ -199,6 +199,15 @@ async def ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
         )
     await driver.in_thread(host, given.prepare)
     return given
+
+
+async def supervisor_below(
+    host: driver.Driver, given: ModelHandler | str | None, supervisor: ModelHandler
+) -> ModelHandler | None:
+    """The supervisor of sub-runs, if it is another."""
+    if isinstance(given, str):
+        given = await driver.in_thread(host, supervisor_beside, supervisor, given)
+    return None if given is None else await ready_supervisor(host, given)
 
 
 async def ready_backend(host: driver.Driver, worker: Any) -> Backend:

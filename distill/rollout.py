@@ -37,6 +37,7 @@ from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
+from distill.supervisor.context import ContextFile
 from distill.supervisor.dialects import DialectName, dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Evidence, Quotation, gather
@@ -222,11 +223,13 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         store = self._log.journal.store_context
-        async with self._host.few_at_once:
+        async with self._host.starts:
             self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-            self._shared = await in_thread(
-                self._host, shared_context, self._ref.sha256, self._context
-            )
+            shared = await in_thread(self._host, shared_context, self._ref.sha256, self._context)
+        self._index = shared.index()
+        self._context_file: Callable[[Any], ContextFile] = functools.partial(
+            shared.file, self._context
+        )
         self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -241,7 +244,7 @@ class Rollout:
             self._host,
             backend,
             self._log,
-            self._shared.index(),
+            self._index,
             context_sha256=self._ref.sha256,
             record=self._options.record,
             defaults=self._options.worker_options,
@@ -283,7 +286,7 @@ class Rollout:
         window = self._backend.window_tokens or UNKNOWN_WINDOW_TOKENS
         repl.namespace.setdefault("worker_window_tokens", window)
         repl.limits = options.limits or repl.limits
-        repl.context_file = functools.partial(self._shared.file, self._context)
+        repl.context_file = self._context_file
         if options.sandbox != "auto":
             repl.tier = options.sandbox
         repl.packages = tuple(dict.fromkeys((*repl.packages, *options.packages)))
@@ -518,6 +521,9 @@ class Rollout:
             self._log_end(status, error)
             self._has_ended = True
         finally:
+            # At once: the rest of a run waits for the garbage collector, and these are large.
+            self._index.forget()
+            self._repl.context_file = self._context_file = ContextFile
             await in_thread(self._host, self._repl.close)
 
     async def _turns(

@@ -30,7 +30,9 @@ WINDOW_BYTES = 1 << 18
 MATCH_LIMIT_BYTES = 1 << 16
 """A longer match may be cut or missed: it lies across windows."""
 REGEX_LIMIT_S = 10.0
-WORD = r"\w+"
+UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]+"
+"""What is looked up: a word; in kana and Han, which are written without spaces, a character."""
 EMPTY: Any = object()
 """The index of a text that has no words."""
 

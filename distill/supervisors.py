@@ -87,6 +87,19 @@ def supervisor_again(start: records.RunStart) -> ModelHandler:
     return supervisor_from(start.supervisor, url, key=NO_KEY)
 
 
+def supervisor_beside(other: ModelHandler, spec: str) -> ModelHandler:
+    """The supervisor of a name; a model's is asked where ``other`` is, if that is an API's.
+
+    Raises what ``supervisor_from`` does.
+    """
+    is_model = ":" not in spec or spec.partition(":")[0] not in ("recipe", "replay", "local")
+    if not (is_model and isinstance(other, OpenAIHandler)):
+        return supervisor_from(spec)
+    handler = other.beside(spec)
+    handler.check()
+    return handler
+
+
 def supervisor_from(
     spec: str | None,
     base_url: str | None = None,

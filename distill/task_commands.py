@@ -29,7 +29,7 @@ OF_ONE_QUESTION = ("label", "resume")
 def check_tasks(
     many: Many, paths: Sequence[str], query: str | None, options: Mapping[str, Any]
 ) -> Path:
-    """All that can be wrong with them and is cheap to see; the log folder. Raises InputError."""
+    """All that can be wrong with them and is cheap to see; where the logs go. Raises InputError."""
     if query is not None or paths:
         raise InputError("--tasks has the questions and texts: leave out -c and -q")
     for name in OF_ONE_QUESTION:
@@ -49,7 +49,7 @@ def check_tasks(
     if many.check:
         _check_files(tasks)
         click.echo(f"{len(tasks)} tasks can be run", err=True)
-    return places.log_dir
+    return places.log_dir if places.log_dir.exists() else places.log_dir.parent
 
 
 def _check_files(tasks: Sequence[Task]) -> None:

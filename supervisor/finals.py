@@ -43,6 +43,7 @@ class Finals:
         self._on_call = on_call
         self._one_at_a_time = asyncio.Lock()
         self._refused: Counter[int] = Counter()
+        self._ended = 0
         self.has_answer = False
         self.check: Callable[[Any], str | None] | None = None
         """Says, in a thread, why a value is no answer; None: it is one."""
@@ -54,6 +55,8 @@ class Finals:
         async with self._one_at_a_time:
             if self.has_answer:
                 return None
+            if final.cell <= self._ended:
+                return CallError("FinalError", "its cell has ended")
             started_s = time.monotonic()
             key = call_key(FINAL, (final.value,), {})
             problem = await self._problem(final, key)
@@ -66,8 +69,12 @@ class Finals:
             except OSError as failure:
                 return CallError("FinalError", f"the answer can't be logged: {failure}")
 
-    async def settled(self) -> None:
-        """Wait until none is being checked: a jail may die meanwhile, and its answer stand."""
+    async def settled(self, cell: int) -> None:
+        """Wait for the one that is being checked: a jail may die meanwhile, and its answer stand.
+
+        Those of this cell that wait their turn are refused unseen.
+        """
+        self._ended = max(self._ended, cell)
         async with self._one_at_a_time:
             pass
 

@@ -141,10 +141,6 @@ class Sandbox:
         return await self._restore()
 
     async def _start_jail(self) -> None:
-        async with self._driver.few_at_once:
-            await self._start_one()
-
-    async def _start_one(self) -> None:
         failure = None
         for _ in range(KEEPER_STARTS_LIMIT):
             if self._is_closed:
@@ -305,7 +301,7 @@ class Sandbox:
                     await self._changed.wait()
             except TimeoutError:
                 self._give_up(started_s)
-        await self.finals.settled()
+        await self.finals.settled(number)
         return self._outcome
 
     def _patience_s(self) -> float:

@@ -46,9 +46,10 @@ def read(reply: Said) -> Reply:
     said = without_thinking(reply.text)
     blocks = tuple(code.strip() for code in REPL_BLOCK.findall(said) if code.strip())
     plain = read_reply(reply.text, reply.finish_reason, refused=reply.refused)
-    if not blocks and FENCE.search(said):
-        blocks = plain.blocks
     final = _bare_final(FENCED.sub("", said))
+    # Without a fence the native reading may be of the same bare line.
+    if not blocks and (FENCE.search(said) or not final):
+        blocks = plain.blocks
     found = (*(code + END_OF_BLOCK for code in blocks), *([final] if final else []))
     problem = plain.problem or "There was no code block in your reply."
     return Reply(found, "" if found else problem, plain.notes)

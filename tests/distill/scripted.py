@@ -139,7 +139,8 @@ def on_the_wire(reply: Reply) -> tuple[dict[str, str], Iterator[bytes]]:
         return {"Transfer-Encoding": "chunked", **headers}, itertools.chain(framed, [b"0\r\n\r\n"])
     body = reply.body
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return {"Content-Length": str(len(data)), **headers}, iter([data])
+    told = {"Connection": "close"} if "Content-Length" in reply.headers else {}  # it may lie
+    return {"Content-Length": str(len(data)), **told, **headers}, iter([data])
 
 
 MODELS = Reply({"object": "list", "data": [{"id": "scripted", "object": "model"}]})

@@ -234,6 +234,7 @@ class Notebook:
         self._manager, self._client = start_new_kernel(
             startup_timeout=60, kernel_name="python3", env=environment()
         )
+        self._is_closed = False
         self.pid = int(self.run("import os; os.getpid()"))
 
     def send(self, code: str) -> str:
@@ -264,8 +265,11 @@ class Notebook:
         self._manager.interrupt_kernel()
 
     def close(self) -> None:
-        self._client.stop_channels()
-        self._manager.shutdown_kernel(now=False)
+        """End it; it may be called twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._client.stop_channels()
+            self._manager.shutdown_kernel(now=False)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from distill import Engine, replay, resume, run
+from distill.cli import cli
 from distill.errors import InputError
 from distill.ready_primitives import READY, Ready, check_installed, named
 from distill.traces import read
@@ -93,14 +95,24 @@ def test_up_takes_them(short: Path, text: Path, boss: Endpoint) -> None:
     assert "the model's code can call" not in done.err  # nothing can leave by it
 
 
-def test_up_refuses_a_name_that_nothing_has(short: Path, text: Path, boss: Endpoint) -> None:
-    done = command(
-        short, "up", "-c", str(text), "-q", QUESTION, "--primitive", "nonsense",
-        "--worker-url", boss.url, "--worker", "scripted",
-    )  # fmt: skip
-    assert done.code == 2
-    assert "there is no ready primitive 'nonsense'; there are " in done.err
-    assert boss.requests == []
+def test_up_refuses_a_name_that_nothing_has(text: Path) -> None:
+    words = ["up", "-c", str(text), "-q", QUESTION, "--primitive", "nonsense"]
+    for more in ([], ["--check-only"]):  # at once, and before anything is installed
+        result = CliRunner().invoke(cli, [*words, *more])
+        assert getattr(result.exception, "code", None) == 2, result.output
+        assert "there is no ready primitive 'nonsense'; there are " in result.output
+
+
+def test_an_extra_is_missed_only_when_it_could_have_been_installed(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The door has the arguments checked (--check-only) before it installs what they need."""
+    monkeypatch.setitem(READY, "absent", Ready("distill.search", "retrieve", ("no_such_module",)))
+    words = ["up", "-c", str(text), "-q", QUESTION, "--primitive", "absent"]
+    assert CliRunner().invoke(cli, [*words, "--check-only"]).exit_code == 0
+    result = CliRunner().invoke(cli, words)
+    assert getattr(result.exception, "code", None) == 2, result.output
+    assert "distill[retrieve]" in result.output
 
 
 def test_an_engine_s_clients_take_them(short: Path, text: Path, boss: Endpoint) -> None:

@@ -1,7 +1,9 @@
 """``retrieve``: the model's figures, what is found, how long it may take, what is kept."""
 
+import contextvars
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import threadpoolctl
 
 from distill import retrieval as module
+from distill.caller import WAITER
 from distill.minilm import SIZE, TOKENS_LIMIT, MiniLM, one_thread_a_product
 from distill.passages import PASSAGE_CHARS
 from distill.primitives import terms_of
@@ -146,6 +149,17 @@ def test_what_numpy_does_elsewhere_is_as_it_was() -> None:
             assert set(threads()) <= {1}
         assert set(threads()) <= {1}
     assert threads() == before
+
+
+def test_nothing_is_read_for_a_run_that_has_gone() -> None:
+    gone: Future[None] = Future()
+    gone.cancel()
+    retrieve = retrieve_over(TOPICS)
+    context = contextvars.copy_context()
+    context.run(WAITER.set, gone)
+    with pytest.raises(TimeoutError, match="nobody waits"):
+        context.run(retrieve, "a concert")
+    assert retrieve("a concert")[0]["part"] == "music"
 
 
 def test_it_sends_nothing_out() -> None:

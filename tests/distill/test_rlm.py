@@ -101,6 +101,11 @@ def test_no_answer_and_no_code(text: str) -> None:
     assert reply.problem
 
 
+def test_a_tool_call_is_code() -> None:
+    text = '<tool_call>{"name": "repl", "arguments": {"code": "x = 1"}}</tool_call>'
+    assert read(Said(text)).blocks == ("x = 1" + END_OF_BLOCK,)
+
+
 def test_a_final_inside_code_is_code() -> None:
     text = "```repl\nif False:\n    pass\nFINAL(x)\n```"
     assert read(Said(text)).blocks == (text[8:-4] + END_OF_BLOCK,)

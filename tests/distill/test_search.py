@@ -1,12 +1,15 @@
 """``search``: what it finds and where, and what hostile arguments and patterns come to."""
 
+import contextvars
 import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from distill import search as module
+from distill.caller import WAITER
 from distill.primitives import terms_of
 from distill.search import HITS_LIMIT, QUERY_LIMIT_CHARS, search_over
 from tests.distill.conftest import Ask
@@ -38,6 +41,12 @@ def test_a_pattern_finds_the_passages_with_most_matches_first() -> None:
     assert "slew" in second["text"]
     assert search_over(TEXT)("goliath", "regex") == []
     assert search_over(TEXT)("(?i)goliath", "regex", 1) == [first]
+
+
+def test_words_that_are_written_without_spaces() -> None:
+    texts = ["昨日は雨が降りました。", "ダビデは巨人ゴリアテを倒した。", "Ärzte und Übung"]
+    assert [hit["part"] for hit in search_over(texts)("巨人を", k=1)] == [1]
+    assert [hit["part"] for hit in search_over(texts)("ÜBUNG")] == [2]
 
 
 CONTEXTS: dict[str, Any] = {
@@ -121,6 +130,15 @@ def test_a_pattern_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "REGEX_LIMIT_S", 0.1)
     with pytest.raises(TimeoutError, match="without an end"):
         search_over("a" * 3_000_000)("a", "regex")
+
+
+def test_nothing_is_searched_for_a_run_that_has_gone() -> None:
+    gone: Future[None] = Future()
+    gone.cancel()
+    context = contextvars.copy_context()
+    context.run(WAITER.set, gone)
+    with pytest.raises(TimeoutError):
+        context.run(search_over(TEXT), "Goliath", "regex")
 
 
 def test_others_run_while_a_pattern_is_searched() -> None:

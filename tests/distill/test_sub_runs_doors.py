@@ -8,7 +8,7 @@ import pytest
 from distill.engine import Engine
 from distill.traces import read, validate
 from tests.distill.commands import QUESTION, TEXT, command, engine
-from tests.distill.scripted import cell, endpoint, prompt_of
+from tests.distill.scripted import Reply, cell, endpoint, prompt_of
 
 RLM = """\
 I look at it first.
@@ -50,6 +50,20 @@ def test_an_rlm_from_the_command_line(short: Path) -> None:
     assert [len(each.sub_runs) for each in trace.runs.values()] == [1, 0]
     again = command(short, "up", "--supervisor", f"replay:{short / 'log'}")
     assert (again.code, again.out) == (0, "Goliath\n"), again.err
+
+
+def test_another_model_at_the_same_endpoint_may_write_the_code(short: Path) -> None:
+    (short / "text.txt").write_text(TEXT)
+    replies = [cell("x = supervisor('Which?', 'a part')"), cell("FINAL(context)"), cell("FINAL(x)")]
+    models = Reply({"object": "list", "data": [{"id": name} for name in ("scripted", "other")]})
+    with endpoint(lambda request: replies.pop(0), models) as boss, endpoint(reads) as worker:
+        done = command(
+            short, "up", "-c", str(short / "text.txt"), "-q", QUESTION, "--primitive", "supervisor",
+            "--supervisor", "scripted", "--sub-supervisor", "other", "--base-url", boss.url,
+            "--worker-url", worker.url, "--worker", "scripted",
+        )  # fmt: skip
+    assert (done.code, done.out) == (0, "a part\n"), done.err
+    assert [request["model"] for request in boss.requests] == ["scripted", "other", "scripted"]
 
 
 def test_sub_runs_of_an_engine_in_python(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ class Desk:
         return ("--tasks", str(tasks), *supervisor, "--scorer", "contains", *words)
 
     def lines(self, name: str = "tasks.results.jsonl") -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+        file = self.folder / name
+        text = file.read_text() if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture

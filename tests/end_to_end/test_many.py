@@ -5,7 +5,6 @@ so that all jails are there at the same time.
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,17 +66,23 @@ class Meeting:
         self._barrier.wait(MEETING_S)
 
     def _look(self) -> None:
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-            words = " ".join(process.cmdline())
-            kind = "other"
-            if process.pid == os.getpid():
-                kind = "driver"
-            elif "distill.sandbox.keeper" in words:
-                kind = "keeper"
-            elif "interpreter.py" in words and not process.name().startswith("bwrap"):
-                kind = "jail"
-            self.seen.setdefault(kind, []).append(process.memory_full_info().uss)
+        for kind, process in _family():
+            with contextlib.suppress(psutil.Error):  # one that is ending
+                self.seen.setdefault(kind, []).append(process.memory_full_info().uss)
         self.texts = {fd.stat().st_ino for fd in _context_files()}
+
+
+def _family() -> Iterator[tuple[str, psutil.Process]]:
+    """This process and those below, with what each is."""
+    me = psutil.Process()
+    yield "driver", me
+    for process in me.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "distill.sandbox.keeper" in words:
+                yield "keeper", process
+            elif words and "bwrap" not in words[0] and any("interpreter.py" in w for w in words):
+                yield "jail", process
 
 
 def _context_files() -> list[Path]:
@@ -124,7 +129,6 @@ def test_all_at_once_in_bounded_memory(tmp_path: Path, backend: FleetBackend, co
         log_dir=tmp_path / "log",
     )
     assert done.summary.failures == {}
-    assert [(r.answer, r.score, r.score_detail, r.status) for r in done.results] == []
     assert (done.summary.right, done.summary.worker_calls) == (count, count * CALLS)
     seen = {kind: [bytes_ / MIB for bytes_ in each] for kind, each in meeting.seen.items()}
     assert len(seen["jail"]) >= count, "one stands by"
@@ -140,11 +144,6 @@ def test_all_at_once_in_bounded_memory(tmp_path: Path, backend: FleetBackend, co
 
 def _nothing_stays(count: int) -> None:
     """Keepers and jails end, but for those that stand by; so do the memory file and the threads."""
-
-    def left() -> int:
-        words = (" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
-        return sum("distill.sandbox.keeper" in each for each in words)
-
-    wait_until(lambda: left() <= 1, 30)
+    wait_until(lambda: sum(kind == "keeper" for kind, _ in _family()) <= 1, 30)
     assert _context_files() == []
     wait_until(lambda: threading.active_count() < count, 30)
