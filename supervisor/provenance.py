@@ -58,6 +58,11 @@ class SpanIndex:
                 self._short.append(number)
             self._enter(text, self._ends[number] - len(text))
 
+    def forget(self) -> None:
+        """Let go of the text: from now on it finds nothing."""
+        self._texts, self._ends, self._short = [], [], []
+        self._first, self._others = {}, {}
+
     def _enter(self, text: str, base: int) -> None:
         block, first = self._block, self._first
         for start in range(0, len(text) - block + 1, block):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distill import RunResult, resume, run
+from distill import RunResult, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.supervisor.dialects.rlm import END_OF_BLOCK, read
 from distill.supervisor.reply import Said
@@ -342,8 +342,7 @@ def test_a_recorded_run_is_done_again_in_the_dialect(
     first = ask_rlm(
         supervisor=Recursive(cell("x = rlm_query('p')"), "FINAL_VAR(x)", below=BELOW), max_depth=2
     )
-    again = run("What?", "some text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                limits=SMALL)  # fmt: skip
+    again = replay(log, log_dir=tmp_path / "again")
     assert again.answer == first.answer
     assert "did" in again.answer
     (alone,) = read_log(tmp_path / "again").runs.values()

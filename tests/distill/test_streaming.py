@@ -217,7 +217,7 @@ BROKEN: dict[str, Any] = {
     "a choice's error": stream({"choices": [{"index": 0, "delta": {}, "error": {"code": 502}}]}),
     "brackets": stream("data: " + "[" * 100_000),
     "cut off": Reply(sse(*WHOLE[:3], done=False), content_type="text/event-stream",
-                     headers={"Content-Length": "99999", "Connection": "close"}),
+                     headers={"Content-Length": "99999"}),
 }  # fmt: skip
 
 

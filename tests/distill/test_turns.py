@@ -199,7 +199,7 @@ LASTING: dict[str, Any] = {
     "no choices": completion("x", choices=[]),
     "an error with status 200": Reply({"error": {"message": "overloaded", "code": 529}}),
     "401": Reply({"error": {"message": "bad key"}}, 401),
-    "cut off": Reply(b'{"choices": [', 200, {"Content-Length": "99", "Connection": "close"}),
+    "cut off": Reply(b'{"choices": [', 200, {"Content-Length": "99"}),
 }
 
 
