@@ -224,6 +224,10 @@ def check_resumable(
         raise InputError(
             f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
         )
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
     replay_of = recorded.start.options.get("replay_of")
     if replay_of is not None and replay_of["answers"] == "log":
         raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
