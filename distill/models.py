@@ -124,12 +124,14 @@ class ModelHandler(ABC):
 
     ``model`` names it in the logs; ``window_tokens`` is its context window where known;
     ``endpoint`` says where it is asked, for its price: ``host`` or ``host:port``, "" for what costs
-    nothing by the token, None where nobody knows.
+    nothing by the token, None where nobody knows; ``url`` is its whole address, without a password,
+    if that is not the model's own API.
     """
 
     model: str = ""
     endpoint: str | None = None
     window_tokens: int | None = None
+    url: str | None = None
 
     @abstractmethod
     def chat(self, messages: Messages, **kw: Any) -> LMResponse:
@@ -292,6 +294,7 @@ class OpenAIHandler(ModelHandler):
         self._streams = stream
         self._stall_s = stall_s
         self._where = address.where
+        self.url = address.where if address.url else None
         self.endpoint = host_of(address.url) if address.url else OPENAI_HOST
         self._auth = address.auth
         self._secrets = spellings(key if key != NO_KEY else "", *address.secrets)

@@ -93,22 +93,26 @@ class Spending:
         price = prices.price(model_name(supervisor), supervisor.endpoint)
         self._tariff = Tariff(price, prices, counts)
         self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
-        self.calls = CallBudget(self.account, self._call_tariff, backend.window_tokens)
+        window = backend.window_tokens
+        self.calls = CallBudget(self.account, self._call_tariff, window, parent)
         self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
         if None in (price, self._call_tariff.price):
             self.account.say_unpriced()
         if recorded is not None:
-            self._charge_before(recorded)
+            self._charge_before(recorded, parent)
 
-    def _charge_before(self, recorded: Run) -> None:
-        """What an earlier process of this run has used, but its calls, which are taken up apart."""
-        self.turns.account.charge(turns_before(recorded, self._tariff))
+    def _charge_before(self, recorded: Run, parent: Account | None) -> None:
+        """What an earlier process of this run has used, but its calls, which are taken up apart.
+
+        The parent's account has all of it, as of any run below it.
+        """
+        self.turns.account.charge(turns_before(recorded, self._tariff), parent)
         below = list(recorded.sub_runs)
         for run in below:
             below += run.sub_runs
-            self.account.charge(turns_before(run, self._tariff))
+            self.account.charge(turns_before(run, self._tariff), parent)
             for line in run.calls:
-                self.account.charge(self.calls.used_by(line))
+                self.account.charge(self.calls.used_by(line), parent)
 
     @property
     def supervisor_dollars(self) -> float | None:
