@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill.version import __version__
 
 if TYPE_CHECKING:
+    from distill.again import replay, resume
     from distill.budget import Budget
     from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         Usage,
         VLLMHandler,
     )
-    from distill.orchestrator import arun, resume, run
+    from distill.orchestrator import arun, run
     from distill.primitives import primitive
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
@@ -51,18 +52,20 @@ __all__ = [
     "estimate",
     "evaluate",
     "primitive",
+    "replay",
     "resume",
     "run",
 ]
 
 _HOMES = {
+    "again": ("replay", "resume"),
     "budget": ("Budget",),
     "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
     "evaluation": ("Evaluation", "aevaluate", "evaluate"),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
-    "orchestrator": ("arun", "resume", "run"),
+    "orchestrator": ("arun", "run"),
     "prompts": ("build_system_prompt",),
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),

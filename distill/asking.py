@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from distill.again import resume_on_loop
 from distill.budget import Budget
 from distill.engine import Engine
 from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.models import ModelHandler, model_name
-from distill.orchestrator import answer_on_loop, resume_on_loop
+from distill.orchestrator import answer_on_loop
 from distill.protocol.client_link import Ask
 from distill.resident import OWN_ASK, AskOptions, Resident
 from distill.rollout import Progress, RunResult

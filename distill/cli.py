@@ -129,7 +129,7 @@ _question = _options(
         show_default="recipe:find",
         help="Who writes the code: an API model; a model of the engine's own (--supervisor-gpus); "
         "a recipe, which needs no key: find (facts), map-reduce (summaries); or a recorded run, "
-        "done again from its log folder.",
+        "done again from its log: FOLDER, or FOLDER#ID for one of several.",
     ),
     click.option("--base-url", metavar="URL", help="The supervisor's OpenAI-compatible endpoint."),
     _rate("supervisor", "the supervisor's endpoint", "requests"),
@@ -269,7 +269,15 @@ _question = _options(
         type=click.Path(file_okay=False, path_type=Path),
         metavar="RUN",
         help="Go on with the run in this log folder that was cut off; only calls that its log "
-        "does not have are asked.",
+        "does not have are asked. FOLDER#ID names one of several.",
+    ),
+    click.option(
+        "--replay-answers",
+        type=click.Choice(["log", "worker"]),
+        default="log",
+        show_default=True,
+        help="Of --supervisor replay:RUN: whether worker calls get what they got (nothing is sent) "
+        "or a worker is asked, to compare it with the recorded one under the same code.",
     ),
     click.option("--label", metavar="TEXT", help="A label for the run, in the log."),
     click.option(

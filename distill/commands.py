@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
+from distill.again import check_resumable
 from distill.answers import read_schema
 from distill.budget import Budget
 from distill.display import Display
@@ -26,13 +28,13 @@ from distill.inputs import STDIN, read_context
 from distill.limits import Limits, parse, replaced
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
-from distill.orchestrator import check_resumable, default_log_dir
+from distill.orchestrator import default_log_dir
 from distill.packages import described
 from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
 from distill.ready_primitives import check_installed, named
-from distill.resident import NO_MODEL, OWN_ASK, Resident, SandboxSettings
+from distill.resident import NO_MODEL, NO_REPLAY, OWN_ASK, AskOptions, Resident, SandboxSettings
 from distill.rollout import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
@@ -44,6 +46,10 @@ from distill.task_options import Many
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
 
+DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
+    ("adapter", "label", "log_dir", "replay_answers")
+)
+"""Options that a recorded run has from its log."""
 DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
 """Of the worker that serves where nobody names one."""
 
@@ -96,7 +102,8 @@ def up(
     if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _checked(many, files, query, supervisor, base_url, rates, options)
+            # What reads a PDF may be about to be installed.
+            _checked(many, files, query, supervisor, base_url, rates, options, looks_only=True)
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
@@ -110,7 +117,10 @@ def up(
             return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
         handler = _checked(many, files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
-        with Display() as display, _up(resident, handler, display, metrics_at):
+        with (
+            Display() as display,
+            _up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
+        ):
             if many is not None:
                 return ask_all(many, handler or supervisor, resident, _given(options), display)
             if query is None and not recorded:
@@ -121,18 +131,24 @@ def up(
         return _print(result, text)
 
 
+def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
+    """Whether no model will be asked: a recorded run is done again with its answers."""
+    return isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log"
+
+
 @contextlib.contextmanager
 def _up(
     resident: Resident,
-    supervisor: ModelHandler | None,
     display: Display,
     metrics_at: tuple[str, int] | None,
+    *,
+    asks_workers: bool,
 ) -> Iterator[None]:
-    """The engine with its workers up; a recorded run that is done again needs none."""
+    """The engine, with its workers up if any will be asked."""
     try:
         display.watch(resident.status)
         with _scraped(resident, metrics_at, display):
-            if not isinstance(supervisor, RecordedSupervisor):
+            if asks_workers:
                 if (endpoint := resident.listen(display.line)) is not None:
                     display.line(_how_to_join(endpoint, resident.settings))
                 display.phase(f"starting {resident.wanted}")
@@ -267,10 +283,14 @@ def _checked(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
     if many is None:
-        return _check_first(paths, query, supervisor, base_url, rates, options)
+        return _check_first(
+            paths, query, supervisor, base_url, rates, options, looks_only=looks_only
+        )
     _check_folder(check_tasks(many, paths, query, options))
     return _supervisor_from(supervisor, base_url, rates)
 
@@ -282,13 +302,15 @@ def _check_first(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
     named(options["primitives"])
     if _is_recorded(paths, query, supervisor, options):
         if options.get("resume") is not None:
             check_resumable(options["resume"])
-        if supervisor is None and rates.are_given:
+        if supervisor is None and (rates.are_given or base_url is not None):
             raise InputError(NO_MODEL)
         if supervisor is None:
             return None
@@ -308,7 +330,7 @@ def _check_first(
         if not query.strip():
             raise InputError("the question is empty")
         if paths:
-            read_context(paths, options["encoding"])
+            read_context(paths, options["encoding"], looks_only=looks_only)
     _check_folder(options.get("log_dir") or default_log_dir().parent)
     return _supervisor_from(supervisor, base_url, rates)
 
@@ -333,9 +355,24 @@ def _is_recorded(
         raise InputError("--resume goes on with a run, --supervisor replay:… does one again")
     if (replayed or resumed) and (paths or query is not None):
         raise InputError("a recorded run has its own question and text: leave out -c and -q")
+    if options["replay_answers"] != "log" and not replayed:
+        raise InputError(NO_REPLAY)
+    if (replayed or resumed) and (typed := _typed(DECIDED)):
+        raise InputError(f"a recorded run has its own options: leave out {', '.join(typed)}")
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
     return replayed or resumed
+
+
+def _typed(names: frozenset[str]) -> list[str]:
+    """The flags of these parameters that are on the command line."""
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names
+        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def _how_to_join(endpoint: str, workers: WorkerSettings) -> str:

@@ -1,8 +1,6 @@
 """``run``: one question about one text, from the first message to the answer and its trace."""
 
 import contextlib
-import dataclasses
-import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,21 +19,19 @@ from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
-from distill.ready_primitives import Primitives, check_installed, named, ready_of
-from distill.recorded_options import read_back
+from distill.ready_primitives import Primitives, check_installed, named
 from distill.repl import REPL
 from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
 from distill.spending import settled
 from distill.subruns import Family
 from distill.supervisor import background, dialects, driver
 from distill.supervisor.answer_cache import AnswerCaching
-from distill.supervisor.backends import Backend, HandlerBackend, RecordedBackend
+from distill.supervisor.backends import Backend, HandlerBackend
 from distill.supervisor.dialects import Dialect, DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_beside, supervisor_from
-from distill.traces import Run
+from distill.supervisors import RecordedSupervisor, supervisor_beside, supervisor_from
 from distill.user_folders import state_folder
 
 MAX_DEPTH = 4
@@ -124,7 +120,7 @@ async def answer_on_loop(
     check_question(query, context)
     _check_given(label, messages, limits, show_context_chars)
     _check_limits(max_iterations, output_limit, max_depth)
-    chosen = _primitives(primitives)
+    chosen = chosen_primitives(primitives)
     rules = rules_from(answer_schema, quote_check, answer_check)
     _check_choice("dialect", dialect, DialectName)
     _check_choice("sandbox", sandbox, Wanted)
@@ -132,16 +128,15 @@ async def answer_on_loop(
     described(sandbox_packages)
     table = price_table(prices)
     host = driver.shared()
-    handler = await _supervisor(host, supervisor)
-    below = await _below(host, sub_supervisor, handler)
-    if isinstance(handler, RecordedSupervisor) and handler.run.start is not None:
-        chosen = {**ready_of(handler.run.start.options), **chosen}
-        dialect = handler.run.start.options.get("dialect", "native")
+    handler = await ready_supervisor(host, supervisor)
+    if isinstance(handler, RecordedSupervisor):
+        raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
+    below = await supervisor_below(host, sub_supervisor, handler)
     speech = dialects.dialect(dialect)
     chosen = _with_dialect(chosen, speech)
-    backend = await _backend(host, worker, handler)
+    backend = await ready_backend(host, worker)
     _check_cache(answer_cache, backend)
-    budget, table = settled(_checked(budget), table, backend, handler, below)
+    budget, table = settled(checked_budget(budget), table, backend, handler, below)
     options = Options(
         max_iterations=max_iterations,
         output_limit=output_limit or speech.output_limit,
@@ -165,125 +160,18 @@ async def answer_on_loop(
         answer_rules=rules,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with _journal(host, folder, run_id) as journal:
-        family = _family(host, options, below or handler, backend, messages)
+    async with journal_of(host, folder, run_id) as journal:
+        family = family_of(host, options, below or handler, backend, messages)
         log, question = RunLog(journal, run_id), Question(query, context)
         asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend)
         return await asked.ask(label, worker_ctx_k, messages)
 
 
-async def resume_on_loop(
-    log_dir: str | Path,
-    supervisor: ModelHandler | str | None = None,
-    worker: ModelHandler | Backend | None = None,
-    *,
-    run_id: str | None = None,
-    primitives: Primitives | None = None,
-    repl_class: type[REPL] = REPL,
-    limits: Limits | None = None,
-    answer_check: Callable[..., Any] | None = None,
-    sub_supervisor: ModelHandler | str | None = None,
-    sandbox: Wanted = "auto",
-    budget: Budget | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_text: Callable[[str], None] | None = None,
-) -> RunResult:
-    """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
-
-    ``log_dir`` holds its log, which the rest is appended to; ``run_id`` is needed only where the
-    run is not the folder's last. The session comes back as after a killed cell, the conversation
-    as it was sent; only worker calls that are not in the log are asked. ``supervisor`` and
-    ``sub_supervisor`` are the recorded ones' names if None; functions (``primitives``,
-    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
-    ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
-    What was used before counts against the run's budget, in which the limits of ``budget`` take the
-    place of its own.
-
-    Raises InputError for a run that can't go on, and what ``run`` raises.
-    """
-    given = _primitives(primitives)
-    host = driver.shared()
-    look = functools.partial(check_resumable, primitives=given, answer_check=answer_check)
-    recorded = await driver.in_thread(host, look, log_dir, run_id)
-    assert recorded.start is not None
-    handler = await _supervisor(host, supervisor or recorded.start.supervisor)
-    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
-    below = await _below(host, sub_supervisor, handler)
-    backend = await _backend(host, worker, handler)
-    async with _journal(host, log_dir, recorded.id) as journal:
-        # Again, now that nobody else writes to it.
-        recorded = await driver.in_thread(host, look, log_dir, recorded.id)
-        assert recorded.start is not None
-        told = recorded.start.options
-        packages = told.get("sandbox_packages", ())
-        options = read_back(
-            Options,
-            told,
-            primitives={**ready_of(told), **given},
-            repl_class=repl_class,
-            packages=tuple(named.partition(" ")[0] for named in packages),
-            sources=recorded.start.context.sources,
-            sub_supervisor=None if below is None else model_name(below),
-            sandbox=_tier_again(told, sandbox),
-            on_progress=on_progress,
-            on_text=on_text,
-            answer_rules=rules_from(
-                told.get("answer_schema"), told.get("quote_check", False), answer_check
-            ),
-            **({} if limits is None else {"limits": limits}),
-        )
-        table = options.prices.before(price_table())
-        limit = options.budget.replaced(_checked(budget))
-        limit, table = settled(limit, table, backend, handler, below)
-        options = dataclasses.replace(options, budget=limit, prices=table)
-        question = Question(recorded.start.query, recorded.context())
-        log = RunLog(journal, recorded.id, len(recorded.messages))
-        family = _family(host, options, below or handler, backend)
-        asked = Rollout(host, log, question, options, family.sub_runs())
-        await asked.prepare(handler, backend, recorded)
-        return await asked.work((), asked.log_resumed(recorded))
-
-
-def check_resumable(
-    log_dir: str | Path,
-    run_id: str | None = None,
-    primitives: Mapping[str, Any] | None = None,
-    answer_check: Callable[..., Any] | None = None,
-) -> Run:
-    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
-    recorded = recorded_run(log_dir, run_id)
-    assert recorded.start is not None
-    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
-        raise InputError(
-            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
-        )
-    if not recorded.messages:
-        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
-    used = set(recorded.start.options.get("primitives", ()))
-    missing = used - set(primitives or ()) - set(SEED_NAMES)
-    missing -= set(ready_of(recorded.start.options))
-    if missing:
-        raise InputError(
-            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
-            "them again with primitives= (distill.resume)"
-        )
-    if recorded.start.options.get("answer_check") and answer_check is None:
-        raise InputError(
-            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
-            "of its caller; give it again with answer_check= (distill.resume)"
-        )
-    return recorded
-
-
-def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
-    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
-    recorded = told.get("sandbox", "auto")
-    return recorded if wanted == "auto" and recorded != "none" else wanted
-
-
 @contextlib.asynccontextmanager
-async def _journal(host: driver.Driver, folder: str | Path, run_id: str) -> AsyncIterator[Journal]:
+async def journal_of(
+    host: driver.Driver, folder: str | Path, run_id: str
+) -> AsyncIterator[Journal]:
     """The journal, for this run alone. Raises InputError: the run is under way already."""
     async with host.under_way(run_id):
         journal = host.open_journal(Path(folder))
@@ -298,12 +186,9 @@ run.__name__ = run.__qualname__ = "run"
 answer_on_loop.__qualname__ = "run"  # what Python calls it when its arguments are wrong
 arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
-resume = background.waiting(resume_on_loop)
-resume.__name__ = resume.__qualname__ = "resume"
-resume_on_loop.__qualname__ = "resume"
 
 
-async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
+async def ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
     """The supervisor, made ready; by its name where it is one (which may ask its endpoint)."""
     if isinstance(given, str):
         given = await driver.in_thread(host, supervisor_from, given)
@@ -316,19 +201,17 @@ async def _supervisor(host: driver.Driver, given: Any) -> ModelHandler:
     return given
 
 
-async def _below(
+async def supervisor_below(
     host: driver.Driver, given: ModelHandler | str | None, supervisor: ModelHandler
 ) -> ModelHandler | None:
     """The supervisor of sub-runs, if it is another."""
     if isinstance(given, str):
         given = await driver.in_thread(host, supervisor_beside, supervisor, given)
-    return None if given is None else await _supervisor(host, given)
+    return None if given is None else await ready_supervisor(host, given)
 
 
-async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -> Backend:
-    """What answers worker calls: a handler, made ready, or a fleet; for a replay, nobody."""
-    if isinstance(supervisor, RecordedSupervisor):
-        return RecordedBackend(supervisor.run)
+async def ready_backend(host: driver.Driver, worker: Any) -> Backend:
+    """What answers worker calls: a handler, made ready, or a fleet."""
     if isinstance(worker, ModelHandler):
         await driver.in_thread(host, worker.prepare)
         return HandlerBackend(host, worker)
@@ -340,7 +223,7 @@ async def _backend(host: driver.Driver, worker: Any, supervisor: ModelHandler) -
     return worker
 
 
-def _family(
+def family_of(
     host: driver.Driver,
     options: Options,
     supervisor: ModelHandler,
@@ -357,7 +240,7 @@ def _family(
     )
 
 
-def _primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
+def chosen_primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
     """The functions and ready primitives that were asked for, by the names that cells get."""
     primitives: dict[Any, Any] = named(given)
     for name, value in primitives.items():
@@ -409,7 +292,8 @@ def _check_cache(answer_cache: AnswerCaching, backend: Backend) -> None:
         )
 
 
-def _checked(budget: Any) -> Budget:
+def checked_budget(budget: Any) -> Budget:
+    """The budget, or one without limits. Raises InputError: it is none."""
     if not isinstance(budget, Budget | None):
         raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
     return budget or Budget()

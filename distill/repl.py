@@ -20,7 +20,7 @@ from distill.protocol.sandbox_link import Wanted
 from distill.supervisor import background, driver, sandboxes
 from distill.supervisor.context import ContextFile
 from distill.supervisor.host_calls import HostCallRecord, is_json
-from distill.supervisor.recorded import ledger_of
+from distill.supervisor.recording import Recording
 from distill.supervisor.text import clip
 from distill.traces import Run
 from distill.traces.records import Restored
@@ -111,8 +111,9 @@ class REPL:
         self.context_file: Callable[[Any], ContextFile] = ContextFile
         """Makes the memory file that the jail maps; runs about one text share one."""
         self.recorded: Run | None = None
-        """The run whose session this one goes on with, or, if ``replays``, does again."""
-        self.replays = False
+        """The run whose session this one goes on with."""
+        self.recording: Recording | None = None
+        """The run that this one does again."""
         self._sandbox: sandboxes.Sandbox | None = None
         self._context_file: ContextFile | None = None
         self._namespace: dict[str, Any] = {
@@ -226,9 +227,9 @@ class REPL:
             on_cell=self.on_cell,
         )
         sandbox.finals.check = self.check_answer
-        if self.recorded is not None and self.replays:
-            sandbox.functions.recorded = ledger_of(self.recorded)
-        elif self.recorded is not None:
+        if self.recording is not None:
+            sandbox.do_again(self.recording)
+        if self.recorded is not None:
             sandbox.take_up(self.recorded)
             for call in self.recorded.primitives:
                 self.budgets.charge(call.function, not call.reused)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from distill.adapters import NamedAdapter
+from distill.again import check_resumable, replay_on_loop, resume_on_loop
 from distill.budget import Budget
 from distill.dry_run import Estimate, estimate_on_loop
 from distill.errors import DistillError, InputError, MachineError
@@ -22,7 +23,7 @@ from distill.limits import Limits, replaced
 from distill.local_supervisor import LocalSupervisor, check_local, not_served, queue_of
 from distill.models import ModelHandler, model_name
 from distill.notices import notice
-from distill.orchestrator import answer_on_loop, check_resumable, resume_on_loop
+from distill.orchestrator import answer_on_loop
 from distill.packages import prepare
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
@@ -43,6 +44,7 @@ from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend
 from distill.supervisor.dialects import DialectName
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.placement import Placement
+from distill.supervisor.recording import Answers
 from distill.supervisor.workers import SUPERVISOR_PREFIX, WorkerSpec
 from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_from
 from distill.texts import Text, Texts
@@ -60,7 +62,8 @@ PROGRESS_EVERY_S = 0.25
 STATUS_LIMIT_S = 5.0
 OWN_ASK = "up"
 """The id of the question that an engine was started for."""
-NO_MODEL = "--supervisor-…-per-minute needs --supervisor: the model that goes on with the run"
+NO_MODEL = "--base-url and --supervisor-…-per-minute need --supervisor: who goes on with the run"
+NO_REPLAY = "--replay-answers is for --supervisor replay:RUN"
 
 
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +80,7 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox_packages: tuple[str, ...] = ()
     adapter: str | None = None
     answer_cache: AnswerCaching = "off"
+    replay_answers: Answers = "log"
     answer_schema: dict[str, Any] | None = None
     quote_check: bool = False
     max_depth: int = 1
@@ -296,25 +300,42 @@ class Resident:
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
-        query = ask.query
         if isinstance(supervisor, RecordedSupervisor):
-            options.pop("encoding", None)  # the recorded text has been read already
-            query, context, sources = await driver.in_thread(self._host, _recorded, supervisor.run)
-        else:
-            text = await self._read(ask, options)
-            context, sources = text.context, text.sources
+            return await self._do_again(supervisor, options, on_progress)
+        text = await self._read(ask, options)
         asked = _checked(options)
-        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
-        workers = None if isinstance(supervisor, RecordedSupervisor) else self._workers(adapter)
+        workers, budget = self._workers(asked.pop("adapter")), Budget.taken_from(asked)
+        if asked.pop("replay_answers") != "log":
+            raise InputError(NO_REPLAY)
         result = await answer_on_loop(
-            query,
-            context,
+            ask.query,
+            text.context,
             supervisor,
             workers,
-            sources=sources,
+            sources=text.sources,
             on_progress=on_progress,
             budget=budget,
             **self._own(asked),
+        )
+        return result, self._summary(result, supervisor, workers)
+
+    async def _do_again(
+        self,
+        supervisor: RecordedSupervisor,
+        options: dict[str, Any],
+        on_progress: Callable[[Progress], None],
+    ) -> tuple[RunResult, str]:
+        """Do a recorded run again. Options that are its own come from its log."""
+        options.pop("encoding", None)  # the recorded text has been read already
+        asked = _checked(options)
+        workers = self._workers(asked["adapter"]) if asked["replay_answers"] == "worker" else None
+        result = await replay_on_loop(
+            supervisor.run,
+            workers,
+            log_dir=asked["log_dir"],
+            label=asked["label"],
+            sandbox=self._sandbox.tier,
+            on_progress=on_progress,
         )
         return result, self._summary(result, supervisor, workers)
 
@@ -333,8 +354,8 @@ class Resident:
             raise InputError("--dry-run is for a new question")
         text = await self._read(ask, options)
         asked = _checked(options)
-        adapter, budget = asked.pop("adapter"), Budget.taken_from(asked)
-        workers = self._workers(adapter)
+        asked.pop("replay_answers")
+        workers, budget = self._workers(asked.pop("adapter")), Budget.taken_from(asked)
         assert workers is not None
         return await estimate_on_loop(
             ask.query, text.context, supervisor, workers, budget=budget, **self._own(asked)
@@ -392,10 +413,7 @@ class Resident:
         self, result: RunResult, supervisor: ModelHandler | None, workers: Backend | None
     ) -> str:
         name = model_name(supervisor) if supervisor is not None else "the recorded supervisor"
-        if isinstance(supervisor, RecordedSupervisor):
-            return summary(result, name, "nobody: the answers are the recorded ones")
-        assert workers is not None
-        return summary(result, name, workers.name)
+        return summary(result, name, workers.name if workers is not None else "nobody")
 
     # -- clients
 
@@ -513,7 +531,7 @@ class Resident:
             supervisor = await driver.in_thread(
                 self._host, _supervisor_here, ask.supervisor, base_url, rates, not is_dry
             )
-        elif rates.are_given:
+        elif rates.are_given or base_url is not None:
             raise InputError(NO_MODEL)
         asked = msgspec.structs.replace(ask, options=options)
         if not is_dry:
@@ -588,12 +606,6 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         return msgspec.structs.asdict(msgspec.convert(options, AskOptions))
     except msgspec.ValidationError as error:
         raise InputError(f"bad option: {error}") from None
-
-
-def _recorded(run: Run) -> tuple[str, Any, list[str]]:
-    """What a recorded run was asked."""
-    assert run.start is not None
-    return run.start.query, run.context(), list(run.start.context.sources)
 
 
 def _progress_fields(progress: Progress) -> Sequence[Any]:

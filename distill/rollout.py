@@ -31,6 +31,7 @@ from distill.question import Question
 from distill.ready_primitives import made
 from distill.recorded_options import logged
 from distill.repl import REPL, describe
+from distill.replaying import Replayed, Replaying
 from distill.rlm_prompt import build_rlm_prompt
 from distill.spending import Spending
 from distill.supervisor.answer_cache import AnswerCache, AnswerCaching, open_cache
@@ -43,11 +44,12 @@ from distill.supervisor.evidence import Evidence, Quotation, gather
 from distill.supervisor.finals import CHECK_S, FINAL, TOO_LONG
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
+from distill.supervisor.recording import ReplayOf
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.turns import Status, TurnLoop, Turns, token_usage
-from distill.supervisors import RecordedSupervisor
+from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.totals import Totals
 from distill.traces import Run, records
 from distill.version import __version__
@@ -86,7 +88,8 @@ class RunResult:
     What it used is the sum over the run and its ``sub_runs``; ``iterations`` are its own turns.
     ``worker_calls`` were asked of a worker, ``worker_cached`` the answer cache knew. ``elapsed`` is
     in seconds. The trace is in ``log_dir`` under ``run_id``. Of ``worker_calls``,
-    ``worker_calls_before`` were in the log when the run was resumed; None: it was not.
+    ``worker_calls_before`` were in the log when the run was resumed; None: it was not. ``replay``
+    tells of the recorded run that was done again, if one was.
 
     ``answer_problem`` says what is wrong with an answer that the checks refused and that nothing
     better came after. ``quotations`` are the answer's that stand in the context, with
@@ -113,6 +116,7 @@ class RunResult:
     answer_problem: str | None = None
     quotations: tuple[Quotation, ...] = ()
     sub_runs: int = 0
+    replay: Replayed | None = None
     ended_by: str | None = None
     dollars: float | None = None
     dollars_limit: float | None = None
@@ -169,6 +173,7 @@ class Options:
     prices: PriceTable = field(default_factory=PriceTable)
     show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
+    replay_of: ReplayOf | None = None
     on_text: Callable[[str], None] | None = None
     answer_rules: AnswerRules = field(default_factory=AnswerRules)
 
@@ -202,6 +207,7 @@ class Rollout:
         self._loop: TurnLoop | None = None
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
+        self._replaying: Replaying | None = None
         self.draws_on: Account | None = None
         """The account of the run that this one is a part of; to be set before ``prepare``."""
         self._refused: HostCallRecord | records.Primitive | None = None
@@ -259,8 +265,10 @@ class Rollout:
             window = recorded.start.options.get("worker_window_tokens")
             if window is not None:  # what the cells saw: they are run again
                 self._repl.namespace["worker_window_tokens"] = window
-        elif isinstance(supervisor, RecordedSupervisor):
-            self._repl.recorded, self._repl.replays = supervisor.run, True
+        if isinstance(supervisor, RecordedSupervisor):
+            assert self._options.replay_of is not None
+            answers = self._options.replay_of.answers
+            self._replaying = Replaying(supervisor.run, answers, self._repl, self._log, self._calls)
 
     def _make_repl(self) -> REPL:
         options = self._options
@@ -411,6 +419,7 @@ class Rollout:
             options={
                 **logged(options),
                 "worker_ctx_k": worker_ctx_k,
+                "supervisor_url": self._supervisor.url,
                 **options.answer_rules.logged(),
                 "worker_window_tokens": self._repl.namespace["worker_window_tokens"],
                 "prompt": "given" if prompt_given else "built",
@@ -464,7 +473,7 @@ class Rollout:
         self._loop = TurnLoop(
             self._host,
             self._supervisor,
-            self._repl,
+            self._replaying or self._repl,
             self._log,
             dialect=self._dialect,
             max_iterations=self._options.max_iterations,
@@ -483,7 +492,7 @@ class Rollout:
             with self._spending.clock(self._calls.stop):
                 if standing is None:
                     await self._loop.prelude()
-                turns = await self._loop.run(messages, standing)
+                turns = await self._turns(self._loop, messages, standing)
             quotations = await self._check_last(turns)
             status = turns.status
             return self._result(turns, quotations)
@@ -514,6 +523,18 @@ class Rollout:
             self._index.forget()
             self._repl.context_file = self._context_file = ContextFile
             await in_thread(self._host, self._repl.close)
+
+    async def _turns(
+        self, loop: TurnLoop, messages: Sequence[dict[str, str]], standing: Standing | None
+    ) -> Turns:
+        try:
+            return await loop.run(messages, standing)
+        except RepliesEndError:
+            # Nothing failed: what was recorded was done again, and came to no answer.
+            assert self._replaying is not None
+            self._replaying.is_whole = False
+            loop.turns.iterations -= 1
+            return loop.turns
 
     async def _check_last(self, turns: Turns) -> tuple[Quotation, ...]:
         """Check an answer that no FINAL has checked; the quotations of what is the answer now."""
@@ -551,6 +572,7 @@ class Rollout:
             quotations=quotations,
             worker_cached=totals.cached,
             sub_runs=totals.sub_runs,
+            replay=self._replaying.result() if self._replaying is not None else None,
             ended_by=turns.ended_by,
             dollars=self._spending.dollars,
             dollars_limit=self.account.limit("dollars"),
@@ -575,7 +597,11 @@ class Rollout:
         self._note_refusal(call)
         known = call.function in (FINAL, *self._repl.functions)
         self._host.activity.host_calls[call.function if known else "unknown"] += 1
-        if call.function in ("worker", "worker_batch") or self._has_ended:
+        if self._has_ended:
+            return
+        if self._replaying is not None:
+            self._replaying.on_call(call)
+        if call.function in ("worker", "worker_batch"):
             return
         self._log.write(
             records.Primitive,
@@ -589,6 +615,7 @@ class Rollout:
             error=call.error,
             key=call.key,
             reused=call.reused,
+            replayed=call.replays is not None,
         )
 
     def _note_refusal(self, call: HostCallRecord | records.Primitive) -> None:

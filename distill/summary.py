@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.budget import amount
+from distill.replaying import Replayed
 from distill.rollout import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
@@ -106,6 +107,7 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",
+        *_replay(result.replay),
         *_dollars(result),
         f"Time        {result.elapsed:.1f} s{gpu}",
     ]
@@ -118,3 +120,18 @@ def _dollars(result: RunResult) -> list[str]:
         return []
     limit = f" of at most ${result.dollars_limit:,.2f}" if result.dollars_limit is not None else ""
     return [f"Cost        ${result.dollars:,.4f}{limit}"]
+
+
+def _replay(replay: Replayed | None) -> list[str]:
+    """How a recorded run went again."""
+    if replay is None:
+        return []
+    told = f"of run {replay.run}: {replay.calls:,} calls got what they had got"
+    if replay.answers == "worker":
+        told = f"of run {replay.run}: its supervisor's replies, with this worker"
+    elif replay.differing:
+        told += f"; other than recorded came out: cell {', '.join(map(str, replay.differing))}"
+    else:
+        told += f", all {replay.cells} cells came out as recorded"
+    ends = [] if replay.is_whole else ["Caution     the recorded replies ended without FINAL"]
+    return [f"Replay      {told}", *ends]

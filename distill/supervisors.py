@@ -1,25 +1,31 @@
 """Supervisors by name: a recipe, a recorded run, or a model of an OpenAI-compatible API."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from distill.endpoint import address_of
 from distill.errors import InputError, ModelError
 from distill.models import NO_KEY, LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
 from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX
-from distill.traces import Run, read
+from distill.traces import Run, read, records
 
 DEFAULT_SUPERVISOR = "recipe:find"
 REPLAY = "replay:"
+RUNS_LISTED = 8
+
+
+class RepliesEndError(ModelError):
+    """A recorded supervisor has said all that it had said."""
 
 
 class RecordedSupervisor(ModelHandler):
     """Replies what the supervisor of a recorded run replied, turn by turn.
 
-    A run with it does the recorded one again: its host calls get the answers they got, and no
-    worker is asked.
+    ``opening`` are the messages before its first reply.
     """
 
     endpoint = ""
@@ -27,35 +33,58 @@ class RecordedSupervisor(ModelHandler):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.model = f"{REPLAY}{run.id}"
-        self._replies = [each.content for each in run.messages if each.role == "assistant"]
+        content = {message.index: message.content for message in run.messages}
+        self._replies = [content[turn.reply_index] for turn in run.turns]
+        first = min((turn.reply_index for turn in run.turns), default=len(run.messages))
+        self.opening = run.conversation()[:first]
+        self._examples = sum(message["role"] == "assistant" for message in self.opening)
 
     def chat(self, messages: Messages, **_kw: Any) -> LMResponse:
-        """The next reply. Raises ModelError where the recorded run had ended."""
-        place = sum(message["role"] == "assistant" for message in messages)
-        if place >= len(self._replies):
-            raise ModelError(f"run {self.run.id} ends after {place} replies")
-        return LMResponse(self._replies[place], Usage(), self.model, 0.0)
+        """The next reply. Raises RepliesEndError where the recorded run has none."""
+        said = sum(message["role"] == "assistant" for message in messages) - self._examples
+        if said >= len(self._replies):
+            raise RepliesEndError(f"run {self.run.id} ends after {said} replies")
+        return LMResponse(self._replies[said], Usage(), self.model, 0.0)
 
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
         """Reply to several runs."""
         return [self.chat(messages, **kw) for messages in message_batches]
 
 
-def recorded_run(folder: str | Path, run_id: str | None = None) -> Run:
-    """The run of this id in a log folder, or its newest that is no sub-run of another.
+def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
+    """The run that ``FOLDER#RUN`` names, or the newest of a log folder that is no sub-run.
 
-    Raises InputError: there is none.
+    ``run_id`` is for who has the two apart. Raises InputError: there is none.
     """
-    runs = read(folder).runs
-    begun = [run for run in runs.values() if run.start is not None]
-    if run_id is None:
-        begun = [run for run in begun if run.start is not None and run.start.parent is None]
-    if run_id is not None:
-        begun = [run for run in begun if run.id == run_id]
-    if not begun:
-        which = f"run {run_id}" if run_id is not None else "run"
-        raise InputError(f"{folder} has no {which}; there are {', '.join(runs) or 'none'}")
-    return begun[-1]
+    folder = Path(named)
+    if run_id is None and "#" in folder.name and not folder.is_dir():
+        before, _, run_id = str(named).rpartition("#")
+        folder = Path(before)
+    begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
+    own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]
+    if run_id is not None and run_id not in begun:
+        raise InputError(f"{folder} has no run {run_id}; {_listed(own)}")
+    if not own:
+        raise InputError(f"{folder} has no run")
+    return begun[run_id or own[-1]]
+
+
+def _listed(runs: Collection[str]) -> str:
+    newest = list(runs)[-RUNS_LISTED:]
+    more = len(runs) - len(newest)
+    return f"there are {', '.join(newest) or 'none'}" + (f" and {more} older ones" if more else "")
+
+
+def supervisor_again(start: records.RunStart) -> ModelHandler:
+    """The supervisor that a run had. Raises what ``supervisor_from`` raises.
+
+    A log may name any address: it gets no key, unless it is where this environment asks anyway.
+    """
+    url = start.options.get("supervisor_url")
+    usual = os.environ.get("OPENAI_BASE_URL") or None
+    if url is None or url == address_of(usual, "OPENAI_BASE_URL").where:
+        return supervisor_from(start.supervisor)
+    return supervisor_from(start.supervisor, url, key=NO_KEY)
 
 
 def supervisor_beside(other: ModelHandler, spec: str) -> ModelHandler:
@@ -79,7 +108,7 @@ def supervisor_from(
     rates: Rates = UNLIMITED,
     check: bool = True,
 ) -> ModelHandler:
-    """The supervisor of a name: ``recipe:NAME``, ``replay:FOLDER``, or a model of an API.
+    """The supervisor of a name: ``recipe:NAME``, ``replay:RUN``, or a model of an API.
 
     ``rates`` are the limits of that model's endpoint. Without ``check`` it is not asked whether it
     is there, and needs no key: nothing will be sent to it.

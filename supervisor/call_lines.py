@@ -33,6 +33,7 @@ class CallLines:
         request, result, log = outcome.request, outcome.result, self._log
         prompt = wire.seen_text(request, result)
         spans = self._index.spans(prompt)
+        places = message_spans(request, prompt)
         # One call with all fields: with a map of them made first it took three times as long.
         return records.Call(
             t=now(),
@@ -56,16 +57,17 @@ class CallLines:
             ),
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
-            messages=None if request.messages is None else text_json(messages_of(request)),
+            messages=None if places or not request.messages else text_json(messages_of(request)),
+            message_spans=places,
             prompt_token_ids=ids_json(result.prompt_token_ids),
             token_ids=ids_json(result.token_ids),
             logprobs=result.logprobs,
             spans=spans,
             context_sha256=self._context_sha256 if spans else "",
-            queue_s=result.queue_s,
-            compute_s=result.compute_s,
-            total_s=outcome.total_s,
-            gpu_s=outcome.gpu_s,
+            queue_s=round(result.queue_s, 6),
+            compute_s=round(result.compute_s, 6),
+            total_s=round(outcome.total_s, 6),
+            gpu_s=round(outcome.gpu_s, 6),
         )
 
     def _place(self, asked: Asked, item: int, request: wire.Request) -> dict[str, Any]:
@@ -84,17 +86,18 @@ class CallLines:
     ) -> records.Call:
         request = outcome.request
         messages = messages_of(request)
+        prompt = "\n".join(message["content"] for message in messages)
         return records.Call(
             **self._log.stamp(outcome.producer),
             **self._place(asked, item, request),
             attempt=failure.attempt,
-            prompt="\n".join(message["content"] for message in messages),
+            prompt=prompt,
             response=None,
             finish_reason=None,
             usage=records.TokenUsage(failure.prompt_tokens or 0, 0),
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=_model(outcome.card, self._model),
-            messages=None if request.messages is None else tuple(messages),
+            message_spans=message_spans(request, prompt),
             error=records.CallFailure(outcome.lost or failure.kind, failure.detail),
             total_s=outcome.total_s,
             gpu_s=outcome.gpu_s,
@@ -109,6 +112,7 @@ class CallLines:
             **self._log.stamp(spare.producer),
             **self._place(asked, item, request),
             source="reused",
+            messages=None if spare.message_spans is not None else spare.messages,
             prompt_token_ids=None,
             token_ids=None,
             logprobs=None,
@@ -121,6 +125,7 @@ class CallLines:
     def cached(self, asked: Asked, item: int, request: wire.Request, known: Known) -> records.Call:
         """An answer that the cache knew, maybe from another run: no tokens, no ids."""
         spans = self._index.spans(known.prompt)
+        places = message_spans(request, known.prompt)
         return records.Call(
             **self._log.stamp(),
             **self._place(asked, item, request),
@@ -132,10 +137,28 @@ class CallLines:
             sampling=asked.form.logged_sampling(asked.sampling, request.sampling),
             model=known.model,
             source="cached",
-            messages=None if request.messages is None else tuple(messages_of(request)),
+            messages=None if places or not request.messages else tuple(messages_of(request)),
+            message_spans=places,
             spans=spans,
             context_sha256=self._context_sha256 if spans else "",
         )
+
+
+def message_spans(request: wire.Request, prompt: str) -> tuple[records.MessageSpan, ...] | None:
+    """Where the contents of what was asked stand in the prompt, in order, if they do as they are.
+
+    A template changes little: so a line has its longest text once, not twice.
+    """
+    if request.messages is None:
+        return None
+    places, end = [], 0
+    for message in request.messages:
+        start = prompt.find(message.content, end)
+        if start < 0:
+            return None
+        end = start + len(message.content)
+        places.append(records.MessageSpan(message.role, start, end))
+    return tuple(places)
 
 
 def _details(outcome: Outcome) -> tuple[int, ...]:

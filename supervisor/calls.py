@@ -51,6 +51,7 @@ class Tally:
     failed: int = 0
     reused: int = 0
     cached: int = 0
+    replayed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
@@ -63,7 +64,7 @@ class Tally:
     @property
     def sent(self) -> int:
         """Calls that a worker was asked: not those that got an answer from before."""
-        return self.done - self.reused - self.cached
+        return self.done - self.reused - self.cached - self.replayed
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -420,6 +421,7 @@ class WorkerCalls:
         tally = self.tally
         tally.done += 1
         tally.cached += call.source == "cached"
+        tally.replayed += call.source == "replayed"
         if call.response is None:
             tally.failed += 1
             return
@@ -443,6 +445,13 @@ class WorkerCalls:
                 self.tally.reused += 1
             else:
                 self._count(line)
+
+    def count_replayed(self, lines: Sequence[records.Call]) -> None:
+        """Count calls that got what those of a recorded run had got."""
+        self.tally.asked += len(lines)
+        for line in lines:
+            self._count(line)
+        self._on_progress()
 
     def stop(self, why: BudgetError) -> None:
         """Give up every open call, and refuse more; the run goes on without."""

@@ -87,10 +87,9 @@ class Finals:
         return None if answer is None else answer.error
 
     async def _problem(self, final: FinalAnswer, key: str) -> str | None:
-        recorded = self._functions.recorded
-        if recorded is not None:
-            answer = recorded.give(final.cell, key)
-            return None if answer is None or answer.error is None else answer.error.detail
+        recording = self._functions.recording
+        if recording is not None and recording.is_silent:
+            return recording.refusal(final.cell, key)
         if self.check is None:
             return None
         if self._refused[final.cell] >= REFUSALS_PER_CELL:

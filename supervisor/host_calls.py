@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from distill.errors import SubRunError, WorkerBatchError, WorkerBudgetError, WorkerError
 from distill.primitives import BudgetSpentError
@@ -25,9 +25,9 @@ ITEM_DETAIL_CHARS = 1000
 class HostCallRecord:
     """One host function call, exact both ways, for the log. ``key`` is ``ledger.call_key``.
 
-    ``value`` beside an ``error`` is what that carries (``carried``).
-
-    ``reused``: the value is what an equal call of a failed cell had got.
+    ``value`` beside an ``error`` is what that carries (``carried``). ``reused``: the value is what
+    an equal call of a failed cell had got. ``replays``: the cell and call of a recorded run that
+    had got what this one gets.
     """
 
     cell: int
@@ -40,6 +40,7 @@ class HostCallRecord:
     error: str | None = None
     key: str = ""
     reused: bool = False
+    replays: tuple[int, int] | None = None
 
 
 CURRENT_CALL: contextvars.ContextVar[HostCallRecord] = contextvars.ContextVar("CURRENT_CALL")
@@ -102,6 +103,19 @@ class RecordedError(Exception):
         self.error = error
 
 
+class Recorded(Protocol):
+    """What answers the calls of a run that is done again; ``is_silent``: nothing else does."""
+
+    @property
+    def is_silent(self) -> bool: ...
+
+    def refusal(self, cell: int, key: str) -> str | None:
+        """Why this answer was refused; None: it was not."""
+
+    def answer(self, cell: int, function: str, key: str) -> Answer | None:
+        """What this call had got; None: the function is to be called. Raises LookupError."""
+
+
 class HostFunctions:
     """The functions of one session: they run here, with hostile arguments, in threads.
 
@@ -120,8 +134,8 @@ class HostFunctions:
         self._functions = functions
         self._itemised = itemised
         self._on_call = on_call
-        self.recorded: Ledger | None = None
-        """If set, answers come from here alone: a recorded run is done again."""
+        self.recording: Recorded | None = None
+        """If set, this run is done again."""
         self.ledger = Ledger()
         self.spares: Spares[Answer] = Spares()
 
@@ -157,8 +171,7 @@ class HostFunctions:
         if not is_json([record.args, record.kwargs]):
             raise TypeError("the arguments are no JSON values")
         record.key = call_key(record.function, record.args, record.kwargs)
-        if self.recorded is not None:
-            self._settle_recorded(record, self.recorded)
+        if self._is_replayed(record):
             return
         if (spare := self.spares.take(record.key)) is not None:
             record.value, record.reused = spare.value, True
@@ -170,14 +183,17 @@ class HostFunctions:
             )
         record.value = value
 
-    @staticmethod
-    def _settle_recorded(record: HostCallRecord, recorded: Ledger) -> None:
-        answer = recorded.give(record.cell, record.key)
+    def _is_replayed(self, record: HostCallRecord) -> bool:
+        """Give the call what a recorded one had got, value or error, if that is wanted."""
+        if self.recording is None:
+            return False
+        answer = self.recording.answer(record.cell, record.function, record.key)
         if answer is None:
-            raise LookupError(f"the recorded run did not call {record.function} so")
+            return False
+        record.replays, record.value = answer.place, answer.value
         if answer.error is not None:
             raise RecordedError(answer.error)
-        record.value = answer.value
+        return True
 
     def answer_again(self, call: HostCall) -> CallReply | None:
         """The reply that this call of a finished cell had got; None if it never made it."""

@@ -34,10 +34,14 @@ def content_hash(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call got: a value, or the error that was raised in the cell."""
+    """What a call got: a value, or the error that was raised in the cell.
+
+    ``place`` is the call's cell and number there, in the log that it is from.
+    """
 
     value: Any = None
     error: CallError | None = None
+    place: tuple[int, int] | None = None
 
 
 class Ledger:

@@ -8,6 +8,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -75,14 +76,6 @@ def fill(functions: HostFunctions, run: Run, itemised: frozenset[str]) -> None:
         functions.spares.settle(number, failed=not good)
 
 
-def ledger_of(run: Run) -> Ledger:
-    """What each call got, for the run to be done again: cells that were cut off don't count."""
-    whole = [cell.cell for cell in run.cells if cell.lost != CUT_OFF]
-    ledger = Ledger()
-    fill_ledger(ledger, run, {cell: place for place, cell in enumerate(whole, 1)})
-    return ledger
-
-
 def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
     """Enter what the calls of these cells got, under the number that is given for each.
 
@@ -90,7 +83,8 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
     """
     for call in run.primitives:
         if (cell := numbers.get(call.cell)) is not None:
-            ledger.enter(cell, call.key, _primitive_answer(call))
+            place = (call.cell, call.call)
+            ledger.enter(cell, call.key, replace(_primitive_answer(call), place=place))
     items: dict[tuple[int, int], dict[int, records.Call]] = {}
     for line in run.calls:
         items.setdefault((line.cell, line.call), {})[line.item] = line
@@ -98,7 +92,8 @@ def fill_ledger(ledger: Ledger, run: Run, numbers: Mapping[int, int]) -> None:
         if batch.key and (cell := numbers.get(batch.cell)) is not None:
             lines = items.get((batch.cell, batch.call), {})
             if len(lines) + batch.refused == batch.items:
-                ledger.enter(cell, batch.key, _batch_answer(batch, lines))
+                answer = replace(_batch_answer(batch, lines), place=(batch.cell, batch.call))
+                ledger.enter(cell, batch.key, answer)
 
 
 def _by_cell(called: Iterable[Called]) -> dict[int, list[Called]]:

@@ -33,6 +33,7 @@ from distill.supervisor.history import (
 from distill.supervisor.host_calls import HostCallRecord, HostFunctions
 from distill.supervisor.keeper_process import KeeperProcess
 from distill.supervisor.recorded import cell_numbers, fill, history_of
+from distill.supervisor.recording import Recording
 from distill.traces import Run, records
 from distill.traces.records import Restored
 
@@ -92,6 +93,8 @@ class Sandbox:
         self._replay: Replay | None = None
         self._untold: Restored | None = None
         self.functions = HostFunctions(driver, contents.functions, contents.itemised, on_call)
+        self.recording: Recording | None = None
+        """If set, a recorded run is done again."""
         self.finals = Finals(driver, self.functions, on_final, on_call)
         self.history: list[FinishedCell] = []
         """Cells whose effects stand, oldest first."""
@@ -117,6 +120,10 @@ class Sandbox:
         Raises SandboxError if none can be built or started.
         """
         self._untold = await self._be_ready() or self._untold
+
+    def do_again(self, recording: Recording) -> None:
+        """Answer calls as the recorded run's were, and lose the jail where it had."""
+        self.recording = self.functions.recording = recording
 
     def take_up(self, run: Run) -> None:
         """Go on with the session of a run that was cut off: its names come back with the start."""
@@ -184,7 +191,9 @@ class Sandbox:
         restored = await self._be_ready() or self._untold
         self._untold = None
         self._cell += 1
-        if restored is not None and restored.why is not None:
+        if self.recording is not None and (killed := self.recording.killed(self._cell)):
+            outcome = await self._lose_again(killed)
+        elif restored is not None and restored.why is not None:
             # The names that this cell counts on are gone: better told than run.
             lost = "not run: the jail had died before it"
             outcome = CellOutcome(self._cell, "", "", 0.0, 0.0, lost=lost, restored=restored)
@@ -201,6 +210,24 @@ class Sandbox:
             with contextlib.suppress(SandboxError):
                 outcome = replace(outcome, restored=await self._be_ready())
         return outcome
+
+    async def _lose_again(self, killed: records.Cell) -> CellOutcome:
+        """End this cell as that of a recorded run: it is not run, and what stood then stands."""
+        restored = killed.restored
+        if restored is not None and restored.why is not None:
+            self.history = [cell for cell in self.history if cell.number <= restored.upto]
+            await self._drop_jail()
+            await self._be_ready()
+        return CellOutcome(
+            self._cell,
+            killed.stdout,
+            killed.stderr,
+            killed.elapsed_s,
+            killed.cpu_s,
+            lost=killed.lost,
+            dropped_bytes=killed.dropped_bytes,
+            restored=restored,
+        )
 
     # -- running finished cells again
 

@@ -66,7 +66,7 @@ class SpareCalls:
     def _call(self, place: int) -> records.Call | None:
         """What can't be read is no spare: the call is made again."""
         try:
-            return self._decode(self._read(place))
+            return records.whole(self._decode(self._read(place)))
         except (OSError, msgspec.DecodeError):
             return None
 

@@ -99,7 +99,7 @@ def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Ski
             if record.v > records.SCHEMA_VERSION:
                 yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
             else:
-                yield number, record
+                yield number, records.whole(record) if isinstance(record, records.Call) else record
 
 
 _LISTS: dict[type[records.Record], str] = {

@@ -53,7 +53,7 @@ class ContextRef(Part, frozen=True):
     sources: tuple[str, ...] = ()
 
 
-class TokenUsage(Part, frozen=True):
+class TokenUsage(Part, frozen=True, omit_defaults=True):
     """Tokens in and out; ``cached`` of the input came from a prefix cache."""
 
     input_tokens: int
@@ -233,7 +233,7 @@ class Primitive(Record, frozen=True, tag="primitive"):
     Also a FINAL that was refused: ``args`` is empty where the value was too long for the log.
     ``key`` is the hash of function and arguments. ``value`` beside an ``error`` is what that
     carries: ``answers`` and ``errors``. ``reused``: it did not run; the value is what an equal call
-    of a failed cell had got.
+    of a failed cell had got; ``replayed``: what that of a recorded run had got.
     """
 
     cell: int
@@ -246,6 +246,7 @@ class Primitive(Record, frozen=True, tag="primitive"):
     error: str | None = None
     key: str = ""
     reused: bool = False
+    replayed: bool = False
 
 
 class Batch(Record, frozen=True, tag="batch"):
@@ -303,7 +304,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     gpu_s: float = 0.0
 
 
-class Span(Part, frozen=True):
+class Span(Part, frozen=True, omit_defaults=True):
     """Characters ``prompt_start…`` of a prompt are ``start:end`` of the context.
 
     In a list or dict ``part`` is the index or key of the text. A text that stands in several
@@ -323,7 +324,7 @@ class CallFailure(Part, frozen=True):
     detail: str
 
 
-class Model(Part, frozen=True):
+class Model(Part, frozen=True, omit_defaults=True):
     """Which model answered, to the byte: SHA-256 hashes, empty where nobody can know."""
 
     model: str
@@ -341,17 +342,29 @@ class Model(Part, frozen=True):
     logprobs_mode: str = ""
 
 
-class Call(Record, frozen=True, tag="call", gc=False):
+class MessageSpan(Part, frozen=True):
+    """A message of a call: its content is characters ``start:end`` of the call's prompt."""
+
+    role: str
+    start: int
+    end: int
+
+
+class Call(Record, frozen=True, tag="call", gc=False, kw_only=True, omit_defaults=True):
     """One worker call; the line stands alone.
 
     ``prompt`` is the text as the model saw it, template included; ``messages`` what was
-    asked. ``token_ids`` and ``logprobs`` are as sampled, never retokenised. ``call`` and
-    ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is ``reused`` where an
-    equal call of a failed cell had got this response: that line has the ids, and was paid for;
-    ``cached`` where the answer cache had it, maybe from another run: no tokens, no ids. ``gpu_s``
-    is its share of the worker server's device, which those in flight at once share equally.
+    asked, which the line does not repeat where ``message_spans`` say where it stands in the prompt
+    (``distill.traces.read`` gives both). ``token_ids`` and ``logprobs`` are as sampled, never
+    retokenised. ``call`` and ``item`` join it to its ``batch``, ``cell`` to its cell. ``source`` is
+    ``reused`` where an equal call of a failed cell had got this response: that line has the ids,
+    and was paid for; ``cached`` where the answer cache had it, maybe from another run: no tokens,
+    no ids; ``replayed`` where the run does a recorded one again, and that run had got it: the same.
+    ``gpu_s`` is its share of the worker server's device, which those in flight at once share.
     """
 
+    # Of all that have a default only this is in every line: what a later version means by it.
+    v: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
     id: str
     turn: int
     cell: int
@@ -365,8 +378,9 @@ class Call(Record, frozen=True, tag="call", gc=False):
     usage: TokenUsage
     sampling: dict[str, Any]
     model: Model
-    source: Literal["sampled", "cached", "reused"] = "sampled"
+    source: Literal["sampled", "cached", "reused", "replayed"] = "sampled"
     messages: tuple[dict[str, str], ...] | None = None
+    message_spans: tuple[MessageSpan, ...] | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
@@ -377,6 +391,17 @@ class Call(Record, frozen=True, tag="call", gc=False):
     compute_s: float = 0.0
     total_s: float = 0.0
     gpu_s: float = 0.0
+
+
+def whole(line: Call) -> Call:
+    """The line with its messages, which it may have only as places in its prompt."""
+    if line.message_spans is None:
+        return line
+    messages = tuple(
+        {"role": span.role, "content": line.prompt[span.start : span.end]}
+        for span in line.message_spans
+    )
+    return msgspec.structs.replace(line, messages=messages)
 
 
 SupervisorRecord = (

@@ -146,6 +146,15 @@ def on_the_wire(reply: Reply) -> tuple[dict[str, str], Iterator[bytes]]:
 MODELS = Reply({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    """Many connect at once; beyond it a request may come again, when its client has given up."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients are killed in the middle of a request."""
+
+
 class Endpoint:
     """An HTTP server on loopback; ``answer(request)`` gives a text or a Reply for each chat.
 
@@ -162,8 +171,7 @@ class Endpoint:
         self.times: list[float] = []
         self.released: list[str] = []
         """Texts whose bytes have left in full."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

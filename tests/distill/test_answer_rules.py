@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from distill import RunResult, resume
+from distill import RunResult, replay, resume
 from distill.answers import rules_from, schema_of
 from distill.errors import InputError
 from distill.supervisor.quotations import WINDOW_CHARS, locate, quoted_in
@@ -452,7 +452,7 @@ def test_a_run_that_is_done_again_has_the_same_refusals(
         return "not that one" if answer == "bad" else None
 
     first = ask(cell(code), cell("FINAL([told])"), answer_check=check)
-    again = ask(supervisor=f"replay:{log}", log_dir=tmp_path / "again")
+    again = replay(log, log_dir=tmp_path / "again", answer_check=check)
     assert again.answer == first.answer == ["the answer was refused: not that one"]
     (once,) = read(log).runs.values()
     (twice,) = read(tmp_path / "again").runs.values()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill import OpenAIHandler, RunResult, resume, run
+from distill import OpenAIHandler, RunResult, replay, resume
 from distill.errors import ModelError, WindowError, WorkerError
 from distill.traces import Run, read, validate
 from distill.window_errors import says_too_long
@@ -126,13 +126,12 @@ def test_a_shortened_run_is_done_again(ask: Ask, log: Path, tmp_path: Path) -> N
         first = ask(supervisor=handler, max_iterations=TURNS + 1, timeout_s=60)
         handler.close()
     folder = tmp_path / "again"
-    options: dict[str, Any] = {"log_dir": folder, "max_iterations": TURNS + 1}
-    again = run_bounded(lambda: run("What?", "some text", f"replay:{log}", None, **options), 60)
+    again = run_bounded(lambda: replay(log, log_dir=folder), 60)
     assert again.answer == first.answer
     (one,), (two,) = (read(each).runs.values() for each in (log, folder))
     assert [each.code for each in two.cells] == [each.code for each in one.cells]
     assert [each.stdout for each in two.cells] == [each.stdout for each in one.cells]
-    assert two.calls == []
+    assert {each.source for each in two.calls} == {"replayed"}
 
 
 def test_one_message_that_is_too_long_is_told_in_short(ask: Ask, logged: Logged) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from distill import Engine, resume, run
+from distill import Engine, replay, resume, run
 from distill.cli import cli
 from distill.errors import InputError
 from distill.ready_primitives import READY, Ready, check_installed, named
@@ -189,7 +189,7 @@ def test_a_recorded_run_is_done_again_with_their_answers(tmp_path: Path) -> None
     )  # fmt: skip
     assert first.answer[0] == TEXT.find("And there went out")
     tampered(folder, elsewhere)
-    again = run("What?", TEXT, f"replay:{folder}", None, log_dir=tmp_path / "again")
+    again = replay(folder, log_dir=tmp_path / "again")
     assert again.answer == [-7, True]
 
 

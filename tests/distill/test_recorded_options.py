@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from distill import REPL, Budget, Limits, resume, run
+from distill.again import resume_on_loop
 from distill.errors import InputError, ModelError
-from distill.orchestrator import resume_on_loop
 from distill.prices import price_table
 from distill.recorded_options import FUNCTIONS, LOGGED_APART, logged, read_back
 from distill.resident import AskOptions
 from distill.rollout import Options
+from distill.supervisor.recording import ReplayOf
 from distill.traces import read
 from tests.distill.scripted import Supervisor, Worker, cell
 
@@ -26,20 +27,24 @@ OTHERS: dict[str, Any] = {
     "limits": Limits(memory_bytes=300 << 20, open_files=77),
     "sandbox": "namespaces",
     "answer_cache": "run",
+    "replay_of": ReplayOf("/log", "20260101-000000-abcdef", "worker"),
     "max_depth": 3,
     "sub_supervisor": "recipe:find",
     "dialect": "rlm",
-    "budget": Budget(worker_calls=7),
-    "prices": price_table(),
+    "budget": Budget(tokens=10_000_000, wall_s=900.0),
+    "prices": price_table({"models": [{"models": ["m*"], "input": 1.0, "output": 2.0}]}),
     "show_context_chars": 12,
 }
 """A value for each option, which is not its default."""
 BY_THE_LOG = {
+    **{f"max_{kind}": "Options.budget" for kind in Budget.__slots__},
+    "answer_schema": "Options.answer_rules",
+    "quote_check": "Options.answer_rules",
     "adapter": "resident.Resident: the worker's name in run_start is the adapter's",
     "label": "stands in run_start",
     "log_dir": "is where the run is",
+    "replay_answers": "Options.replay_of",
     "sandbox_packages": "Options.packages",
-    **dict.fromkeys(Budget(**dict.fromkeys(Budget.__slots__, 1)).options, "Options.budget"),
     "worker_ctx_k": "stands in the first messages, which are the log's",
 }
 """What a client may set and Options lack: why it needs no place there."""
@@ -70,7 +75,8 @@ def given(of: Options) -> dict[str, Any]:
 def test_an_option_comes_back(field: str) -> None:
     if field in FUNCTIONS:
         parameters = inspect.signature(resume_on_loop).parameters
-        assert field in parameters, f"{field} can't be logged, so resume must take it"
+        name = "answer_check" if field == "answer_rules" else field  # the rest of them is data
+        assert name in parameters, f"{name} can't be logged, so resume must take it"
         return
     if field in LOGGED_APART:
         return  # test_the_options_of_a_run_that_goes_on holds these
@@ -94,7 +100,8 @@ def test_an_option_of_the_wrong_type_is_an_input_error() -> None:
 
 def test_the_options_of_a_run_that_goes_on(tmp_path: Path) -> None:
     broken = Supervisor(cell("x = worker('one')"), ModelError("down"))
-    asked = {name: OTHERS[name] for name in OTHERS if name not in ("record", "dialect")}
+    unfit = ("record", "replay_of", "dialect", "prices")
+    asked = {name: OTHERS[name] for name in OTHERS if name not in unfit}
     with pytest.raises(ModelError):
         run("What?", "a text", broken, Worker(), log_dir=tmp_path, label="mine",
             sandbox_packages=("numpy",), sources=("a.txt",), **asked)  # fmt: skip

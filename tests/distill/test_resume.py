@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from distill import Limits, LMResponse, ModelHandler, Usage, resume, run
+from distill import Limits, LMResponse, ModelHandler, Usage, replay, resume, run
 from distill.errors import InputError
 from distill.traces import read, validate
 from tests.distill.scripted import Messages, Supervisor, Worker, cell
@@ -318,14 +318,14 @@ def test_functions_of_the_caller_must_be_given_again(tmp_path: Path) -> None:
 def test_a_recorded_run_is_done_again(tmp_path: Path, whole: tuple[Any, Counter[str]]) -> None:
     first = start(tmp_path)
     asked = (tmp_path / "asked").read_text()
-    again = run("What?", CONTEXT, f"replay:{tmp_path / 'log'}", None, log_dir=tmp_path / "again")
+    again = replay(tmp_path / "log", log_dir=tmp_path / "again")
     assert again.answer == first.answer == whole[0]
     assert (tmp_path / "asked").read_text() == asked
     (one,) = read(tmp_path / "log").runs.values()
     (two,) = read(tmp_path / "again").runs.values()
     assert [c.code for c in two.cells] == [c.code for c in one.cells]
     assert [c.stdout for c in two.cells] == [c.stdout for c in one.cells]
-    assert two.calls == []
+    assert {call.source for call in two.calls} == {"replayed"}
 
 
 def test_a_replay_of_a_run_that_was_resumed(
@@ -333,8 +333,10 @@ def test_a_replay_of_a_run_that_was_resumed(
 ) -> None:
     killed_at(tmp_path, 0.6)
     check(tmp_path, whole)
-    again = run("What?", CONTEXT, f"replay:{tmp_path / 'log'}", None, log_dir=tmp_path / "again")
+    again = replay(tmp_path / "log", log_dir=tmp_path / "again")
     assert again.answer == whole[0]
+    assert again.replay is not None
+    assert again.replay.differing == ()
 
 
 def test_the_log_is_one_json_object_a_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distill import RunResult, resume, run
+from distill import RunResult, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.supervisor.dialects.rlm import END_OF_BLOCK, read
 from distill.supervisor.reply import Said
@@ -37,6 +37,11 @@ final_answer = llm_query(f"Aggregating all the answers per chunk, answer: {query
 ```
 """  # noqa: E501
 """After an example in rlm's prompt: it rebinds ``answer``, which is the REPL's own."""
+
+
+def slow(*values: Any) -> Any:
+    """A case that runs with ``--full``."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -175,11 +180,11 @@ answer["ready"] = 1"""
     [
         "answer = {'content': [1, 2], 'ready': True}",
         "answer['ready'] = True\nanswer['content'] = [1, 2]",
-        "answer.update(content=[1, 2], ready='yes')",
+        slow("answer.update(content=[1, 2], ready='yes')"),
         "x = [1, 2]\nFINAL_VAR('x')",
-        "x = [1, 2]\nprint(FINAL_VAR(\"'x'\"))",
-        "FINAL_VAR([1, 2])",
-        "FINAL('[1, 2]')",
+        slow("x = [1, 2]\nprint(FINAL_VAR(\"'x'\"))"),
+        slow("FINAL_VAR([1, 2])"),
+        slow("FINAL('[1, 2]')"),
         "if True:\n    answer['content'] = [1, 2]\n    answer['ready'] = True  # done",
     ],
 )
@@ -337,8 +342,7 @@ def test_a_recorded_run_is_done_again_in_the_dialect(
     first = ask_rlm(
         supervisor=Recursive(cell("x = rlm_query('p')"), "FINAL_VAR(x)", below=BELOW), max_depth=2
     )
-    again = run("What?", "some text", f"replay:{log}", None, log_dir=tmp_path / "again",
-                limits=SMALL)  # fmt: skip
+    again = replay(log, log_dir=tmp_path / "again")
     assert again.answer == first.answer
     assert "did" in again.answer
     (alone,) = read_log(tmp_path / "again").runs.values()

@@ -31,7 +31,7 @@ from distill.cli import cli
 from distill.supervisor import keyring
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md", "docs/ray.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md", "docs/ray.md", "docs/tasks.md")
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
@@ -198,7 +198,8 @@ def distill_command(words: list[str], _: Path) -> None:
     name, *arguments = words
     command = cli.commands[name]
     with command.make_context(f"distill {name}", arguments, resilient_parsing=False) as context:
-        named = context.params.get("paths", ())
+        tasks = context.params.get("tasks")
+        named = (*context.params.get("paths", ()), *([] if tasks is None else [str(tasks)]))
     for path in named:
         if path.startswith("examples/"):
             assert (ROOT / path).exists(), path

@@ -1,0 +1,281 @@
+"""``resume`` and ``replay``: a recorded run goes on, or is done again."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.answers import AnswerRules, rules_from
+from distill.budget import Budget
+from distill.errors import InputError
+from distill.limits import Limits
+from distill.models import ModelHandler, model_name
+from distill.orchestrator import (
+    checked_budget,
+    chosen_primitives,
+    default_log_dir,
+    family_of,
+    journal_of,
+    ready_backend,
+    ready_supervisor,
+    supervisor_below,
+)
+from distill.prices import price_table
+from distill.primitives import primitive
+from distill.protocol.sandbox_link import Wanted
+from distill.question import Question
+from distill.ready_primitives import Primitives, ready_of
+from distill.recorded_options import read_back
+from distill.repl import REPL
+from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.spending import settled
+from distill.supervisor import background, driver
+from distill.supervisor.backends import Backend, RecordedBackend
+from distill.supervisor.recording import Answers, ReplayOf
+from distill.supervisor.run_log import RunLog
+from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_again
+from distill.traces import Run
+
+
+async def resume_on_loop(
+    log_dir: str | Path,
+    supervisor: ModelHandler | str | None = None,
+    worker: ModelHandler | Backend | None = None,
+    *,
+    run_id: str | None = None,
+    primitives: Primitives | None = None,
+    repl_class: type[REPL] = REPL,
+    limits: Limits | None = None,
+    answer_check: Callable[..., Any] | None = None,
+    sub_supervisor: ModelHandler | str | None = None,
+    sandbox: Wanted = "auto",
+    budget: Budget | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
+
+    ``log_dir`` holds its log, which the rest is appended to; where the run is not the folder's
+    last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
+    cell, the conversation as it was sent; only worker calls that are not in the log are asked.
+    ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
+    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
+    ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
+    What was used before counts against the run's budget, in which the limits of ``budget`` take the
+    place of its own.
+
+    Raises InputError for a run that can't go on, and what ``run`` raises.
+    """
+    given = chosen_primitives(primitives)
+    host = driver.shared()
+    check = functools.partial(
+        check_resumable, primitives=given, repl_class=repl_class, answer_check=answer_check
+    )
+    recorded = await driver.in_thread(host, check, log_dir, run_id)
+    handler = await ready_supervisor(
+        host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
+    )
+    assert recorded.start is not None
+    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
+    below = await supervisor_below(host, sub_supervisor, handler)
+    backend = await ready_backend(host, worker)
+    async with journal_of(host, recorded.folder, recorded.id) as journal:
+        # Again, now that nobody else writes to it.
+        recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
+        assert recorded.start is not None
+        told = recorded.start.options
+        options = read_back(
+            Options,
+            told,
+            primitives={**ready_of(told), **given},
+            repl_class=repl_class,
+            packages=_package_names(told),
+            sources=recorded.start.context.sources,
+            sub_supervisor=None if below is None else model_name(below),
+            sandbox=_tier_again(told, sandbox),
+            on_progress=on_progress,
+            on_text=on_text,
+            answer_rules=_rules_of(told, answer_check),
+            **({} if limits is None else {"limits": limits}),
+        )
+        table = options.prices.before(price_table())
+        limit = options.budget.replaced(checked_budget(budget))
+        limit, table = settled(limit, table, backend, handler, below)
+        options = dataclasses.replace(options, budget=limit, prices=table)
+        question = Question(recorded.start.query, recorded.context())
+        log = RunLog(journal, recorded.id, len(recorded.messages))
+        family = family_of(host, options, below or handler, backend)
+        asked = Rollout(host, log, question, options, family.sub_runs())
+        await asked.prepare(handler, backend, recorded)
+        return await asked.work((), asked.log_resumed(recorded))
+
+
+async def replay_on_loop(
+    run: str | Path | Run,
+    worker: ModelHandler | Backend | None = None,
+    *,
+    log_dir: str | Path | None = None,
+    label: str | None = None,
+    primitives: Primitives | None = None,
+    repl_class: type[REPL] = REPL,
+    answer_check: Callable[..., Any] | None = None,
+    sandbox: Wanted = "auto",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Do a recorded run again: its supervisor says what it said, its cells run anew.
+
+    ``run`` is a log folder (its newest run) or ``FOLDER#RUN``. Without a ``worker`` every call gets
+    what it got, nothing is sent to anybody, and the outcome is the recorded one
+    (``RunResult.replay`` says whether it is). With one, worker calls are asked of it, so two
+    workers can be compared under the same code: calls of other functions get what equal ones had
+    got, and are made if there was none, where the function is given (``primitives``,
+    ``repl_class``). Options are the run's own; for ``sandbox`` see ``resume``.
+
+    Raises InputError for what is no run, and what ``run`` raises.
+    """
+    given = chosen_primitives(primitives)
+    host = driver.shared()
+    recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
+    assert recorded.start is not None
+    handler = RecordedSupervisor(recorded)
+    backend = RecordedBackend(recorded) if worker is None else await ready_backend(host, worker)
+    options = dataclasses.replace(
+        _replay_options(recorded, "log" if worker is None else "worker"),
+        repl_class=repl_class,
+        sandbox=_tier_again(recorded.start.options, sandbox),
+        on_progress=on_progress,
+        answer_rules=_rules_of(recorded.start.options, answer_check),
+    )
+    primitives = {**_absent(recorded, repl_class), **options.primitives, **given}
+    limit, table = settled(options.budget, options.prices.before(price_table()), backend, handler)
+    options = dataclasses.replace(options, primitives=primitives, budget=limit, prices=table)
+    question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
+    run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
+    async with journal_of(host, folder, run_id) as journal:
+        asked = Rollout(host, RunLog(journal, run_id), question, options)
+        await asked.prepare(handler, backend)
+        ctx_k = recorded.start.options.get("worker_ctx_k")
+        return await asked.ask(label, ctx_k, handler.opening)
+
+
+def _replay_options(recorded: Run, answers: Answers) -> Options:
+    """The options of the recorded run, as far as they are its replay's."""
+    assert recorded.start is not None
+    told, asks = recorded.start.options, answers == "worker"
+    # A replay has no supervisor for sub-runs: what they gave comes from the log alone.
+    ready = {name: each for name, each in ready_of(told).items() if each != "supervisor"}
+    turns = sum(not turn.forced for turn in recorded.turns)
+    was_forced = turns < len(recorded.turns)
+    options = read_back(
+        Options,
+        told,
+        primitives=ready if asks else {},
+        repl_class=REPL,
+        packages=_package_names(told),
+        sources=recorded.start.context.sources,
+        on_progress=None,
+        replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
+    )
+    return dataclasses.replace(
+        options,
+        # A budget may have ended it before its last turn.
+        max_iterations=turns if was_forced else options.max_iterations,
+        budget=options.budget if asks else Budget(),
+        # What runs share would answer for the worker that is to be compared.
+        answer_cache="run" if asks and options.answer_cache != "off" else "off",
+    )
+
+
+def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., Any]]:
+    """The functions that a recorded run's caller had given, which only the log can answer."""
+
+    def absent(name: str) -> Callable[..., Any]:
+        def function(*_args: Any, **_kwargs: Any) -> Any:
+            raise LookupError(f"{name} is not there: the recorded run did not call it so")
+
+        return function
+
+    assert recorded.start is not None
+    told = recorded.start.options.get("primitives", {}) if repl_class is REPL else {}
+    return {
+        name: primitive(**terms)(absent(name))
+        for name, terms in told.items()
+        if name not in SEED_NAMES
+    }
+
+
+def _package_names(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages of a recorded run, which are logged with their versions."""
+    return tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ()))
+
+
+def check_resumable(
+    log_dir: str | Path,
+    run_id: str | None = None,
+    primitives: Mapping[str, Any] | None = None,
+    repl_class: type[REPL] = REPL,
+    answer_check: Callable[..., Any] | None = None,
+) -> Run:
+    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
+    recorded = recorded_run(log_dir, run_id)
+    assert recorded.start is not None
+    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
+        raise InputError(
+            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
+        )
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
+    replay_of = recorded.start.options.get("replay_of")
+    if replay_of is not None and replay_of["answers"] == "log":
+        raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
+    if not recorded.messages:
+        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
+    used = set(recorded.start.options.get("primitives", ()))
+    missing = used - set(primitives or ()) - set(SEED_NAMES)
+    missing -= set(ready_of(recorded.start.options))
+    if missing and repl_class is REPL:  # a class of the caller's may have them
+        raise InputError(
+            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
+            "them again with primitives= (distill.resume)"
+        )
+    if recorded.start.options.get("answer_check") and answer_check is None:
+        raise InputError(
+            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
+            "of its caller; give it again with answer_check= (distill.resume)"
+        )
+    return recorded
+
+
+def _rules_of(told: Mapping[str, Any], answer_check: Callable[..., Any] | None) -> AnswerRules:
+    """What the answer of a recorded run must be."""
+    return rules_from(told.get("answer_schema"), told.get("quote_check", False), answer_check)
+
+
+def _supervisor_of(recorded: Run) -> ModelHandler:
+    """The supervisor that goes on with a run if nobody names another."""
+    assert recorded.start is not None
+    replay_of = recorded.start.options.get("replay_of")
+    if replay_of is None:
+        return supervisor_again(recorded.start)
+    return RecordedSupervisor(recorded_run(replay_of["folder"], replay_of["run"]))
+
+
+def _tier_again(told: Mapping[str, Any], wanted: Wanted) -> Wanted:
+    """How a recorded run's code is confined: whoever wrote the log can't have it run unconfined."""
+    recorded = told.get("sandbox", "auto")
+    return recorded if wanted == "auto" and recorded != "none" else wanted
+
+
+resume = background.waiting(resume_on_loop)
+resume.__name__ = resume.__qualname__ = "resume"
+resume_on_loop.__qualname__ = "resume"
+replay = background.waiting(replay_on_loop)
+replay.__name__ = replay.__qualname__ = "replay"
+replay_on_loop.__qualname__ = "replay"
