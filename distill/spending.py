@@ -100,6 +100,8 @@ class Spending:
         window = backend.window_tokens
         self.calls = CallBudget(self.account, self._call_tariff, window, parent)
         self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
+        if isinstance(supervisor, RecordedSupervisor) and supervisor.run.end is not None:
+            self.turns.end_as(supervisor.run.end)
         if None in (price, self._call_tariff.price):
             self.account.say_unpriced()
         if recorded is not None:
