@@ -102,7 +102,8 @@ def up(
     if check_only or (many is not None and many.check):
         if not prepare:
             files = [path for path in paths if not _is_stream(path)]
-            _checked(many, files, query, supervisor, base_url, rates, options)
+            # What reads a PDF may be about to be installed.
+            _checked(many, files, query, supervisor, base_url, rates, options, looks_only=True)
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
@@ -258,19 +259,17 @@ def _dry_run(
     model = settings.model or DEFAULT_MODEL_NAME
     window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
     worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
+    own = ("max_iterations", "output_limit", "prices", "primitives", "dialect", "max_depth")
     told = estimate(
         query or "",
         context,
         handler,
         worker,
-        max_iterations=options["max_iterations"],
-        output_limit=options["output_limit"],
         budget=Budget.taken_from(options),
-        prices=options["prices"],
         limits=sandbox.limits,
         sandbox_packages=sandbox.packages,
         sandbox=sandbox.tier,
-        primitives=options["primitives"],
+        **{name: options[name] for name in own},
     )
     click.echo(visible(str(told)))
     return 0
@@ -284,10 +283,14 @@ def _checked(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
     if many is None:
-        return _check_first(paths, query, supervisor, base_url, rates, options)
+        return _check_first(
+            paths, query, supervisor, base_url, rates, options, looks_only=looks_only
+        )
     _check_folder(check_tasks(many, paths, query, options))
     return _supervisor_from(supervisor, base_url, rates)
 
@@ -299,6 +302,8 @@ def _check_first(
     base_url: str | None,
     rates: Rates,
     options: dict[str, Any],
+    *,
+    looks_only: bool = False,
 ) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
     named(options["primitives"])
@@ -325,7 +330,7 @@ def _check_first(
         if not query.strip():
             raise InputError("the question is empty")
         if paths:
-            read_context(paths, options["encoding"])
+            read_context(paths, options["encoding"], looks_only=looks_only)
     _check_folder(options.get("log_dir") or default_log_dir().parent)
     return _supervisor_from(supervisor, base_url, rates)
 

@@ -44,6 +44,7 @@ class Grading:
             elapsed_s=run.elapsed,
             dollars=run.dollars,
             ended_by=run.ended_by,
+            answer_problem=run.answer_problem,
         )
         return await self.scored(attempt.task, result)
 
@@ -54,6 +55,7 @@ class Grading:
             **_cost(end),
             status=end.status,
             answer=end.answer,
+            answer_problem=end.answer_problem,
             run_id=end.run,
         )
         return await self.scored(attempt.task, result)

@@ -37,8 +37,9 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``score`` is absent where there is no label or nobody could tell (``score_detail`` says why); 0
     is a score, also of no answer. ``asked`` stands for the question, text and options. The trace is
-    in ``log_dir`` under ``run_id``; ``ended_by`` is the budget that ended it. ``dollars``, without
-    a judge's, are None where a price is not known. ``t`` is the wall clock in seconds since 1970.
+    in ``log_dir`` under ``run_id``; ``ended_by`` is the budget that ended it, ``answer_problem``
+    what is wrong with an answer that its rules refused. ``dollars``, without a judge's, are None
+    where a price is not known. ``t`` is the wall clock in seconds since 1970.
     """
 
     task: str
@@ -65,6 +66,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     dollars: float | None = None
     ended_by: str | None = None
+    answer_problem: str | None = None
 
     @property
     def tokens(self) -> int:

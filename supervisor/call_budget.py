@@ -23,11 +23,19 @@ have, and the model's window is not known, which else is the bound.
 class CallBudget:
     """Of one run, whose workers have a window of ``window_tokens``. On the driver's loop.
 
-    ``account`` is what the calls have used, of the run's.
+    ``account`` is what the calls have used, of the run's; the account ``above`` has counted already
+    what was used before.
     """
 
-    def __init__(self, account: Account, tariff: Tariff, window_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        account: Account,
+        tariff: Tariff,
+        window_tokens: int | None = None,
+        above: Account | None = None,
+    ) -> None:
         self.account = account.child()
+        self._above = above
         self._tariff = tariff
         self._window_tokens = window_tokens
         self._open: dict[str, Reservation] = {}
@@ -79,7 +87,9 @@ class CallBudget:
     def refusal(self) -> WorkerError:
         """What a call that was not admitted is told."""
         assert self._refusal is not None
-        return WorkerError(f"not sent: {self._refusal}", budget=self._refusal.budget)
+        budget = self._refusal.budget
+        advice = "; a lower max_tokens needs less" if budget in ("tokens", "dollars") else ""
+        return WorkerError(f"not sent: {self._refusal}{advice}", budget=budget)
 
     def settle(self, outcome: Outcome) -> None:
         """A call has been answered, or has failed."""
@@ -98,7 +108,7 @@ class CallBudget:
 
     def take_up(self, line: records.Call) -> None:
         """A call that an earlier process of the same run has made."""
-        self.account.charge(self.used_by(line))
+        self.account.charge(self.used_by(line), self._above)
 
     def used_by(self, line: records.Call) -> Use:
         """What the call of this line has used: nothing, where it had its answer from before."""

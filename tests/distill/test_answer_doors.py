@@ -9,7 +9,7 @@ import pytest
 
 from distill.engine import Engine
 from distill.errors import InputError
-from tests.distill.commands import command_beside, engine
+from tests.distill.commands import command, command_beside, engine
 from tests.distill.pdf_files import pdf
 from tests.distill.scripted import cell, endpoint
 
@@ -28,6 +28,25 @@ def boss(request: Mapping[str, Any]) -> str:
     if "Never" in said:
         return WRONG if len(request["messages"]) <= 2 else "It is Saul."
     return RIGHT if "FinalError" in said else WRONG
+
+
+def test_before_a_set_up_a_pdf_is_only_looked_at(short: Path) -> None:
+    book = short / "book.pdf"
+    book.write_bytes(b"%PDF-1.7 broken")
+    words = (
+        "-c",
+        str(book),
+        "-q",
+        "Who?",
+        "--worker-url",
+        "http://127.0.0.1:9/v1",
+        "--worker",
+        "m",
+    )
+    assert command(short, "up", "--check-only", *words).code == 0
+    done = command(short, "up", *words)
+    assert (done.code, done.out) == (2, "")
+    assert "broken PDF" in done.err
 
 
 def test_an_answer_that_must_pass_by_every_door(
