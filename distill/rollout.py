@@ -515,6 +515,7 @@ class Rollout:
         try:
             if self.sub_runs is not None:
                 await self.sub_runs.close()
+            self._spending.close()
             self._log_end(status, error)
             self._has_ended = True
         finally:

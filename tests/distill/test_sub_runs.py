@@ -390,6 +390,9 @@ def test_a_recorded_run_is_done_again_without_them(
     assert again.answer == first.answer == [1, 2]
     (alone,) = read(tmp_path / "again").runs.values()
     assert alone.primitives[0].value == [1, 2]
+    other = replay(log, Worker(), log_dir=tmp_path / "other")
+    assert other.answer == [1, 2]
+    assert len(read(tmp_path / "other").runs) == 1
 
 
 def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
@@ -479,7 +482,8 @@ def test_what_was_open_at_a_kill_goes_on(tmp_path: Path, killed: Path) -> None:
 
 
 def test_a_sub_run_does_not_go_on_alone(killed: Path) -> None:
-    root, (child, *_) = runs_of(killed / "log")
+    root, children = runs_of(killed / "log")
+    child = next(each for each in children if each.end is None)
     with pytest.raises(InputError, match=f"sub-run of {root.id}"):
         resume(killed / "log", Family(), Worker(), run_id=child.id)
 
