@@ -119,9 +119,15 @@ class Account:
         reservation.resize(most)
         return reservation
 
-    def charge(self, used: Use) -> None:
-        """Count what was used and not reserved: before this process, or nobody could know it."""
-        self._change(used, NOTHING)
+    def charge(self, used: Use, below: "Account | None" = None) -> None:
+        """Count what was used and not reserved: before this process, or nobody could know it.
+
+        The account ``below`` which it is, and those further up, have counted it already.
+        """
+        path = self.path if below is None else self.path[: -len(below.path)]
+        with self.lock:
+            for balance in path:
+                balance.used += used
 
     def charge_again(self, used: Use) -> bool:
         """Count what was sent in vain, while as much stays reserved; whether that was covered."""

@@ -163,12 +163,14 @@ def _replay_options(recorded: Run, answers: Answers) -> Options:
     """The options of the recorded run, as far as they are its replay's."""
     assert recorded.start is not None
     told, asks = recorded.start.options, answers == "worker"
+    # A replay has no supervisor for sub-runs: what they gave comes from the log alone.
+    ready = {name: each for name, each in ready_of(told).items() if each != "supervisor"}
     turns = sum(not turn.forced for turn in recorded.turns)
     was_forced = turns < len(recorded.turns)
     options = read_back(
         Options,
         told,
-        primitives=ready_of(told) if asks else {},
+        primitives=ready if asks else {},
         repl_class=REPL,
         packages=_package_names(told),
         sources=recorded.start.context.sources,
@@ -222,9 +224,17 @@ def check_resumable(
         raise InputError(
             f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
         )
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
     replay_of = recorded.start.options.get("replay_of")
     if replay_of is not None and replay_of["answers"] == "log":
         raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
+    if (above := recorded.start.parent) is not None:
+        raise InputError(
+            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
+        )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))

@@ -259,19 +259,17 @@ def _dry_run(
     model = settings.model or DEFAULT_MODEL_NAME
     window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
     worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
+    own = ("max_iterations", "output_limit", "prices", "primitives", "dialect", "max_depth")
     told = estimate(
         query or "",
         context,
         handler,
         worker,
-        max_iterations=options["max_iterations"],
-        output_limit=options["output_limit"],
         budget=Budget.taken_from(options),
-        prices=options["prices"],
         limits=sandbox.limits,
         sandbox_packages=sandbox.packages,
         sandbox=sandbox.tier,
-        primitives=options["primitives"],
+        **{name: options[name] for name in own},
     )
     click.echo(visible(str(told)))
     return 0

@@ -7,24 +7,23 @@
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distill.budget import Budget, amount
-from distill.errors import DistillError, InputError
-from distill.models import ModelHandler, model_name
+from distill.errors import DistillError, InputError, ModelError
+from distill.models import LMResponse, Messages, ModelHandler, model_name
 from distill.orchestrator import answer_on_loop
-from distill.prices import Price, price_table
-from distill.prompts import build_system_prompt
+from distill.prices import Price, Prices, price_table
 from distill.protocol import worker_link as wire
 from distill.question import check_question
 from distill.rollout import UNKNOWN_WINDOW_TOKENS
 from distill.spending import settled
-from distill.supervisor import background
+from distill.supervisor import background, dialects
 from distill.supervisor.backends import Backend
 from distill.supervisor.recipe import RecipeHandler
 from distill.supervisor.requests import Outcome, Submission, frames, text_of
@@ -34,8 +33,11 @@ from distill.traces import records
 
 REPLY_TOKENS = 1_000
 """What a supervisor's reply is taken to have, its reasoning included."""
-SHOWN = ("worker_options", "limits", "sandbox", "sandbox_packages", "primitives", "repl_class")
-"""Options of a run that decide what a recipe asks."""
+SHOWN = (
+    *("worker_options", "limits", "sandbox", "sandbox_packages", "primitives", "repl_class"),
+    *("messages", "worker_ctx_k", "output_limit", "dialect", "max_depth", "show_context_chars"),
+)
+"""Options of a run that decide what a recipe asks, or what a model is told first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ class Estimate:
         if self.worker_calls is None:
             return "as many calls as the supervisor's code makes, which nobody knows before"
         first = sum(self.batches[: self.exact_batches])
+        batches = "1 batch" if len(self.batches) == 1 else f"{len(self.batches)} batches"
+        exactly = "exactly" if first == self.worker_calls else f"{first:,} of them exactly"
         return (
-            f"{self.worker_calls:,} calls in {len(self.batches)} batches ({first:,} exactly, the "
-            f"others with empty answers before them), about {self.worker_input_tokens:,} tokens "
-            f"in, at most {self.worker_output_tokens:,} out"
+            f"{self.worker_calls:,} calls in {batches} ({exactly}), about "
+            f"{self.worker_input_tokens:,} tokens in, at most {self.worker_output_tokens:,} out"
         )
 
     def _cost(self) -> str:
@@ -139,6 +142,25 @@ class CountingBackend:
             loop.call_soon(submission.deliver, outcomes)
 
 
+class Measuring(ModelHandler):
+    """Stands for a supervisor, and keeps what it is told first."""
+
+    endpoint = ""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.tokens = 0
+
+    def chat(self, messages: Messages, **_kw: Any) -> LMResponse:
+        """Measure, and end the run. Raises ModelError."""
+        self.tokens = prompt_tokens(message["content"] for message in messages)
+        raise ModelError("it has been measured")
+
+    def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
+        """As ``chat``."""
+        return [self.chat(messages, **kw) for messages in message_batches]
+
+
 async def estimate_on_loop(
     query: str,
     context: str | list[Any] | dict[str, Any],
@@ -146,15 +168,14 @@ async def estimate_on_loop(
     worker: ModelHandler | Backend,
     *,
     max_iterations: int = 15,
-    output_limit: int = 2000,
     budget: Budget | None = None,
-    prices: Mapping[str, Any] | str | Path | None = None,
+    prices: Prices | None = None,
     **options: Any,
 ) -> Estimate:
     """What ``run`` with these arguments would ask, and cost; nothing is sent to anybody.
 
-    Of ``options``, which are those of ``run``, some decide what a recipe asks; others have no
-    effect. A model of an API is not asked whether it is there. Raises InputError, SandboxError.
+    Of ``options``, which are those of ``run``, some (SHOWN) decide it; the others have no effect. A
+    model of an API is not asked whether it is there. Raises InputError, SandboxError.
     """
     check_question(query, context)
     table = price_table(prices)
@@ -168,16 +189,21 @@ async def estimate_on_loop(
     limit, table = settled(budget or Budget(), table, counting, handler)
     limits = {kind.removeprefix("max_"): value for kind, value in limit.options.items()}
     estimate = Estimate(model_name(handler), name, 1, 0, 0, 0, 0, 0, 0.0, 0.0, limits)
-    worker_price = table.price(name, worker.endpoint)
+    kept = {key: value for key, value in options.items() if key in SHOWN and value is not None}
     if isinstance(handler, RecipeHandler):
-        kept = {key: value for key, value in options.items() if key in SHOWN}
-        return await _counted(estimate, query, context, handler, counting, worker_price, kept)
-    opening = options.get("messages") or build_system_prompt(
-        context, query, output_limit=output_limit
-    )
-    first = prompt_tokens(message["content"] for message in opening)
+        price = table.price(name, worker.endpoint)
+        return await _counted(estimate, query, context, handler, counting, price, kept)
+    counting.endpoint = ""
+    measuring = Measuring(model_name(handler))
+    with _log_folder() as folder, contextlib.suppress(ModelError):
+        await answer_on_loop(query, context, measuring, counting, log_dir=folder, **kept)
     price = table.price(model_name(handler), handler.endpoint)
-    return _assumed(estimate, first, max_iterations, output_limit, price)
+    shown = kept.get("output_limit") or dialects.dialect(kept.get("dialect", "native")).output_limit
+    return _assumed(estimate, measuring.tokens, max_iterations, shown, price)
+
+
+def _log_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="distill-dry-run-")
 
 
 async def _counted(
@@ -197,7 +223,7 @@ async def _counted(
             "the worker's window is not known before: the recipe was told "
             f"{UNKNOWN_WINDOW_TOKENS:,} tokens (--window-tokens)"
         )
-    with tempfile.TemporaryDirectory(prefix="distill-dry-run-") as folder:
+    with _log_folder() as folder:
         try:
             await answer_on_loop(query, context, recipe, counting, log_dir=folder, **options)
         except DistillError as error:

@@ -49,8 +49,10 @@ class LocalSupervisor(ModelHandler):
         """The next reply. Raises ModelError: the conversation is too long, or nobody serves it."""
         started_s = time.monotonic()
         conversation = tuple(wire.ChatMessage(m["role"], m["content"]) for m in messages)
-        bounded = {"max_tokens": self.window_tokens and self.window_tokens // REPLY_SHARE, **kw}
-        outcome = self._ask(conversation, sampling_of(bounded))
+        share = self.window_tokens and self.window_tokens // REPLY_SHARE
+        bounds = [bound for bound in (share, kw.get("max_tokens")) if bound]
+        bound = min(bounds, default=None)
+        outcome = self._ask(conversation, sampling_of({**kw, "max_tokens": bound}))
         if isinstance(outcome.result, wire.Failure) and outcome.result.kind == "too_long":
             outcome = self._ask(conversation, sampling_of({**kw, "max_tokens": None}))
         result = outcome.result

@@ -51,6 +51,9 @@ NONSENSE_RETRIES = 2
 """Tries after the first where the reply is no chat completion: a proxy's trouble passes."""
 NO_STREAM = frozenset((400, 404, 405, 406, 415, 422, 501))
 """Statuses with which an endpoint that can't stream refuses to."""
+BROKEN = frozenset(("RemoteProtocolError", "ReadError", "WriteError"))
+"""What httpx2 raises of a connection that was there."""
+FILTER = re.compile("content_filter|content management policy|responsible.?ai", re.IGNORECASE)
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
 REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")
@@ -530,7 +533,9 @@ class OpenAIHandler(ModelHandler):
         if isinstance(error, openai.APIConnectionError):
             own = self._settings["base_url"] is not None
             advice = f"check {address} and that it runs" if own else "check the network"
-            return f"can't be reached ({error.__cause__ or error}); {advice}"
+            broke = type(error.__cause__).__name__ in BROKEN
+            what = "the connection broke" if broke else "can't be reached"
+            return f"{what} ({error.__cause__ or error}); {advice}"
         message = getattr(error, "message", "") or str(error)
         if status == 401:
             return f"the key was refused; check {key}"
@@ -538,6 +543,8 @@ class OpenAIHandler(ModelHandler):
             return f"it knows no such model or path: {message}"
         if status == 429:
             return f"rate or quota limit: {message}"
+        if FILTER.search(message):
+            return f"its content filter refuses the conversation; use another supervisor: {message}"
         return f"error {status}: {message}" if status else str(error)
 
     def close(self) -> None:

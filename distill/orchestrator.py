@@ -14,7 +14,7 @@ from distill.limits import check
 from distill.models import ModelHandler, model_name
 from distill.opening import Opening, checked
 from distill.packages import described
-from distill.prices import price_table
+from distill.prices import Prices, price_table
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
@@ -71,7 +71,7 @@ async def answer_on_loop(
     sub_supervisor: ModelHandler | str | None = None,
     dialect: DialectName = "native",
     budget: Budget | None = None,
-    prices: Mapping[str, Any] | str | Path | None = None,
+    prices: Prices | None = None,
     show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     on_text: Callable[[str], None] | None = None,

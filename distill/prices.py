@@ -126,6 +126,10 @@ class PriceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return next((d.gpu_hour for d in self.devices if fnmatchcase(device, d.device)), 0.0)
 
 
+Prices = PriceTable | Mapping[str, Any] | str | Path
+"""A table, what a TOML file of one holds, or such a file's name."""
+
+
 def is_local(endpoint: str) -> bool:
     """Whether nobody sends a bill for it: this process, this machine, or a network of one's own."""
     host = endpoint.rpartition(":")[0] if endpoint.count(":") == 1 else endpoint
@@ -136,7 +140,7 @@ def is_local(endpoint: str) -> bool:
         return "." not in host or host.rpartition(".")[2] in own
 
 
-def price_table(given: Mapping[str, Any] | str | Path | None = None) -> PriceTable:
+def price_table(given: Prices | None = None) -> PriceTable:
     """All prices: those given (a file's name, or what such a file holds), the user's, distill's.
 
     Raises InputError for what is no table.
@@ -144,6 +148,8 @@ def price_table(given: Mapping[str, Any] | str | Path | None = None) -> PriceTab
     table = _shipped()
     if (path := config_folder() / "prices.toml").is_file():
         table = _read(path).before(table)
+    if isinstance(given, PriceTable):
+        return given.before(table)
     if isinstance(given, str | Path):
         return _read(Path(given).expanduser()).before(table)
     return table if given is None else _table(given, "prices").before(table)

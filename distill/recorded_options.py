@@ -11,9 +11,7 @@ from distill.errors import InputError
 
 Options = TypeVar("Options")
 
-FUNCTIONS = frozenset(
-    ("account", "answer_rules", "on_progress", "on_text", "primitives", "repl_class")
-)
+FUNCTIONS = frozenset(("answer_rules", "on_progress", "on_text", "primitives", "repl_class"))
 """What no log can hold: who goes on with a run gives it again."""
 LOGGED_APART = frozenset(("packages", "sources"))
 """Of these ``run_start`` says more than the option does."""

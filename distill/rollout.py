@@ -15,7 +15,7 @@ import msgspec
 
 from distill.accounts import Account
 from distill.answers import AnswerRules
-from distill.budget import NOTHING, Budget
+from distill.budget import Budget
 from distill.errors import DistillError
 from distill.models import ModelHandler, Usage, model_name
 from distill.opening import BuildPrompt, Opening, opening
@@ -171,8 +171,6 @@ class Options:
     dialect: DialectName = "native"
     budget: Budget = field(default_factory=Budget)
     prices: PriceTable = field(default_factory=PriceTable)
-    account: Account | None = None
-    """What the run draws on, if it is a part of another."""
     show_context_chars: int = 0
     on_progress: Callable[[Progress], None] | None
     replay_of: ReplayOf | None = None
@@ -210,6 +208,8 @@ class Rollout:
         self._cache: AnswerCache | None = None
         self._calls_before: int | None = None
         self._replaying: Replaying | None = None
+        self.draws_on: Account | None = None
+        """The account of the run that this one is a part of; to be set before ``prepare``."""
         self._refused: HostCallRecord | records.Primitive | None = None
         """The last answer that FINAL did not take."""
         self.worker_ctx_k: int | None = None
@@ -237,7 +237,7 @@ class Rollout:
             budget=self._options.budget,
             prices=self._options.prices,
             shown_chars=self._options.output_limit,
-            parent=self._options.account,
+            parent=self.draws_on,
             recorded=recorded,
         )
         self._calls = WorkerCalls(
@@ -257,9 +257,6 @@ class Rollout:
             self._calls.take_up(recorded)
             if self.sub_runs is not None:
                 self.sub_runs.take_up(recorded)
-            if (above := self._options.account) is not None:
-                # The run above has charged for all that was below it when the log was cut off.
-                above.charge(NOTHING - self.account.used)
             self._calls_before = self.totals.sent
             self._repl.recorded = recorded
             for call in recorded.primitives:
@@ -518,6 +515,7 @@ class Rollout:
         try:
             if self.sub_runs is not None:
                 await self.sub_runs.close()
+            self._spending.close()
             self._log_end(status, error)
             self._has_ended = True
         finally:

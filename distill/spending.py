@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import glob
 import logging
 from collections.abc import Callable, Iterator
@@ -49,15 +50,18 @@ def settled(
         raise InputError(f"the dollars can't be limited: {_how_to_add(*unknown[0])}")
     for model, endpoint in unknown:
         if endpoint is not None:
-            LOG.warning(
-                "distill: what this run costs is not known: %s", _how_to_add(model, endpoint)
-            )
+            _tell_once(f"what this run costs is not known: {_how_to_add(model, endpoint)}")
     costs = any(row.most_input or row.output for row in rows) or bool(table.devices)
     if costs and not unknown and budget.dollars is None:
-        told = amount("dollars", DEFAULT_DOLLARS)
-        LOG.warning("distill: this run may cost up to %s (--max-dollars sets it)", told)
+        _tell_once(f"a run may cost up to ${DEFAULT_DOLLARS:.2f} (--max-dollars sets it)")
         budget = dataclasses.replace(budget, dollars=DEFAULT_DOLLARS)
     return budget, PriceTable(models=tuple(rows), devices=table.devices)
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    """Of a thousand runs one says so."""
+    LOG.warning("distill: %s", text)
 
 
 def _how_to_add(model: str, endpoint: str | None) -> str:
@@ -93,22 +97,26 @@ class Spending:
         price = prices.price(model_name(supervisor), supervisor.endpoint)
         self._tariff = Tariff(price, prices, counts)
         self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
-        self.calls = CallBudget(self.account, self._call_tariff, backend.window_tokens)
+        window = backend.window_tokens
+        self.calls = CallBudget(self.account, self._call_tariff, window, parent)
         self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
         if None in (price, self._call_tariff.price):
             self.account.say_unpriced()
         if recorded is not None:
-            self._charge_before(recorded)
+            self._charge_before(recorded, parent)
 
-    def _charge_before(self, recorded: Run) -> None:
-        """What an earlier process of this run has used, but its calls, which are taken up apart."""
-        self.turns.account.charge(turns_before(recorded, self._tariff))
+    def _charge_before(self, recorded: Run, parent: Account | None) -> None:
+        """What an earlier process of this run has used, but its calls, which are taken up apart.
+
+        The parent's account has all of it, as of any run below it.
+        """
+        self.turns.account.charge(turns_before(recorded, self._tariff), parent)
         below = list(recorded.sub_runs)
         for run in below:
             below += run.sub_runs
-            self.account.charge(turns_before(run, self._tariff))
+            self.account.charge(turns_before(run, self._tariff), parent)
             for line in run.calls:
-                self.account.charge(self.calls.used_by(line))
+                self.account.charge(self.calls.used_by(line), parent)
 
     @property
     def supervisor_dollars(self) -> float | None:
@@ -129,6 +137,11 @@ class Spending:
     def gpu_s(self) -> float:
         """Of worker servers' devices, for its own turns and calls."""
         return self.turns.account.used.gpu_s + self.calls.account.used.gpu_s
+
+    def close(self) -> None:
+        """The run has ended: what was put aside for it is the others' of its tree."""
+        self.calls.forfeit()
+        self.turns.close()
 
     @contextlib.contextmanager
     def clock(self, stop_calls: Callable[[BudgetError], None]) -> Iterator[None]:

@@ -185,6 +185,7 @@ class SubRuns:
             family.sub_runs(self._level + 1),
             place,
         )
+        child.draws_on = parent.account
         await child.prepare(family.supervisor, family.backend, before)
         self._running.append(child)
         try:
@@ -212,7 +213,6 @@ class SubRuns:
             max_iterations=min(turns, asked.max_iterations or turns),
             sources=options.sources if asked.context is None else (),
             budget=Budget(),
-            account=self._parent.account,
             answer_rules=AnswerRules(),  # those are for the answer to the whole question
             on_progress=lambda _: self._parent.tell(),
             on_text=None,

@@ -116,12 +116,23 @@ class TurnBudget:
         except TimeoutError:
             if not limit.expired():
                 raise
-            # Nobody will know what it takes: as much as it may.
-            self._hold.spend(self._turn, NOTHING)
+            self._forfeit()
             raise BudgetError("the wall time is up", budget="wall_s") from None
+        except asyncio.CancelledError:
+            self._forfeit()
+            raise
         finally:
             LOST_TRY.reset(token)
             self._slowest_s = max(self._slowest_s, time.monotonic() - started_s)
+
+    def _forfeit(self) -> None:
+        """The reply is not waited for: what it takes is as much as it may."""
+        self._hold.spend(self._turn)
+        self._turn = NOTHING
+
+    def close(self) -> None:
+        """There are no further turns."""
+        self._hold.release()
 
     def _lost(self, _tokens: int) -> bool:
         """A try was sent and never answered; whether another is covered."""

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill import Budget
+from distill import Budget, LMResponse, Usage
 from distill.accounts import Account, Reservation
 from distill.budget import KINDS, NOTHING, Use, amount
 from distill.errors import BudgetError, InputError
+from distill.supervisor.call_budget import CallBudget
+from distill.supervisor.tariff import Tariff
+from distill.supervisor.turn_budget import TurnBudget
 
 counts = st.integers(0, 40)
 uses = st.builds(
@@ -197,6 +200,22 @@ def test_a_child_has_the_earlier_deadline_of_its_own_and_its_parents() -> None:
     assert (root.child(Budget(wall_s=5.0)).left_s() or 99) <= 5.0
     assert Account().left_s() is None
     assert Account(Budget(wall_s=1.0), spent_s=2.0).left_s() == 0
+
+
+def test_what_is_kept_for_a_last_turn_is_the_others_when_the_run_has_ended() -> None:
+    tree = Account(Budget(tokens=50_000))
+    account = tree.child()
+    turns = TurnBudget(account, Tariff(), CallBudget(account, Tariff()))
+    messages = turns.open([{"role": "user", "content": "What?"}])
+    assert 0 < (tree.left("tokens") or 0) < 50_000
+    assert turns.plan(messages) is None
+    reply = LMResponse("print(1)", Usage(100, 10), "m", 0.1)
+    turns.replied(reply)
+    assert turns.plan(messages) is None
+    assert (tree.left("tokens") or 0) < 49_890 - 512
+    turns.close()
+    assert tree.left("tokens") == 49_890
+    assert tree.used == Use(turns=1, tokens=110)
 
 
 BAD: list[dict[str, Any]] = [

@@ -261,9 +261,13 @@ def test_nothing_is_said_of_a_budget_that_nobody_gave(talk: Ask) -> None:
 
 def test_a_lost_try_is_paid_for_and_none_is_sent_again_that_is_not_covered(talk: Ask) -> None:
     """A connection that breaks after the request was read: the endpoint may send a bill."""
+
+    def hang_up(_request: dict[str, Any]) -> Any:
+        raise ConnectionError("the endpoint hangs up")
+
     script = Talk(
         cell("try:\n    worker('a', max_tokens=100)\nexcept WorkerError:\n    FINAL('lost')"),
-        answer=Reply(b"", headers={"Content-Length": "99"}),
+        answer=hang_up,
     )
     table = prices(hand={"input": 0.0, "output": 1000.0}, boss={"input": 0, "output": 0})
     result = talk(script, budget=Budget(dollars=0.25), prices=table, retries=4)

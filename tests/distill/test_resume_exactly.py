@@ -102,8 +102,15 @@ def undisturbed(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Und
 
 
 def finished(told: Run) -> list[tuple[Any, ...]]:
-    """Code, status, output, variables and exception of the cells that were not killed."""
-    return [(each[2:6], each[7:9]) for each in cells_of(told) if each[3] != "lost"]
+    """Code, status, output, variables and exception of the cells that were not killed.
+
+    Not the traceback: it names the cell, whose number is another after one that was cut off.
+    """
+    return [
+        (each[2:6], each[7], each[8] and (*each[8][:2], each[8][3]))
+        for each in cells_of(told)
+        if each[3] != "lost"
+    ]
 
 
 def kept(told: Run) -> Counter[str]:

@@ -39,6 +39,11 @@ final_answer = llm_query(f"Aggregating all the answers per chunk, answer: {query
 """After an example in rlm's prompt: it rebinds ``answer``, which is the REPL's own."""
 
 
+def slow(*values: Any) -> Any:
+    """A case that runs with ``--full``."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def ask_rlm(ask: Ask) -> Ask:
     """``run`` in the dialect."""
@@ -175,11 +180,11 @@ answer["ready"] = 1"""
     [
         "answer = {'content': [1, 2], 'ready': True}",
         "answer['ready'] = True\nanswer['content'] = [1, 2]",
-        "answer.update(content=[1, 2], ready='yes')",
+        slow("answer.update(content=[1, 2], ready='yes')"),
         "x = [1, 2]\nFINAL_VAR('x')",
-        "x = [1, 2]\nprint(FINAL_VAR(\"'x'\"))",
-        "FINAL_VAR([1, 2])",
-        "FINAL('[1, 2]')",
+        slow("x = [1, 2]\nprint(FINAL_VAR(\"'x'\"))"),
+        slow("FINAL_VAR([1, 2])"),
+        slow("FINAL('[1, 2]')"),
         "if True:\n    answer['content'] = [1, 2]\n    answer['ready'] = True  # done",
     ],
 )

@@ -1,23 +1,29 @@
 """A reply that is streamed loses nothing that the whole one has, and is heard as it comes."""
 
+import asyncio
+import contextlib
 import itertools
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill import LMResponse, OpenAIHandler, Usage
+from distill import LMResponse, OpenAIHandler, Usage, arun
 from distill.caller import HEARER
 from distill.errors import ModelError
 from distill.models import ToolCall
 from tests.distill.scripted import (
+    SMALL,
     USAGE,
     USED,
     Reply,
+    Worker,
     completion,
     endpoint,
     event,
@@ -236,11 +242,14 @@ def test_a_broken_stream_is_asked_again() -> None:
             assert reply.attempts == tries[kind] == ear.begun == 2, kind
 
 
-@pytest.mark.parametrize("kind", ["no end", "an error inside", "cut off"])
+LASTING = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("an error inside", "cut off")]
+
+
+@pytest.mark.parametrize("kind", ["no end", *LASTING])
 def test_a_stream_that_stays_broken_is_an_error(kind: str) -> None:
     with (
         endpoint(lambda _: BROKEN[kind]) as server,
-        pytest.raises(ModelError, match=r"broke off|overloaded|reached") as caught,
+        pytest.raises(ModelError, match=r"broke off|overloaded|connection broke") as caught,
     ):
         heard(OpenAIHandler("scripted", server.url, retries=1))
     assert caught.value.attempts == len(server.requests) == 2
@@ -306,3 +315,47 @@ def test_a_connection_that_stays_open_after_the_end_is_not_waited_for() -> None:
         reply, _ = heard(OpenAIHandler("scripted", url, timeout_s=20, stall_s=20))
     assert reply.text == "a whole reply"
     assert len(times) == 1
+
+
+def test_a_run_that_is_cancelled_hangs_up(log: Path) -> None:
+    """What nobody waits for is not generated to its end, nor paid for."""
+    hung_up = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield sse(event({"content": "and "}), done=False)
+                time.sleep(0.02)
+        finally:
+            hung_up.set()
+
+    async def ask_and_cancel(handler: OpenAIHandler) -> None:
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_text(_piece: str) -> None:
+            loop.call_soon_threadsafe(begun.set)
+
+        options: dict[str, Any] = {"log_dir": log, "limits": SMALL, "on_text": on_text}
+        task = asyncio.ensure_future(arun("What?", "some text", handler, Worker(), **options))
+        await begun.wait()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    with endpoint(lambda _: Reply(endless(), content_type="text/event-stream")) as server:
+        handler = OpenAIHandler("scripted", server.url)
+        run_bounded(lambda: asyncio.run(ask_and_cancel(handler)))
+        assert hung_up.wait(20)
+        handler.close()
+    assert len(server.requests) == 1
+
+
+def test_a_filter_of_the_endpoint_says_what_to_do() -> None:
+    """Azure's spelling."""
+    said = {"message": "Azure OpenAI's content management policy", "code": "content_filter"}
+    with (
+        endpoint(lambda _: Reply({"error": said}, 400)) as server,
+        pytest.raises(ModelError, match=r"content filter refuses .* another supervisor"),
+    ):
+        heard(OpenAIHandler("scripted", server.url))
+    assert len(server.requests) == 1

@@ -249,24 +249,25 @@ def test_turns_are_of_the_whole_tree(ask_family: Any, log: Path) -> None:
 # -- what goes wrong
 
 
-@pytest.mark.parametrize(
-    ("deeper", "told"),
-    [
-        ([ModelError("the endpoint is down")], "SubRunError the endpoint is down"),
-        ([cell("1 / 0"), cell("x = 1")], "SubRunError it ended without an answer, after 2 turns"),
-        ([lambda: dict[str, str]()["no"]], "SubRunError KeyError"),
-    ],
-    ids=["model", "unanswered", "handler"],
-)
-def test_its_failure_is_an_error_of_the_cell(
-    ask_family: Any, log: Path, deeper: list[Any], told: str
-) -> None:
-    code = "try: supervisor('deeper')\nexcept SubRunError as e: print(type(e).__name__, e)"
-    family = Family(root=[cell(code), cell("FINAL('went on')")], deeper=deeper)
+def test_their_failures_are_errors_of_the_cell(ask_family: Any, log: Path) -> None:
+    code = """\
+for name in ('down', 'endless', 'broken'):
+    try: supervisor(name)
+    except SubRunError as e: print(type(e).__name__, e)"""
+    family = Family(
+        root=[cell(code), cell("FINAL('went on')")],
+        down=[ModelError("the endpoint is down")],
+        endless=[cell("1 / 0"), cell("x = 1")],
+        broken=[lambda: dict[str, str]()["no"]],
+    )
     assert ask_family(family, max_iterations=2).answer == "went on"
-    assert told in family.shown("root")
-    _, (child,) = runs_of(log)
-    assert child.end is not None
+    told = family.shown("root")
+    assert "SubRunError the endpoint is down" in told
+    assert "SubRunError it ended without an answer, after 2 turns" in told
+    assert "SubRunError KeyError" in told
+    _, children = runs_of(log)
+    ends = [child.end and child.end.status for child in children]
+    assert ends == ["failed", "unanswered", "failed"]
 
 
 def test_some_of_a_list_may_fail(ask_family: Any, log: Path) -> None:
@@ -279,22 +280,28 @@ except SubRunError as e: FINAL([str(e), e.answers, e.errors[1]])"""
     assert (answers, reason) == ([7, None, 7], "no")
 
 
-@pytest.mark.parametrize(
-    ("call", "told"),
-    [
-        ("supervisor('')", "the question is empty"),
-        ("supervisor(3)", "the question is empty"),
-        ("supervisor('a', '')", "the context is empty"),
-        ("supervisor('a', 7)", "not int"),
-        ("supervisor('a', max_iterations=0)", "max_iterations"),
-        ("supervisor(['a'], contexts=['x', 'y'])", "contexts"),
-        ("supervisor('a', contexts=['x'])", "contexts"),
-        ("supervisor('a', model='x')", "model"),
-    ],
-)
-def test_what_can_not_be_asked(ask_family: Any, log: Path, call: str, told: str) -> None:
-    code = f"try: {call}\nexcept PrimitiveError as e: FINAL(str(e))"
-    assert told in ask_family(Family(root=[cell(code)])).answer
+WRONG = {
+    "supervisor('')": "the question is empty",
+    "supervisor(3)": "the question is empty",
+    "supervisor('a', '')": "the context is empty",
+    "supervisor('a', 7)": "not int",
+    "supervisor('a', max_iterations=0)": "max_iterations",
+    "supervisor(['a'], contexts=['x', 'y'])": "contexts",
+    "supervisor('a', contexts=['x'])": "contexts",
+    "supervisor('a', model='x')": "model",
+}
+
+
+def test_what_can_not_be_asked(ask_family: Any, log: Path) -> None:
+    code = f"""\
+told = []
+for call in {list(WRONG)}:
+    try: told.append(eval(call))
+    except PrimitiveError as e: told.append(str(e))
+FINAL(told)"""
+    answers = ask_family(Family(root=[cell(code)])).answer
+    for answer, (call, told) in zip(answers, WRONG.items(), strict=True):
+        assert told in answer, call
     assert len(read(log).runs) == 1
 
 
@@ -383,6 +390,9 @@ def test_a_recorded_run_is_done_again_without_them(
     assert again.answer == first.answer == [1, 2]
     (alone,) = read(tmp_path / "again").runs.values()
     assert alone.primitives[0].value == [1, 2]
+    other = replay(log, Worker(), log_dir=tmp_path / "other")
+    assert other.answer == [1, 2]
+    assert len(read(tmp_path / "other").runs) == 1
 
 
 def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
@@ -471,6 +481,14 @@ def test_what_was_open_at_a_kill_goes_on(tmp_path: Path, killed: Path) -> None:
     assert result.supervisor_usage == Usage(10 * turns, 5 * turns)
 
 
+def test_a_sub_run_does_not_go_on_alone(killed: Path) -> None:
+    root, children = runs_of(killed / "log")
+    child = next(each for each in children if each.end is None)
+    with pytest.raises(InputError, match=f"sub-run of {root.id}"):
+        resume(killed / "log", Family(), Worker(), run_id=child.id)
+
+
+@pytest.mark.slow
 def test_what_nobody_asks_for_again_ends(tmp_path: Path, killed: Path) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     log = tmp_path / "log" / "supervisor.jsonl"

@@ -52,6 +52,7 @@ def test_an_rlm_from_the_command_line(short: Path) -> None:
     assert (again.code, again.out) == (0, "Goliath\n"), again.err
 
 
+@pytest.mark.slow
 def test_another_model_at_the_same_endpoint_may_write_the_code(short: Path) -> None:
     (short / "text.txt").write_text(TEXT)
     replies = [cell("x = supervisor('Which?', 'a part')"), cell("FINAL(context)"), cell("FINAL(x)")]

@@ -36,7 +36,7 @@ def test_the_shares_add_up_to_the_time_in_which_anything_was_in_flight(
     assert all(share >= 0 for share in shares)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetBackend]:
     """A worker server on the engine that does no work, and takes 0.2 s for each answer."""
     host = driver.shared()
