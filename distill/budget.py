@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -108,6 +109,17 @@ class Use:
 
 
 NOTHING = Use()
+
+
+def total(uses: Collection[Use]) -> Use:
+    """All of them together."""
+    return Use(
+        turns=sum(use.turns for use in uses),
+        worker_calls=sum(use.worker_calls for use in uses),
+        tokens=sum(use.tokens for use in uses),
+        dollars=sum(use.dollars for use in uses),
+        gpu_s=sum(use.gpu_s for use in uses),
+    )
 
 
 def amount(kind: Kind | Literal["wall_s"], value: float) -> str:

@@ -1,11 +1,11 @@
 """What a run's worker calls may use: each is reserved before it is sent, and settled after."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from distill.accounts import Account, Reservation
-from distill.budget import NOTHING, Use
+from distill.budget import NOTHING, Use, total
 from distill.errors import BudgetError, WorkerError
 from distill.models import Usage
 from distill.protocol import worker_link as wire
@@ -91,20 +91,26 @@ class CallBudget:
         advice = "; a lower max_tokens needs less" if budget in ("tokens", "dollars") else ""
         return WorkerError(f"not sent: {self._refusal}{advice}", budget=budget)
 
-    def settle(self, outcome: Outcome) -> None:
-        """A call has been answered, or has failed."""
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Calls have been answered, or have failed."""
+        unreserved = []
+        for outcome in outcomes:
+            used = self._used(outcome)
+            if (reservation := self._open.pop(outcome.request.id, None)) is not None:
+                reservation.settle(used)
+            else:
+                unreserved.append(used)
+        if unreserved:
+            self.account.charge(total(unreserved))
+
+    def _used(self, outcome: Outcome) -> Use:
         result, gpu_s = outcome.result, outcome.gpu_s
-        usage = Usage()
-        if isinstance(result, wire.Result):
-            usage = outcome.usage or Usage(
-                result.prompt_tokens, result.completion_tokens, result.cached_tokens
-            )
-            if not (usage.input_tokens or usage.output_tokens):  # nobody has counted
-                prompt = prompt_tokens([text_of(outcome.request)])
-                usage = Usage(prompt, prompt_tokens([result.text]))
         self._longest_gpu_s = max(self._longest_gpu_s, gpu_s)
+        usage = outcome.usage
+        if usage is None or not (usage.input_tokens or usage.output_tokens):
+            usage = _usage(outcome.request, result)
         device = outcome.card.device if outcome.card is not None else ""
-        self._spend(outcome.request.id, self._tariff.used(usage, gpu_s, device))
+        return self._tariff.used(usage, gpu_s, device, calls=1)
 
     def take_up(self, line: records.Call) -> None:
         """A call that an earlier process of the same run has made."""
@@ -115,19 +121,13 @@ class CallBudget:
         if line.source != "sampled":
             return NOTHING
         usage = Usage(*msgspec.structs.astuple(line.usage))
-        return self._tariff.used(usage, line.gpu_s, line.model.device) + Use(worker_calls=1)
+        return self._tariff.used(usage, line.gpu_s, line.model.device, calls=1)
 
     def forfeit(self) -> None:
         """The calls that are open are given up: what they take is as much as they may."""
-        for name, reservation in list(self._open.items()):
-            self._spend(name, reservation.most - Use(worker_calls=1))
-
-    def _spend(self, name: str, used: Use) -> None:
-        used += Use(worker_calls=1)
-        if (reservation := self._open.pop(name, None)) is not None:
-            reservation.settle(used)
-        else:
-            self.account.charge(used)
+        for reservation in self._open.values():
+            reservation.settle(reservation.most)
+        self._open.clear()
 
     def lost(self, max_tokens: int | None) -> Callable[[int], bool]:
         """What hears, in any thread, of tries of calls with this bound that were lost."""
@@ -148,3 +148,12 @@ class CallBudget:
         if gpu_s is not None and (gpu_s == 0 or gpu_s < self._longest_gpu_s):
             return BudgetError("no GPU time left", budget="gpu_s")
         return None
+
+
+def _usage(request: wire.Request, result: wire.Result | wire.Failure) -> Usage:
+    """What a worker said it took; where nobody has counted, what it looks like."""
+    if isinstance(result, wire.Failure):
+        return Usage()
+    if result.prompt_tokens or result.completion_tokens:
+        return Usage(result.prompt_tokens, result.completion_tokens, result.cached_tokens)
+    return Usage(prompt_tokens([text_of(request)]), prompt_tokens([result.text]))

@@ -381,9 +381,9 @@ class WorkerCalls:
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Log first, in one write; then count, and release the answers."""
+        self._budget.settle(outcomes)
         wanted = []
         for outcome in outcomes:
-            self._budget.settle(outcome)
             name, _, number = outcome.request.id.rpartition(".")
             asked, item = self._asked.get(name), int(number)
             if asked is not None and asked.waits_for(item):

@@ -19,10 +19,11 @@ class Tariff:
     devices: PriceTable = field(default_factory=PriceTable)
     counts: bool = True
 
-    def used(self, usage: Usage, gpu_s: float = 0.0, device: str = "") -> Use:
-        """What a call has used; its retries, and the call or turn itself, are apart."""
+    def used(self, usage: Usage, gpu_s: float = 0.0, device: str = "", calls: int = 0) -> Use:
+        """What a call or a turn has used; tries that were lost are apart."""
         dollars = self.price.of_call(usage) if self.price is not None else 0.0
         return Use(
+            worker_calls=calls,
             tokens=usage.input_tokens + usage.output_tokens,
             dollars=dollars + (self.devices.device_dollars(device, gpu_s) if gpu_s else 0.0),
             gpu_s=gpu_s,
