@@ -161,13 +161,13 @@ class Through:
         log_dir: Path,
         options: Mapping[str, Any],
     ) -> None:
+        check_options({name: value for name, value in options.items() if _is_a_runs(name)})
         self.supervisor, self.worker = names
         self.lost = lost
         self._put = put
         self._log_dir = log_dir
         self._options = dict(options)
         self._spool = tempfile.TemporaryDirectory(prefix="distill-", ignore_cleanup_errors=True)
-        check_options({name: self._options[name] for name in self._options if _is_a_runs(name)})
 
     def check(self, task: Task) -> None:
         """Options are those of `distill run`, as JSON has them."""

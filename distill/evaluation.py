@@ -9,7 +9,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT, SCORER
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Tasks, fingerprints, read_tasks
 
+LOG = logging.getLogger("distill")
 RESULTS_SUFFIX = ".results.jsonl"
 
 
@@ -114,12 +116,31 @@ async def evaluate_on_loop(
             work = Evaluator(read, grading, file, on_progress)
             await work.begin(retry_errors=retry_errors)
             try:
-                await work.run(concurrency)
+                with _told_once():
+                    await work.run(concurrency)
             finally:
                 summary = work.summary()
                 with contextlib.suppress(OSError):
                     places.summary.write_bytes(as_json(summary))
     return Evaluation(work.results(), summary, places.results, places.summary, places.log_dir)
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """What each of many runs warns of, alike, is said once."""
+    said: set[str] = set()
+
+    def is_news(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        known = message in said
+        said.add(message)
+        return not known
+
+    LOG.addFilter(is_news)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(is_news)
 
 
 async def _asker(supervisor: Any, worker: Any, log_dir: Path, options: dict[str, Any]) -> Asker:

@@ -53,9 +53,7 @@ NO_STREAM = frozenset((400, 404, 405, 406, 415, 422, 501))
 """Statuses with which an endpoint that can't stream refuses to."""
 BROKEN = frozenset(("RemoteProtocolError", "ReadError", "WriteError"))
 """What httpx2 raises of a connection that was there."""
-FILTER = re.compile(
-    r"content_filter|content management policy|responsible.?ai.?polic", re.IGNORECASE
-)
+FILTER = re.compile("content_filter|content management policy|responsible.?ai", re.IGNORECASE)
 NO_KEY = "none"
 OPENAI_HOST = "api.openai.com"
 REPLY_BOUNDS = ("max_tokens", "max_completion_tokens")

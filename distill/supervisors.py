@@ -1,6 +1,7 @@
 """Supervisors by name: a recipe, a recorded run, or a model of an OpenAI-compatible API."""
 
 import os
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ class RecordedSupervisor(ModelHandler):
         return [self.chat(messages, **kw) for messages in message_batches]
 
 
+_reading = threading.Lock()
+"""A log may be of many runs, and many of them be gone on with at once: it is in memory once."""
+
+
 def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
     """The run that ``FOLDER#RUN`` names, or the newest of a log folder that is no sub-run.
 
@@ -60,7 +65,8 @@ def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
     if run_id is None and "#" in folder.name and not folder.is_dir():
         before, _, run_id = str(named).rpartition("#")
         folder = Path(before)
-    begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
+    with _reading:
+        begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
     own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]
     if run_id is not None and run_id not in begun:
         raise InputError(f"{folder} has no run {run_id}; {_listed(own)}")

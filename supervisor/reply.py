@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Self
 
@@ -93,6 +94,7 @@ class Piece:
     is_closed: bool = True
 
 
+@lru_cache(maxsize=1)  # it is read to be logged, and at once again to be run
 def read_reply(text: str, finish_reason: str = "stop", *, refused: bool = False) -> Reply:
     """Find what to run in a reply.
 

@@ -20,6 +20,7 @@ import pytest
 
 from distill import OpenAIHandler, RunResult, Usage, arun, run
 from distill.errors import InputError
+from distill.supervisor import background
 from distill.traces import read, validate
 from tests.distill.scripted import Endpoint, cell, completion, endpoint
 
@@ -137,7 +138,10 @@ def test_an_error_reaches_who_awaits_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["cancel", "timeout"])
-def test_a_cancelled_task_cancels_its_run_and_no_other(tmp_path: Path, way: str) -> None:
+def test_a_cancelled_task_cancels_its_run_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(background, "CLEAN_UP_S", 60.0)  # however slow the machine is
     with shared() as (books, _, boss, hand):
 
         async def ask() -> RunResult:
@@ -184,7 +188,9 @@ SCRIPT = """
 import asyncio, sys, threading
 from pathlib import Path
 from distill import OpenAIHandler, arun, run
+from distill.supervisor import background
 
+background.CLEAN_UP_S = 60.0
 url, folder = sys.argv[1:]
 boss = OpenAIHandler("boss", base_url=url, api_key="none")
 hand = OpenAIHandler("hand", base_url=url, api_key="none")
@@ -202,6 +208,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_script_ends_with_its_runs(tmp_path: Path) -> None:
     """Also with one that nobody awaits any more: its trace is complete, and no process stays."""
     with shared() as (_, server, _, _):
@@ -284,7 +291,9 @@ def test_a_notebook(tmp_path: Path, notebook: Notebook) -> None:
     with shared() as (books, server, _, _):
         notebook.run(
             f"""
-            import asyncio, distill
+            import distill
+            from distill.supervisor import background
+            background.CLEAN_UP_S = 60.0
             boss = distill.OpenAIHandler("boss", base_url={server.url!r}, api_key="none")
             hand = distill.OpenAIHandler("hand", base_url={server.url!r}, api_key="none")
             folder = {str(tmp_path)!r}

@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from distill import Evaluation, OpenAIHandler, Task, aevaluate, evaluate
+from distill import Budget, Evaluation, OpenAIHandler, Task, aevaluate, evaluate
 from distill.errors import InputError
+from distill.evaluation_summary import dollars_of
 from distill.evaluator import EvaluationProgress
 from distill.scorers import Sample
+from distill.supervisor.shared_context import shared_context
+from distill.texts import Texts
 from distill.traces import read, validate
 from tests.distill.scripted import SMALL, Endpoint, Reply, cell, endpoint, prompt_of, run_bounded
 from tests.supervisor.processes import wait_until
@@ -279,3 +284,61 @@ def test_a_results_file_has_one_writer(desk: Desk) -> None:
     desk.boss.answer = meddle
     assert desk.evaluate(Task(**task("a"))).summary.right == 1
     assert "another distill is writing to" in refused[0]
+
+
+def test_what_it_cost_and_which_budget_ended_it(desk: Desk) -> None:
+    price = {"models": ["scripted"], "input": 1.0, "output": 2.0}
+    done = desk.evaluate(
+        task("a"),
+        task("b", options={"max_worker_calls": 1}),
+        prices={"models": [price]},
+        budget=Budget(dollars=1.0),
+    )
+    first, second = done.results
+    # One turn and two calls, each of 11 tokens in and 4 out.
+    assert first.dollars == pytest.approx(3 * (11 + 2 * 4) / 1e6)
+    assert first.ended_by is None
+    assert (second.ended_by, second.answer) == ("worker_calls", "at last")
+    assert first.dollars is not None
+    assert second.dollars is not None
+    summary = done.summary
+    assert summary.dollars == pytest.approx(first.dollars + second.dollars)
+    assert summary.dollars_per_right == summary.dollars
+    assert summary.ended_by == {"worker_calls": 1}
+    free = desk.evaluate(task("c"), results=desk.folder / "x.jsonl")
+    assert free.summary.dollars == 0, "an endpoint of this machine"
+    unknown = msgspec.structs.replace(first, dollars=None)
+    assert dollars_of([unknown, second]) is None
+
+
+def test_a_text_is_read_once_while_it_is_in_use(tmp_path: Path) -> None:
+    texts = Texts()
+    file = tmp_path / "t.txt"
+    file.write_text("one")
+    held = texts.read([str(file)])
+    assert texts.read([str(file)]) is held
+    file.write_text("another")
+    changed = texts.read([str(file)])
+    assert (held.context, changed.context) == ("one", "another")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text("a")
+    folder = texts.read([str(tmp_path / "more")])
+    (tmp_path / "more" / "b.txt").write_text("b")
+    assert texts.read([str(tmp_path / "more")]).context == {**folder.context, "b.txt": "b"}
+
+
+def test_runs_about_one_text_share_what_is_made_of_it() -> None:
+    text = "some words of a text " * 100
+    first = shared_context("hash", text)
+    assert shared_context("hash", str(text)) is first
+    one, two = first.index(), first.index()
+    one.spans(text[100:300])
+    one.forget()
+    assert (one.spans(text[100:300]), len(two.spans(text[100:300]))) == ((), 1)
+    files = [first.file(text, text), first.file(text, text), first.file(text, "another")]
+    inodes = [os.fstat(file.fileno()).st_ino for file in files]
+    assert inodes[0] == inodes[1] != inodes[2]
+    for file in files:
+        file.close()
+    del first
+    assert shared_context("hash", "other").index().spans(text[100:300]) == ()

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from distill import build_system_prompt, resume, run
+from distill import build_system_prompt, replay, resume, run
 from distill.errors import InputError, ModelError
+from distill.traces import read
 from tests.distill.conftest import Ask
 from tests.distill.scripted import Supervisor, Worker, cell
 
@@ -96,7 +97,7 @@ def test_what_a_function_raises_is_raised(tmp_path: Path) -> None:
         run("What?", "text", Supervisor(), Worker(), messages=broken, log_dir=tmp_path)
 
 
-def test_a_run_with_examples_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_examples_goes_on_and_is_done_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     supervisor = Supervisor(cell("x = 1"), ModelError("down"))
     with pytest.raises(ModelError):
@@ -104,3 +105,8 @@ def test_a_run_with_examples_goes_on(tmp_path: Path) -> None:
     after = Supervisor(cell("FINAL(x)"))
     assert resume(log, after, Worker()).answer == 1
     assert after.seen[0][:5] == supervisor.seen[1][:5]
+    again = replay(log, log_dir=tmp_path / "again")
+    assert (again.answer, again.iterations) == (1, 2)
+    (told,) = read(tmp_path / "again").runs.values()
+    assert [each.code for each in told.cells] == ["x = 1", "FINAL(x)"]
+    assert told.conversation()[:4] == supervisor.seen[0]

@@ -77,7 +77,7 @@ def test_what_is_wrong_with_a_file_is_said(put: Put, data: bytes, message: str) 
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", ["bomb", "loop"])
+@pytest.mark.parametrize("shape", [pytest.param("bomb", marks=pytest.mark.slow), "loop"])
 def test_a_hostile_file_has_limits(put: Put, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
     limits = Limits(memory_bytes=200 << 20, cell_s=5.0, grace_s=1.0)
     monkeypatch.setattr(pdfs, "LIMITS", limits)

@@ -319,7 +319,7 @@ def test_a_connection_that_stays_open_after_the_end_is_not_waited_for() -> None:
 
 def test_a_run_that_is_cancelled_hangs_up(log: Path) -> None:
     """What nobody waits for is not generated to its end, nor paid for."""
-    heard, hung_up = threading.Event(), threading.Event()
+    hung_up = threading.Event()
 
     def endless() -> Iterator[bytes]:
         try:
@@ -330,12 +330,14 @@ def test_a_run_that_is_cancelled_hangs_up(log: Path) -> None:
             hung_up.set()
 
     async def ask_and_cancel(handler: OpenAIHandler) -> None:
-        task = asyncio.ensure_future(
-            arun("What?", "some text", handler, Worker(), log_dir=log, limits=SMALL,
-                 on_text=lambda _: heard.set())
-        )  # fmt: skip
-        while not heard.is_set():
-            await asyncio.sleep(0.02)
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_text(_piece: str) -> None:
+            loop.call_soon_threadsafe(begun.set)
+
+        options: dict[str, Any] = {"log_dir": log, "limits": SMALL, "on_text": on_text}
+        task = asyncio.ensure_future(arun("What?", "some text", handler, Worker(), **options))
+        await begun.wait()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -350,11 +352,10 @@ def test_a_run_that_is_cancelled_hangs_up(log: Path) -> None:
 
 def test_a_filter_of_the_endpoint_says_what_to_do() -> None:
     """Azure's spelling."""
-    said = {
-        "message": "triggering Azure OpenAI's content management policy",
-        "code": "content_filter",
-    }
-    with endpoint(lambda _: Reply({"error": said}, 400)) as server:
-        with pytest.raises(ModelError, match="content filter refuses .* another supervisor"):
-            heard(OpenAIHandler("scripted", server.url))
+    said = {"message": "Azure OpenAI's content management policy", "code": "content_filter"}
+    with (
+        endpoint(lambda _: Reply({"error": said}, 400)) as server,
+        pytest.raises(ModelError, match=r"content filter refuses .* another supervisor"),
+    ):
+        heard(OpenAIHandler("scripted", server.url))
     assert len(server.requests) == 1

@@ -5,13 +5,16 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from distill import Engine, OpenAIHandler, evaluate
 from distill.cli import cli
+from distill.errors import InputError
 from distill.traces import read, validate
 from tests.distill.commands import Command, command, engine
 from tests.distill.scripted import Endpoint, cell, endpoint, prompt_of
@@ -94,10 +97,6 @@ def test_up_runs_the_tasks_and_ends(desk: Desk, worker: Endpoint) -> None:
     trace, problems = validate(desk.folder / "tasks.results.logs")
     assert problems == []
     assert set(trace.runs) == {line["run_id"] for line in desk.lines() if not line["error"]}
-    asked = len(worker.requests)
-    desk.write("one", "two", "three", attempts=2)
-    assert command(desk.folder, "up", *desk.asks(tasks), *of(worker)).code == 0
-    assert len(worker.requests) == asked
 
 
 def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(desk: Desk, worker: Endpoint) -> None:
@@ -127,6 +126,7 @@ def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(desk: Desk, worker: E
     assert len(read(desk.folder / "r.logs").runs) == 3
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_costs_no_task_its_turn(desk: Desk, worker: Endpoint) -> None:
     tasks = desk.write("one", "hold two", "three", "hold four")
     desk.holds = True
@@ -142,6 +142,34 @@ def test_an_engine_that_dies_costs_no_task_its_turn(desk: Desk, worker: Endpoint
     assert "the engine has ended" in done.err
     assert "2 of 4 attempts have a result" in done.err
     assert [line["error"] for line in desk.lines()] == [None, None]
+
+
+def test_tasks_of_a_program_through_an_engine(desk: Desk, worker: Endpoint) -> None:
+    """Asked at once over one connection, also from several threads."""
+    texts = [TEXT, [TEXT, "x"], {"a": TEXT}]
+    tasks = [
+        {"id": str(n), "query": "hold it", "context": text, "label": str(len(text))}
+        for n, text in enumerate(texts)
+    ]
+    desk.holds = True
+    options: dict[str, Any] = {"base_url": desk.boss.url, "results": desk.folder / "r.jsonl"}
+    with engine(desk.folder, worker) as up:
+        endpoint = up.err.partition("distill.Engine('")[2].partition("'")[0]
+        with Engine(endpoint) as client, ThreadPoolExecutor(2) as pool:
+            begun_s = time.monotonic()
+            going = pool.submit(evaluate, tasks, "scripted", client, scorer="contains", **options)
+            wait_until(lambda: desk.prompts["hold it"] == 3, 30)
+            assert pool.submit(client.status).result().runs == 3
+            done = going.result()
+            assert client.status().runs_total == 3
+            with pytest.raises(InputError, match="bad option"):
+                evaluate(tasks, "scripted", client, **options, max_turn=3)
+            with pytest.raises(InputError, match="an engine's supervisor is a name"):
+                evaluate(tasks, OpenAIHandler("m", desk.boss.url), client, **options)
+        assert time.monotonic() - begun_s > HOLD_S
+    assert [result.answer for result in done.results] == [[len(t), "yes"] for t in texts]
+    assert done.summary.accuracy == 1.0
+    assert done.results[0].worker == "scripted"
 
 
 # -- what bad input gets
