@@ -1,4 +1,4 @@
-"""The context's memory file: written once a run, sealed, and mapped by each of its jails."""
+"""The context's memory file: written once, sealed, and mapped by the jails of all runs about it."""
 
 import contextlib
 import copy

@@ -299,6 +299,7 @@ def test_what_it_cost_and_which_budget_ended_it(desk: Desk) -> None:
     assert first.dollars == pytest.approx(3 * (11 + 2 * 4) / 1e6)
     assert first.ended_by is None
     assert (second.ended_by, second.answer) == ("worker_calls", "at last")
+    assert first.dollars is not None
     assert second.dollars is not None
     summary = done.summary
     assert summary.dollars == pytest.approx(first.dollars + second.dollars)
