@@ -13,6 +13,7 @@ from distill.models import LMResponse, Usage
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.tariff import Tariff
 from distill.token_estimate import CHARS_PER_TOKEN, prompt_tokens
+from distill.traces import records
 
 T = TypeVar("T")
 
@@ -48,6 +49,12 @@ class TurnBudget:
         self._asked_tokens = 0
         self._wall_s = account.left_s()
         self._slowest_s = 0.0
+        self._replies = 0
+        self._recorded_end: records.RunEnd | None = None
+
+    def end_as(self, recorded: records.RunEnd) -> None:
+        """A recorded run is done again: its budget ends it where it did."""
+        self._recorded_end = recorded
 
     @property
     def _is_bounded(self) -> bool:
@@ -147,6 +154,7 @@ class TurnBudget:
         used = self._tariff.used(
             usage, response.gpu_s, response.card.device if response.card else ""
         )
+        self._replies += 1
         self._hold.spend(used + Use(turns=self._turn.turns), self._keep)
         self._turn = NOTHING
 
@@ -180,6 +188,9 @@ class TurnBudget:
     # -- how much there is
 
     def _check_used_up(self) -> None:
+        end = self._recorded_end
+        if end is not None and end.ended_by is not None and self._replies >= end.iterations:
+            raise BudgetError("the recorded run ended here", budget=end.ended_by)
         if self.work_left_s() == 0:
             raise BudgetError("no wall time left", budget="wall_s")
         if (why := self._calls.used_up()) is not None:

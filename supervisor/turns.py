@@ -249,10 +249,10 @@ class TurnLoop:
 
     def _plan(self, turn: int, *parts: str) -> None:
         """Put aside what the turn after this one takes, or find out which budget has ended them."""
-        if turn >= self._max_iterations:
-            self.turns.ended_by = "turns"
-        elif (why := self._budget.plan(self._messages, *parts)) is not None:
+        if (why := self._budget.plan(self._messages, *parts)) is not None:
             self.turns.ended_by = why.budget
+        elif turn >= self._max_iterations:
+            self.turns.ended_by = "turns"
         if self.turns.ended_by is not None:
             self._log.turn = turn + 1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill import Budget, OpenAIHandler, RunResult, resume, run
+from distill import Budget, OpenAIHandler, RunResult, replay, resume, run
 from distill.errors import InputError
 from distill.traces import Run
 from tests.distill.scripted import (
@@ -131,6 +131,37 @@ def test_calls_beyond_the_budget_are_not_sent_and_the_others_answers_are_carried
     end = logged().end
     assert end is not None
     assert end.ended_by == "worker_calls"
+
+
+def test_a_replay_has_the_same_calls_refused_and_costs_nothing(
+    ask: Ask, log: Any, tmp_path: Any
+) -> None:
+    code = """
+kept = []
+for ask in (lambda: worker_batch(["a", "b", "c"]), lambda: worker("d")):
+    try:
+        ask()
+    except WorkerBudgetError as error:
+        kept.append([error.answers, error.errors, str(error)])
+print(kept)
+FINAL(str(kept))
+"""
+    first = ask(cell(code), budget=Budget(worker_calls=2))
+    assert "[['<a>', '<b>', None], {2: 'not sent: the budget of 2 worker calls" in first.answer
+    again = run_bounded(lambda: replay(log, log_dir=tmp_path / "again"))
+    assert again.answer == first.answer
+    assert (again.worker_calls, again.dollars) == (0, 0.0)
+
+
+def test_a_replay_of_a_run_that_a_budget_ended_ends_where_it_did(
+    ask: Ask, log: Any, tmp_path: Any
+) -> None:
+    loop = cell("print(worker_batch(['a', 'b']))")
+    first = ask(loop, loop, "as far as I got", budget=Budget(worker_calls=4))
+    again = run_bounded(lambda: replay(log, log_dir=tmp_path / "again"))
+    for result in (first, again):
+        assert (result.status, result.answer) == ("forced", "as far as I got")
+        assert (result.iterations, result.ended_by) == (2, "worker_calls")
 
 
 def test_a_single_call_beyond_the_budget_raises_the_same_error(talk: Ask) -> None:
