@@ -51,8 +51,8 @@ def packaged_files() -> dict[str, Path]:
 def modules() -> list[str]:
     """Return our modules' names.
 
-    A `__main__` is left out, since importing it is running it; a recipe and a prelude, since they are
-    no modules but the code of cells, which runs where the REPL's names are there.
+    A `__main__` is left out, since importing it is running it; a recipe and a prelude, since they
+    are no modules but the code of cells, which runs where the REPL's names are there.
     """
     names = [name.removesuffix(".py") for name in packaged_files() if name.endswith(".py")]
     dotted = [name.removesuffix("/__init__").replace("/", ".") for name in names]
