@@ -186,10 +186,10 @@ def test_tokens_end_a_run_with_a_last_turn_that_is_covered(talk: Ask) -> None:
 
 def test_dollars_end_a_run_before_a_turn_that_they_do_not_cover(talk: Ask) -> None:
     script = Talk(*[reply(cell("print(1)"), 3000, 300) for _ in range(50)])
-    result = talk(
-        script, budget=Budget(dollars=0.1), prices=prices(boss=BOSS, hand=HAND), max_iterations=50
-    )
+    table = prices(boss={**BOSS, "max_output_tokens": 2000}, hand=HAND)
+    result = talk(script, budget=Budget(dollars=0.1), prices=table, max_iterations=50)
     assert result.ended_by == "dollars"
+    assert script.turns[0]["max_tokens"] == 2000
     assert result.dollars is not None
     assert 0.02 < result.dollars <= 0.1
     assert "There is no money left for another turn." in script.told(len(script.turns))
