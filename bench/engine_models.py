@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.user_folders import cache_folder
 from distill.worker_server import model
 
 MIB = 1 << 20
@@ -51,7 +52,7 @@ def on_gpu(folder: Path, gpu: str, contestants: int) -> Setting:
 
 def small() -> Path:
     """The folder of the default worker model; prepared where it is not yet there."""
-    return model.resolve(None, model.cache_dir()).path
+    return model.resolve(None, cache_folder()).path
 
 
 def make_random(folder: Path) -> Path:
