@@ -50,6 +50,8 @@ DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
     ("adapter", "label", "log_dir", "replay_answers")
 )
 """Options that a recorded run has from its log."""
+LIMITS = frozenset(f"max_{kind}" for kind in Budget.__slots__)
+"""Of these, what may be changed when a run goes on."""
 DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
 """Of the worker that serves where nobody names one."""
 
@@ -110,8 +112,8 @@ def up(
     _check_devices(settings, own)
     described(sandbox.packages)
     check_installed(named(options["primitives"]))
-    _check_words(query, paths)
     recorded = _is_recorded(paths, query, supervisor, options)
+    _check_words(query, paths)
     with _spooled(paths) as files:
         if dry_run:
             return _dry_run(settings, sandbox, files, query, supervisor, base_url, options)
@@ -357,7 +359,7 @@ def _is_recorded(
         raise InputError("a recorded run has its own question and text: leave out -c and -q")
     if options["replay_answers"] != "log" and not replayed:
         raise InputError(NO_REPLAY)
-    if (replayed or resumed) and (typed := _typed(DECIDED)):
+    if (replayed or resumed) and (typed := _typed(DECIDED - LIMITS if resumed else DECIDED)):
         raise InputError(f"a recorded run has its own options: leave out {', '.join(typed)}")
     if resumed and options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")

@@ -29,6 +29,8 @@ from distill.rollout import Progress, RunResult
 from distill.supervisor import background, run_directory
 from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context
+from distill.supervisor.recording import Answers
+from distill.supervisors import REPLAY
 
 Outcome = TypeVar("Outcome", RunResult, Estimate)
 
@@ -165,6 +167,33 @@ class Engine:
                 options["json"] = True
             result, _ = self.ask(query, [file.name], supervisor, options, on_progress)
         return result
+
+    def resume(
+        self,
+        run: str | Path,
+        supervisor: str | None = None,
+        *,
+        budget: Budget | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> RunResult:
+        """Go on with a run that was cut off (``distill.resume``) with this engine's workers."""
+        options = {"resume": str(Path(run).absolute())} | (budget.options if budget else {})
+        return self.ask("", [], supervisor, options, on_progress)[0]
+
+    def replay(
+        self,
+        run: str | Path,
+        *,
+        answers: Answers = "log",
+        on_progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> RunResult:
+        """Do a recorded run again (``distill.replay``); ``answers`` "worker" are this engine's.
+
+        Options are ``log_dir``, ``label`` and ``adapter``.
+        """
+        options["replay_answers"] = answers
+        return self.ask("", [], f"{REPLAY}{Path(run).absolute()}", options, on_progress)[0]
 
     def load_adapter(
         self, path: str | Path, name: str | None = None, *, model: str | None = None

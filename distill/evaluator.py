@@ -21,6 +21,9 @@ from distill.texts import changed_since
 from distill.traces.records import RunStart
 from distill.traces.tail import Begun, begun_runs
 
+TELL_EVERY_S = 0.1
+"""It looks at all results, and runs move often."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgress:
@@ -58,6 +61,7 @@ class Evaluator:
         self._queue: deque[Attempt] = deque()
         self._running: dict[tuple[str, int], Progress | None] = {}
         self._started_s = time.monotonic()
+        self._told_s = 0.0
         self._ended = 0
         """Attempts that have ended since."""
 
@@ -91,7 +95,7 @@ class Evaluator:
         """Run them. Raises what the asker says if it is lost."""
         count = min(concurrency, len(self._queue))
         lanes = [asyncio.create_task(self._lane()) for _ in range(count)]
-        self._tell()
+        self._tell(now=True)
         try:
             await asyncio.gather(*lanes)
         finally:
@@ -112,7 +116,7 @@ class Evaluator:
                 continue
             self._file.append(result)
             self._ended += 1
-            self._tell()
+            self._tell(now=True)
 
     async def _attempted(self, attempt: Attempt) -> TaskResult | None:
         """What came of it; None where the run that it was to go on with can't be gone on with."""
@@ -147,9 +151,11 @@ class Evaluator:
         elapsed_s = time.monotonic() - self._started_s
         return summarised(self._tasks, self.results(), self._grading.scorer.name, elapsed_s)
 
-    def _tell(self) -> None:
-        if self._on_progress is None:
+    def _tell(self, *, now: bool = False) -> None:
+        since_s = time.monotonic() - self._told_s
+        if self._on_progress is None or (since_s < TELL_EVERY_S and not now):
             return
+        self._told_s = time.monotonic()
         results = self.results()
         scores = [each.score for each in results if isinstance(each.score, float)]
         elapsed_s = time.monotonic() - self._started_s

@@ -53,11 +53,14 @@ class LongPrice(TokenPrice, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Price(TokenPrice, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model's tokens cost. ``source`` and ``date`` say where that was read, and when."""
+    """What a model's tokens cost. ``source`` and ``date`` say where that was read, and when;
+    ``max_output_tokens`` is the most that the model writes, where that is little.
+    """
 
     models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     endpoint: str = "*"
     long: LongPrice | None = None
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     source: str = ""
     date: str = ""
 

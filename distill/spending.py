@@ -15,7 +15,7 @@ from distill.budget import Budget, Use, amount
 from distill.errors import BudgetError, InputError
 from distill.models import ModelHandler, Usage, model_name
 from distill.prices import PriceTable
-from distill.supervisor.backends import Backend
+from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.recipe import RecipeHandler
 from distill.supervisor.tariff import Tariff
@@ -92,6 +92,8 @@ class Spending:
         recorded: Run | None = None,
     ) -> None:
         spent_s = seconds_before(recorded) if recorded is not None else 0.0
+        if isinstance(backend, RecordedBackend):
+            budget = Budget()  # a replay takes nothing but time, and not the recorded run's
         self.account = Account(budget, parent, spent_s=spent_s)
         counts = not isinstance(supervisor, RecipeHandler | RecordedSupervisor)
         price = prices.price(model_name(supervisor), supervisor.endpoint)

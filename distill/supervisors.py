@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class RecordedSupervisor(ModelHandler):
         self.run = run
         self.model = f"{REPLAY}{run.id}"
         content = {message.index: message.content for message in run.messages}
-        self._replies = [content[turn.reply_index] for turn in run.turns]
+        self._replies = [(turn, content[turn.reply_index]) for turn in run.turns]
         first = min((turn.reply_index for turn in run.turns), default=len(run.messages))
         self.opening = run.conversation()[:first]
         self._examples = sum(message["role"] == "assistant" for message in self.opening)
@@ -45,7 +46,10 @@ class RecordedSupervisor(ModelHandler):
         said = sum(message["role"] == "assistant" for message in messages) - self._examples
         if said >= len(self._replies):
             raise RepliesEndError(f"run {self.run.id} ends after {said} replies")
-        return LMResponse(self._replies[said], Usage(), self.model, 0.0)
+        turn, text = self._replies[said]
+        reply = LMResponse(text, Usage(), self.model, 0.0, turn.finish_reason or "stop")
+        # What was cut off, or a refusal, must be read as it was then.
+        return replace(reply, text="", refusal=text) if turn.refused else reply
 
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
         """Reply to several runs."""

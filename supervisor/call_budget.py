@@ -50,7 +50,8 @@ class CallBudget:
     @property
     def max_tokens(self) -> int | None:
         """What a call that says nothing may answer with; None: its window is bound enough."""
-        return ANSWER_TOKENS if self._counts_tokens and self._window_tokens is None else None
+        is_bound = self._counts_tokens and self._window_tokens is None
+        return self._tariff.reply_bound(ANSWER_TOKENS) if is_bound else None
 
     @property
     def open_calls(self) -> int:

@@ -37,8 +37,9 @@ BARE_NAMES = frozenset(("context", "worker", "worker_batch", "print", "FINAL"))
 """A reply that is nothing but Python, and has one of these, is code without a fence."""
 BARE_FINALS_TRIED = 8
 BARE_FINAL_LINES = 50
-ENDS_TRIED = 8
-READ_CHARS = PARSED_CHARS = 1 << 20
+ENDS_TRIED = 4
+READ_CHARS = 1 << 18
+SHOWN_CHARS = 1 << 20
 """Bounds on what is read of a reply that is hostile, or has gone wild."""
 
 CUT = frozenset(("length", "max_tokens", "max_output_tokens", "model_length"))
@@ -134,7 +135,7 @@ def without_thinking(text: str) -> str:
     """The reply without its reasoning: the prose and the code, as they were said."""
     return "".join(
         piece.text if piece.language is None else f"```{piece.language}\n{piece.text}\n```\n"
-        for piece in _pieces(text)
+        for piece in _pieces(text[:SHOWN_CHARS])
     )
 
 
@@ -241,8 +242,6 @@ def _statements(code: str) -> str:
 
 
 def _parsed(code: str) -> ast.Module | None:
-    if len(code) > PARSED_CHARS:
-        return None
     try:
         return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -19,6 +19,11 @@ class Tariff:
     devices: PriceTable = field(default_factory=PriceTable)
     counts: bool = True
 
+    def reply_bound(self, tokens: int) -> int:
+        """So many tokens of a reply, or as many as the model writes at most."""
+        most = self.price.max_output_tokens if self.price is not None else None
+        return tokens if most is None else min(tokens, most)
+
     def used(self, usage: Usage, gpu_s: float = 0.0, device: str = "", calls: int = 0) -> Use:
         """What a call or a turn has used; tries that were lost are apart."""
         dollars = self.price.of_call(usage) if self.price is not None else 0.0

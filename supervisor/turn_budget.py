@@ -23,8 +23,8 @@ SHORTEST_REPLY_TOKENS = 512
 """With room for less no further turn is begun, but the last."""
 LAST_REPLY_TOKENS = 1_024
 """Kept for the last reply."""
-LAST_PROMPT_TOKENS = 100
-"""What the last turn is asked with, beside what was shown."""
+CLOSING_TOKENS = 100
+"""What a message ends with beside what was shown: what is left, or that this is the last turn."""
 LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
 """Of the wall time, kept for the last turn until it is known how long a reply takes."""
 
@@ -85,7 +85,8 @@ class TurnBudget:
             self._check_used_up()
             self._turn, keep = Use(turns=1), NOTHING
             if self._is_bounded:
-                prompt = prompt_tokens([*(m["content"] for m in messages), *added])
+                texts = [*(message["content"] for message in messages), *added]
+                prompt = prompt_tokens(texts) + CLOSING_TOKENS
                 self._reply_tokens = reply = self._room(prompt)
                 self._asked_tokens = prompt
                 self._turn += self._tariff.most(prompt, reply)
@@ -197,7 +198,7 @@ class TurnBudget:
             raise why
 
     def _last(self, prompt: int) -> Use:
-        return self._tariff.most(prompt + LAST_PROMPT_TOKENS, LAST_REPLY_TOKENS)
+        return self._tariff.most(prompt + CLOSING_TOKENS, LAST_REPLY_TOKENS)
 
     def _left(self) -> tuple[float, float]:
         """Tokens and dollars, what is held for turns included."""
@@ -221,7 +222,7 @@ class TurnBudget:
         price, (tokens, dollars) = self._tariff.price, self._left()
         asked = self._tariff.most(prompt, 0) + after
         again = 2 if twice else 1
-        room = [float(REPLY_TOKENS), (tokens - asked.tokens) / again]
+        room = [float(self._tariff.reply_bound(REPLY_TOKENS)), (tokens - asked.tokens) / again]
         one = self._tariff.most(0, 1).dollars + (self._tariff.most(1, 0).dollars if twice else 0.0)
         if price is not None and one > 0:
             room.append((dollars - asked.dollars) / one)

@@ -40,7 +40,7 @@ def packaged_files() -> dict[str, Path]:
     wanted = {}
     for file in source_files():
         parts = file.relative_to(ROOT).parts
-        if file.suffix in {".py", ".json", ".bpf"} or file.name == "py.typed":
+        if file.suffix in {".py", ".json", ".bpf"} or file.name in {"py.typed", "prices.toml"}:
             if parts[0] in ROOMS:
                 wanted["/".join(("distill", *parts))] = file
             elif parts[0] == "distill":
@@ -51,13 +51,15 @@ def packaged_files() -> dict[str, Path]:
 def modules() -> list[str]:
     """Return our modules' names.
 
-    A `__main__` is left out, since importing it is running it; a recipe, since it is no module but
-    the code of a cell, which runs where the REPL's names are there.
+    A `__main__` is left out, since importing it is running it; a recipe and a prelude, since they
+    are no modules but the code of cells, which runs where the REPL's names are there.
     """
     names = [name.removesuffix(".py") for name in packaged_files() if name.endswith(".py")]
     dotted = [name.removesuffix("/__init__").replace("/", ".") for name in names]
     recipe = "distill.supervisor.recipes."
-    return sorted(x for x in dotted if not x.endswith("__main__") and not x.startswith(recipe))
+    return sorted(
+        x for x in dotted if not x.endswith(("__main__", "_prelude")) and not x.startswith(recipe)
+    )
 
 
 @pytest.fixture(scope="module")

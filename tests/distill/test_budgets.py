@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from distill import Budget, OpenAIHandler, RunResult, replay, resume, run
 from distill.errors import InputError
-from distill.traces import Run
+from distill.spending import seconds_before
+from distill.traces import Run, records
 from tests.distill.scripted import (
     SMALL,
     Endpoint,
@@ -186,10 +188,10 @@ def test_tokens_end_a_run_with_a_last_turn_that_is_covered(talk: Ask) -> None:
 
 def test_dollars_end_a_run_before_a_turn_that_they_do_not_cover(talk: Ask) -> None:
     script = Talk(*[reply(cell("print(1)"), 3000, 300) for _ in range(50)])
-    result = talk(
-        script, budget=Budget(dollars=0.1), prices=prices(boss=BOSS, hand=HAND), max_iterations=50
-    )
+    table = prices(boss={**BOSS, "max_output_tokens": 2000}, hand=HAND)
+    result = talk(script, budget=Budget(dollars=0.1), prices=table, max_iterations=50)
     assert result.ended_by == "dollars"
+    assert script.turns[0]["max_tokens"] == 2000
     assert result.dollars is not None
     assert 0.02 < result.dollars <= 0.1
     assert "There is no money left for another turn." in script.told(len(script.turns))
@@ -348,6 +350,23 @@ def test_a_run_that_goes_on_has_paid_already(log: Any, logged: Callable[[], Run]
     assert (result.ended_by, result.answer) == ("worker_calls", "that is all")
     assert "['<d>', '<e>', None, None]" in again.shown(2)
     assert logged().start.options["budget"]["worker_calls"] == 5  # type: ignore[union-attr]
+
+
+def test_nobody_pays_for_the_time_in_which_nobody_was_at_it(
+    ask: Ask, logged: Callable[[], Run]
+) -> None:
+    ask(cell("FINAL(1)"))
+    run = logged()
+    before_s = seconds_before(run)
+    assert run.end is not None
+    assert 0 < before_s <= run.end.t - run.start.t  # type: ignore[union-attr]
+    last = run.messages[-1]
+    resumed = records.Event(
+        t=last.t + 1000, run=run.id, producer=last.producer, event="run_resumed"
+    )
+    run.events.append(resumed)
+    run.messages.append(msgspec.structs.replace(last, t=last.t + 1003))
+    assert seconds_before(run) == pytest.approx(before_s + 3, abs=0.01)
 
 
 def test_a_budget_is_a_budget(ask: Ask) -> None:

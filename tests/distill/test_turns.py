@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from distill import LMResponse, OpenAIHandler, RunResult, Usage, resume
+from distill import LMResponse, OpenAIHandler, RunResult, Usage, replay, resume
 from distill.errors import InputError, ModelError
 from distill.models import ToolCall
 from distill.rollout import Progress
-from distill.traces import Run, validate
+from distill.traces import Run, read, validate
 from tests.distill.scripted import (
     Reply,
     Supervisor,
@@ -149,6 +149,24 @@ def test_what_was_wrong_is_told_in_particular(ask: Ask, logged: Logged) -> None:
     assert [turn.refused for turn in turns[:2]] == [True, False]
     assert turns[1].finish_reason == "content_filter"
     assert len(logged().cells) == 1
+
+
+def test_odd_replies_are_read_alike_when_the_run_is_done_again(
+    ask: Ask, log: Path, logged: Logged, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    call = {"function": {"name": "python", "arguments": '{"code": "y = 2"}'}}
+    odd = [*(reply for reply, _ in ODD.values()), message("tool_calls", tool_calls=[call])]
+    with endpoint(script(*odd)) as server:
+        handler = OpenAIHandler("scripted", server.url)
+        ask(supervisor=handler)
+        handler.close()
+    run_bounded(lambda: replay(log, log_dir=again))
+    (two,) = read(again).runs.values()
+    one = logged()
+    assert [each.code for each in two.cells] == [each.code for each in one.cells]
+    assert [each.content for each in two.messages] == [each.content for each in one.messages]
+    assert [each.refused for each in two.turns] == [each.refused for each in one.turns]
 
 
 def test_of_a_reply_that_was_cut_off_the_whole_blocks_run(ask: Ask, logged: Logged) -> None:

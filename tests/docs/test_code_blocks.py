@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,7 +78,7 @@ def test_no_block_escapes() -> None:
     for document in DOCUMENTS:
         text = (ROOT / document).read_text("utf-8")
         assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(FENCE.findall(text))
-    assert {block.language for block in blocks()} <= {"python", "sh", "text"}
+    assert {block.language for block in blocks()} <= {"python", "sh", "text", "toml"}
     assert blocks("python")
     assert blocks("sh")
 
@@ -85,6 +86,11 @@ def test_no_block_escapes() -> None:
 def test_text_blocks_hold_no_code() -> None:
     for block in blocks("text"):
         assert not re.search(r"^(\$|>>>|import|from \w+ import) ", block.code, re.MULTILINE), block
+
+
+def test_toml_blocks_are_toml() -> None:
+    for block in blocks("toml"):
+        assert tomllib.loads(block.code), block
 
 
 # -- a scripted OpenAI-compatible endpoint

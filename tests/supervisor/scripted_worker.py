@@ -25,6 +25,9 @@ from tests.protocol.socket_thread import SocketThread
 
 CARD = W.ModelCard("scripted", "a", "b", "c", "f32", "cpu", "none", "0", 4096, "raw_logprobs")
 
+LATE_S = {"late": 3.0}
+"""How long after they came requests are answered, by act."""
+
 
 class Server:
     """One incarnation."""
@@ -74,6 +77,7 @@ class Server:
 
     def answer(self, requests: tuple[W.Request, ...]) -> None:
         results = [self.result(request, request.attempt) for request in requests]
+        time.sleep(LATE_S.get(self.act, 0.0))
         match self.act:
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distill.errors import ModelError
+from distill.local_supervisor import LocalSupervisor
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as W
 from distill.protocol.codec import WORKER_TO_DRIVER
@@ -258,3 +259,22 @@ def test_a_bug_in_one_zone_leaves_the_others_their_messages() -> None:
     driver.shared()
     background.wait(work())
     assert [inbound.zone for inbound in heard] == ["sound"]
+
+
+def test_one_of_two_runs_of_a_local_supervisor_may_end(with_fleet: Callable[..., Any]) -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.ready()
+        host = driver.shared()
+        boss = LocalSupervisor(fleet, host.loop, "scripted")
+
+        def chat(text: str) -> str:
+            return boss.chat([{"role": "user", "content": text}]).text
+
+        gone, stays = (
+            host.loop.create_task(driver.in_thread(host, chat, text)) for text in ("gone", "stays")
+        )
+        await asyncio.sleep(0.3)
+        gone.cancel()
+        assert await asyncio.wait_for(stays, 60) == "stays:1"
+
+    with_fleet(body, ["late"])
