@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distill.primitives import primitive
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
-    from distill.rollout import RunResult
+    from distill.run_result import RunResult
     from distill.tasks import Task
 
 __all__ = [
@@ -69,7 +69,7 @@ _HOMES = {
     "prompts": ("build_system_prompt",),
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
-    "rollout": ("RunResult",),
+    "run_result": ("RunResult",),
     "tasks": ("Task",),
 }
 

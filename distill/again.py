@@ -23,12 +23,16 @@ from distill.orchestrator import (
 )
 from distill.prices import price_table
 from distill.primitives import primitive
+from distill.progress import Progress
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
 from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.rollout import Rollout, run_name
+from distill.run_options import Options
+from distill.run_repl import SEED_NAMES
+from distill.run_result import RunResult
 from distill.spending import settled
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
@@ -108,7 +112,7 @@ async def resume_on_loop(
         family = family_of(host, options, below or handler, backend)
         asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend, recorded)
-        return await asked.work((), asked.log_resumed(recorded))
+        return await asked.go_on(recorded)
 
 
 async def replay_on_loop(

@@ -20,9 +20,10 @@ from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
 from distill.models import ModelHandler, model_name
 from distill.orchestrator import answer_on_loop
+from distill.progress import Progress
 from distill.protocol.client_link import Ask
 from distill.resident import OWN_ASK, AskOptions, Resident
-from distill.rollout import Progress, RunResult
+from distill.run_result import RunResult
 from distill.supervisor import driver
 from distill.supervisor.journal import encode_context
 from distill.supervisors import DEFAULT_SUPERVISOR

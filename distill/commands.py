@@ -35,7 +35,7 @@ from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
 from distill.ready_primitives import check_installed, named
 from distill.resident import NO_MODEL, NO_REPLAY, OWN_ASK, AskOptions, Resident, SandboxSettings
-from distill.rollout import RunResult
+from distill.run_result import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import printable, visible

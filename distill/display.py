@@ -14,8 +14,8 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from distill.errors import DistillError
+from distill.progress import Progress
 from distill.protocol.client_link import EngineStatus, WorkerStatus
-from distill.rollout import Progress
 from distill.supervisor.text import visible
 from distill.worker_lines import in_words, lines
 

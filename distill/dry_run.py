@@ -21,7 +21,7 @@ from distill.orchestrator import answer_on_loop
 from distill.prices import Price, Prices, price_table
 from distill.protocol import worker_link as wire
 from distill.question import check_question
-from distill.rollout import UNKNOWN_WINDOW_TOKENS
+from distill.run_repl import UNKNOWN_WINDOW_TOKENS
 from distill.spending import settled
 from distill.supervisor import background, dialects
 from distill.supervisor.backends import Backend

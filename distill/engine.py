@@ -18,6 +18,7 @@ from distill.answers import schema_of
 from distill.budget import Budget
 from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
+from distill.progress import Progress
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
@@ -25,7 +26,7 @@ from distill.protocol.conversation import Conversation
 from distill.protocol.errors import ProtocolError
 from distill.protocol.message import Message, Welcome
 from distill.protocol.sockets import Inbound, Sockets
-from distill.rollout import Progress, RunResult
+from distill.run_result import RunResult
 from distill.supervisor import background, run_directory
 from distill.supervisor.adapters import Served
 from distill.supervisor.journal import encode_context

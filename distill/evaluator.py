@@ -13,7 +13,7 @@ from distill.asking import Attempt
 from distill.errors import InputError
 from distill.evaluation_summary import Summary, dollars_of, summarised
 from distill.grading import Grading
-from distill.rollout import Progress
+from distill.progress import Progress
 from distill.supervisor.journal import encode_context
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Task

@@ -9,7 +9,7 @@ import msgspec
 
 from distill.asking import Asker, Attempt
 from distill.errors import DistillError
-from distill.rollout import RunResult
+from distill.run_result import RunResult
 from distill.scorers import Sample, Score, Scorer
 from distill.supervisor import driver
 from distill.supervisor.journal import now

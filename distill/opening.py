@@ -1,10 +1,13 @@
 """The first messages of a run: those that are built, or what a user gives in their place."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distill.errors import InputError
 from distill.prompts import build_system_prompt
+from distill.rlm_prompt import build_rlm_prompt
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.text import printable
 
 Messages = Sequence[Mapping[str, str]]
@@ -30,6 +33,23 @@ def opening(
     if given is None:
         return build(context, query, **facts)
     return checked(given(context, query, **facts) if callable(given) else given)
+
+
+def builder(
+    dialect: DialectName, *, show_context_chars: int, max_iterations: int, recursive: bool
+) -> BuildPrompt:
+    """What builds the first messages of a run in this dialect, where nobody gives them.
+
+    ``recursive``: the run may have sub-runs.
+    """
+    if dialect == "native":
+        return functools.partial(build_system_prompt, show_context_chars=show_context_chars)
+    return functools.partial(
+        build_rlm_prompt,
+        show_context_chars=show_context_chars,
+        max_iterations=max_iterations,
+        recursive=recursive,
+    )
 
 
 def checked(messages: Any) -> list[dict[str, str]]:

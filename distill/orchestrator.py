@@ -15,13 +15,17 @@ from distill.models import ModelHandler, model_name
 from distill.opening import Opening, checked
 from distill.packages import described
 from distill.prices import Prices, price_table
+from distill.progress import Progress
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
 from distill.ready_primitives import Primitives, check_installed, named
 from distill.repl import REPL
-from distill.rollout import SEED_NAMES, Options, Progress, Rollout, RunResult, run_name
+from distill.rollout import Rollout, run_name
+from distill.run_options import Options
+from distill.run_repl import SEED_NAMES
+from distill.run_result import RunResult
 from distill.spending import settled
 from distill.subruns import Family
 from distill.supervisor import background, dialects, driver

@@ -25,6 +25,7 @@ from distill.models import ModelHandler, model_name
 from distill.notices import notice
 from distill.orchestrator import answer_on_loop
 from distill.packages import prepare
+from distill.progress import Progress
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol import worker_link as worker_wire
@@ -35,7 +36,7 @@ from distill.protocol.message import Message, Record, Welcome
 from distill.protocol.sandbox_link import Wanted
 from distill.protocol.sockets import Inbound
 from distill.rates import Rates, taken_from
-from distill.rollout import Progress, RunResult
+from distill.run_result import RunResult
 from distill.summary import summary
 from distill.supervisor import background, driver, standby
 from distill.supervisor.adapters import Served

@@ -21,7 +21,8 @@ from distill.errors import DistillError, SubRunError
 from distill.models import ModelHandler
 from distill.primitives import BudgetSpentError
 from distill.question import Question
-from distill.rollout import Options, Rollout, run_name
+from distill.rollout import Rollout, run_name
+from distill.run_options import Options
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT, SubQuestion, sub_questions
 from distill.supervisor.backends import Backend
 from distill.supervisor.driver import Driver
@@ -192,7 +193,7 @@ class SubRuns:
             if before is None:
                 result = await child.ask(None, parent.worker_ctx_k, family.messages)
             else:
-                result = await child.work((), child.log_resumed(before))
+                result = await child.go_on(before)
         finally:
             self._running.remove(child)
             self._ended += child.totals + Totals(sub_runs=1)

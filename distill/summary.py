@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.budget import amount
 from distill.replaying import Replayed
-from distill.rollout import RunResult
+from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
 
 THIN_SHARE = 0.05

@@ -9,7 +9,8 @@ from typing import Any
 
 from distill.endpoint import address_of
 from distill.errors import InputError, ModelError
-from distill.models import NO_KEY, LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
+from distill.models import LMResponse, Messages, ModelHandler, OpenAIHandler, Usage
+from distill.models.openai_handler import NO_KEY
 from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX

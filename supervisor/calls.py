@@ -9,14 +9,12 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from distill.accounts import Account
 from distill.errors import BudgetError, WorkerBatchError, WorkerBudgetError, WorkerError
-from distill.models import Usage
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
 from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
@@ -33,6 +31,7 @@ from distill.supervisor.recorded import fill_spares, times_resumed
 from distill.supervisor.requests import Outcome, Questions, Submission, frames, request_key
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spare_calls import SpareCalls
+from distill.supervisor.tally import Tally
 from distill.supervisor.tariff import Tariff
 from distill.supervisor.text import printable
 from distill.traces import Run, records
@@ -40,31 +39,6 @@ from distill.traces import Run, records
 BATCH_LIMIT = 20_000
 """Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
 NO_CALL = HostCallRecord(0, 0, "", (), {}, 0.0)
-
-
-@dataclass(slots=True)
-class Tally:
-    """Worker calls of a run so far."""
-
-    asked: int = 0
-    done: int = 0
-    failed: int = 0
-    reused: int = 0
-    cached: int = 0
-    replayed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens of the workers."""
-        return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens)
-
-    @property
-    def sent(self) -> int:
-        """Calls that a worker was asked: not those that got an answer from before."""
-        return self.done - self.reused - self.cached - self.replayed
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from distill.display import Display
+from distill.progress import Progress
 from distill.protocol.client_link import EngineStatus, WorkerStatus
-from distill.rollout import Progress
 from distill.worker_lines import FOLD_AT, ODD_SHOWN, in_words, lines
 
 FIELDS: dict[str, Any] = {

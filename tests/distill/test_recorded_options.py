@@ -14,7 +14,7 @@ from distill.errors import InputError, ModelError
 from distill.prices import price_table
 from distill.recorded_options import FUNCTIONS, LOGGED_APART, logged, read_back
 from distill.resident import AskOptions
-from distill.rollout import Options
+from distill.run_options import Options
 from distill.supervisor.recording import ReplayOf
 from distill.traces import read
 from tests.distill.scripted import Supervisor, Worker, cell

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from distill.display import Display
 from distill.engine import _progress
+from distill.progress import Progress
 from distill.protocol import client_link as wire
 from distill.resident import _progress_fields
-from distill.rollout import Progress
 from tests.distill.commands import command, command_beside, engine
 from tests.distill.scripted import cell, endpoint
 

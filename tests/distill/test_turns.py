@@ -12,7 +12,7 @@ import pytest
 from distill import LMResponse, OpenAIHandler, RunResult, Usage, replay, resume
 from distill.errors import InputError, ModelError
 from distill.models import ToolCall
-from distill.rollout import Progress
+from distill.progress import Progress
 from distill.traces import Run, read, validate
 from tests.distill.scripted import (
     Reply,

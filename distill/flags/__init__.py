@@ -1,0 +1,1 @@
+"""The flags of the command line, by what they are of."""
