@@ -75,6 +75,7 @@ def test_a_replay_is_exact_and_sends_nothing(recorded: Recorded, tmp_path: Path)
     assert validate(tmp_path)[1] == []
 
 
+@pytest.mark.slow
 def test_a_replay_is_done_again_itself(recorded: Recorded, tmp_path: Path) -> None:
     replay(recorded.folder, log_dir=tmp_path / "one")
     again = replay(tmp_path / "one", log_dir=tmp_path / "two")
@@ -269,8 +270,6 @@ def test_by_the_command_line(short: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (("-q", "Who?", "-c", "text.txt", "--replay-answers", "worker"), "--replay-answers is for"),
         (("--supervisor", "replay:log", "--max-iterations", "3"), "leave out --max-iterations"),
-        (("--resume", "log", "--output-limit", "300"), "leave out --output-limit"),
-        (("--resume", "log#nine"), "no run nine"),
         (("--resume", "log", "--base-url", "http://127.0.0.1:1"), "need --supervisor"),
     ],
 )
