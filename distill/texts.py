@@ -9,36 +9,45 @@ from weakref import WeakValueDictionary
 from distill.errors import InputError
 from distill.inputs import STDIN, read_context, read_json
 
+READ_AT_ONCE = 2
+
 
 class Text:
-    """A context that was read, and the names of its sources; held while somebody uses it."""
+    """A context, and the names of its sources; held while somebody uses it."""
 
-    __slots__ = ("__weakref__", "context", "sources")
+    __slots__ = ("__weakref__", "context", "lock", "sources")
 
-    def __init__(self, context: Any, sources: Sequence[str]) -> None:
+    def __init__(self, context: Any = None, sources: Sequence[str] = ()) -> None:
         self.context = context
         self.sources = tuple(sources)
+        self.lock = threading.Lock()
+        """Held by who reads it; the context is None until then."""
 
 
 class Texts:
     """Reads files; who asks for the same ones while they are in use gets the same text.
 
-    A file that has changed is read again. One reads at a time: it takes memory. Thread-safe.
+    A file that has changed is read again. Few read at a time: it takes memory. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._held: WeakValueDictionary[Any, Text] = WeakValueDictionary()
         self._lock = threading.Lock()
+        self._few = threading.Semaphore(READ_AT_ONCE)
 
     def read(self, paths: Sequence[str], encoding: str = "utf-8", *, as_json: bool = False) -> Text:
         """The text at these paths (``read_context``), or the JSON value. Raises InputError."""
+        key = (tuple(paths), encoding, as_json, _state(paths))
         with self._lock:
-            key = (tuple(paths), encoding, as_json, _state(paths))
             held = self._held.get(key)
             if held is None:
-                read = (read_json(paths[0]), ()) if as_json else read_context(paths, encoding)
-                held = self._held[key] = Text(*read)
-            return held
+                held = self._held[key] = Text()
+        with held.lock:
+            if held.context is None:
+                with self._few:
+                    read = (read_json(paths[0]), ()) if as_json else read_context(paths, encoding)
+                held.context, held.sources = read[0], tuple(read[1])
+        return held
 
 
 def _state(paths: Sequence[str]) -> tuple[Any, ...]:

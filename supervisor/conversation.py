@@ -4,6 +4,7 @@ A request is the one before with messages added at its end, byte by byte, so tha
 cache of the prefix hits; only a compaction changes it.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ class Conversation:
         """The turns of the run, in order."""
         places = range(self._opening(), len(self._messages))
         starts = [at for at in places if self._messages[at]["role"] == "assistant"]
-        for start, following in zip(starts, [*starts[1:], len(self._messages)], strict=True):
+        for start, following in itertools.pairwise((*starts, len(self._messages))):
             told = (each["content"] for each in self._messages[start + 1 : following])
             reply = self._messages[start]["content"]
             yield Exchange(self._turns[start], reply, "\n\n".join(told), start)

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -41,7 +41,7 @@ class Answer:
 
     value: Any = None
     error: CallError | None = None
-    place: tuple[int, int] | None = None
+    place: tuple[int, int] | None = field(default=None, compare=False)
 
 
 class Ledger:
