@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.again import resume_on_loop
+from distill.ask_options import AskOptions
 from distill.budget import Budget
 from distill.engine import Engine
 from distill.errors import DistillError, InputError, MachineError
@@ -22,7 +23,7 @@ from distill.models import ModelHandler, model_name
 from distill.orchestrator import answer_on_loop
 from distill.progress import Progress
 from distill.protocol.client_link import Ask
-from distill.resident import OWN_ASK, AskOptions, Resident
+from distill.resident import OWN_ASK, Resident
 from distill.run_result import RunResult
 from distill.supervisor import driver
 from distill.supervisor.journal import encode_context

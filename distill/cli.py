@@ -34,7 +34,8 @@ Exit codes:
   2    the question, the text or an argument can't be used
   3    this machine can't do it (platform, sandbox, device, memory)
   4    a model or its endpoint failed
-  5    no answer: none within the turns or another budget, none that passes, or the text holds none
+  5    no answer: none within the turns or another budget, none that passes,
+       or the text holds none
   6    distill failed
   130  Ctrl-C"""
 

@@ -17,6 +17,7 @@ from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.again import check_resumable
 from distill.answers import read_schema
+from distill.ask_options import NO_MODEL, NO_REPLAY, AskOptions
 from distill.budget import Budget
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
@@ -34,7 +35,7 @@ from distill.protocol.client_link import Ask
 from distill.rates import Rates, taken_from
 from distill.ray_options import check_ray, with_cluster
 from distill.ready_primitives import check_installed, named
-from distill.resident import NO_MODEL, NO_REPLAY, OWN_ASK, AskOptions, Resident, SandboxSettings
+from distill.resident import OWN_ASK, Resident, SandboxSettings
 from distill.run_result import RunResult
 from distill.summary import answer_text
 from distill.supervisor.keyring import server_keys, worker_key_path

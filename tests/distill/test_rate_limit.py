@@ -19,10 +19,10 @@ import pytest
 from distill import OpenAIHandler, RunResult
 from distill.attempts import RETRY_S, Attempts
 from distill.caller import WAITER
+from distill.clients import supervisor_here
 from distill.errors import InputError, ModelError, WorkerBatchError
 from distill.rate_limit import RateLimiter, Window
 from distill.rates import Rates
-from distill.resident import _supervisor_here
 from distill.retry_headers import asked_wait_s, exhausted_s, is_passing
 from distill.traces import Run
 from distill.worker_settings import WorkerSettings, endpoint_worker
@@ -246,7 +246,7 @@ def test_the_limits_of_the_command_line_reach_the_endpoints_limiter() -> None:
         given = Rates(5, 7)
         worker = endpoint_worker(WorkerSettings("scripted", server.url, rates=given))
         assert worker._limiter._rates == given
-        boss = _supervisor_here("scripted", server.url, Rates(tokens_per_minute=9))
+        boss = supervisor_here("scripted", server.url, Rates(tokens_per_minute=9))
         assert isinstance(boss, OpenAIHandler)
         assert boss._limiter is worker._limiter  # neither has a key
         assert worker._limiter._rates == Rates(5, 9)

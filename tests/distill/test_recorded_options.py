@@ -10,10 +10,10 @@ import pytest
 
 from distill import REPL, Budget, Limits, resume, run
 from distill.again import resume_on_loop
+from distill.ask_options import AskOptions
 from distill.errors import InputError, ModelError
 from distill.prices import price_table
 from distill.recorded_options import FUNCTIONS, LOGGED_APART, logged, read_back
-from distill.resident import AskOptions
 from distill.run_options import Options
 from distill.supervisor.recording import ReplayOf
 from distill.traces import read

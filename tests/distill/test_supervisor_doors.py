@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from distill.clients import progress_fields
 from distill.display import Display
 from distill.engine import _progress
 from distill.progress import Progress
 from distill.protocol import client_link as wire
-from distill.resident import _progress_fields
 from tests.distill.commands import command, command_beside, engine
 from tests.distill.scripted import cell, endpoint
 
@@ -43,7 +43,7 @@ def test_a_short_text_is_sent_where_that_is_allowed(short: Path, text: Path) -> 
 
 
 def test_how_far_a_run_is_comes_to_its_client_whole() -> None:
-    assert _progress(wire.Progress("ask", *_progress_fields(WRITING))) == WRITING
+    assert _progress(wire.Progress("ask", *progress_fields(WRITING))) == WRITING
 
 
 def test_a_terminal_shows_what_is_being_written() -> None:

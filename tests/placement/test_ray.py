@@ -48,8 +48,8 @@ class Placed:
 
     def workers(self) -> list[Worker]:
         """Those that serve."""
-        assert self.resident._fleet is not None
-        return [worker for worker in self.resident._fleet.workers() if worker.is_ready]
+        assert self.resident._workers.fleet is not None
+        return [worker for worker in self.resident._workers.fleet.workers() if worker.is_ready]
 
     def pids(self) -> dict[str, int]:
         return {worker.name: worker.producer.pid for worker in self.workers()}
@@ -58,8 +58,8 @@ class Placed:
         return sorted(worker.card.device for worker in self.workers() if worker.card)
 
     def places(self) -> dict[str, str]:
-        assert self.resident._placement is not None
-        return self.resident._placement.places
+        assert self.resident._workers.placement is not None
+        return self.resident._workers.placement.places
 
     def wait_for(self, count: int) -> None:
         wait_until(lambda: len(self.workers()) == count, PLACING_S, f"{count}: {self.events()}")
@@ -74,8 +74,8 @@ class Placed:
 
     def ask(self, folder: Path, prompts: list[str]) -> "Future[list[Any]]":
         """Start a batch; it goes on while this thread does other things."""
-        assert self.resident._backend is not None
-        backend = self.resident._backend
+        assert self.resident._workers.backend is not None
+        backend = self.resident._workers.backend
 
         async def work() -> list[Any]:
             journal = self.host.open_journal(folder)
