@@ -59,7 +59,7 @@ class SetupError(Exception):
 def config_path(arguments: list[str]) -> str:
     """Return the settings file that distill will read, whether it is there or not."""
     path = ""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if word == "--config":
             path = following
         elif word.startswith("--config="):
