@@ -344,6 +344,7 @@ class Rollout:
             self._loop.turns if self._loop is not None else Turns(),
             self._calls.tally,
             self._spending,
+            self.totals,
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
