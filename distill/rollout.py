@@ -11,7 +11,7 @@ from distill.accounts import Account
 from distill.errors import DistillError
 from distill.last_answer import LastAnswer
 from distill.models import ModelHandler, Usage
-from distill.opening import Opening, builder, opening
+from distill.opening import Opening, builder, opening, source_of
 from distill.packages import described
 from distill.progress import Progress
 from distill.question import Question
@@ -280,7 +280,7 @@ class Rollout:
             parent=self._parent,
             worker_ctx_k=worker_ctx_k,
             packages=packages,
-            prompt_given=messages is not None,
+            prompt=source_of(messages),
         )
         return await self._work(first)
 

@@ -53,7 +53,7 @@ class RunRecords:
         parent: records.ParentCall | None,
         worker_ctx_k: int | None,
         packages: Sequence[str],
-        prompt_given: bool,
+        prompt: str,
     ) -> None:
         """Write run_start: from here on there is a run, and it will have an end.
 
@@ -70,7 +70,7 @@ class RunRecords:
             options={
                 **self._told_options(),
                 "worker_ctx_k": worker_ctx_k,
-                "prompt": "given" if prompt_given else "built",
+                "prompt": prompt,
                 "sandbox_packages": list(packages),
             },
             versions={
