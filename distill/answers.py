@@ -34,7 +34,7 @@ QUOTATIONS_LIMIT = 1000
 ERRORS_TOLD = 3
 ERROR_CHARS = 400
 PROBLEM_CHARS = 4000
-FENCED = re.compile(r"```[a-z]*\s*\n(.*?)```", re.DOTALL)
+FENCED = re.compile(r"```[a-z]*+[^\S\n]*+\n(.*?)```", re.DOTALL)
 
 
 def schema_of(given: Any) -> dict[str, Any] | None:

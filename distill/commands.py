@@ -153,7 +153,7 @@ def run(
     with spooled(paths) as files:
         if not recorded and many is None:
             read_context(files, options["encoding"], looks_only=True)
-        asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
+        asked = _given({**options, "base_url": base_url, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
                 asked[folder] = str(Path(asked[folder]).resolve())

@@ -101,7 +101,9 @@ class Spending:
         self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
         window = backend.window_tokens
         self.calls = CallBudget(self.account, self._call_tariff, window, parent)
-        self.turns = TurnBudget(self.account, self._tariff, self.calls, shown_chars)
+        self.turns = TurnBudget(
+            self.account, self._tariff, self.calls, shown_chars, supervisor.window_tokens
+        )
         if isinstance(supervisor, RecordedSupervisor) and supervisor.run.end is not None:
             self.turns.end_as(supervisor.run.end)
         if None in (price, self._call_tariff.price):

@@ -212,7 +212,7 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     "unknown option": (["-c", "{text}", "--nonsense"], 2, "nonsense"),
     "a number that is none": (["-c", "{text}", "--output-limit", "many"], 2, "output-limit"),
     "a rate of a recipe": (
-        ["-c", "{text}", "--supervisor-requests-per-minute", "5"], 2, "recipe:find calls none",
+        ["-c", "{text}", "--supervisor-requests-per-minute", "5"], 2, "recipe:find uses none",
     ),
     "no rate at all": (["-c", "{text}", "--worker-tokens-per-minute", "0"], 2, "per-minute"),
     "a gpu twice": (["-c", "{text}", "--gpus", "0,0"], 2, "gpus"),
