@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,19 @@ class MiniLM:
         out *= self._weights[f"{name}.weight"]
         out += self._weights[f"{name}.bias"]
         return out
+
+
+_held: "WeakValueDictionary[str, MiniLM]" = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def loaded() -> MiniLM:
+    """The model, one in a process, as long as anybody holds it. Raises ImportError, OSError."""
+    with _loading:
+        model = _held.get("model")
+        if model is None:
+            model = _held["model"] = MiniLM()
+        return model
 
 
 def _gelu(states: Floats) -> Floats:

@@ -3,8 +3,10 @@ r"""The text of PDFs, page by page. A PDF is a hostile file: it is read in a jai
 Pages are parted by form feeds: page n is ``text.split("\f")[n - 1]``.
 """
 
-import functools
+import hashlib
 import logging
+import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,8 +25,10 @@ LIMITS = Limits(cell_s=600.0)
 TEXT_CHARS = 500_000_000
 DROPPED = dict.fromkeys((0x00, 0x02, 0xFFFE))
 """PDFium writes U+0002 for a hyphen and the line's end after it."""
-KEPT = 16
-"""Texts of the last PDFs that were read: a text is looked at before an engine starts, and after."""
+PAGE_CHARS = 100
+"""What a page counts beside its text: an empty one takes memory, too."""
+KEPT_CHARS = 50_000_000
+"""Of the last PDFs that were read: a text is looked at before an engine starts, and after."""
 
 READ = """\
 import pypdfium2
@@ -64,7 +68,7 @@ def text_of(data: bytes, name: str) -> str:
             "example with pdftotext"
         )
     try:
-        pages = _pages(data)
+        pages = _KEPT.pages(data)
     except InputError as error:
         raise InputError(f"{name} {error}") from error
     empty = sum(not page.strip() for page in pages)
@@ -82,7 +86,35 @@ def _count(pages: int) -> str:
     return "1 page" if pages == 1 else f"{pages} pages"
 
 
-@functools.lru_cache(KEPT)
+class _Kept:
+    """The pages of the last PDFs that were read, by a hash of the file."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, tuple[str, ...]] = {}
+        self._lock = threading.Lock()
+
+    def pages(self, data: bytes) -> tuple[str, ...]:
+        """Those of a file, read if they are not held. Raises InputError as ``_pages`` does."""
+        key = hashlib.sha256(data).digest()
+        with self._lock:
+            pages = self._held.pop(key, None)
+        if pages is None:
+            pages = _pages(data)
+        with self._lock:
+            self._held[key] = pages  # the last one now
+            while sum(map(_chars, self._held.values())) > KEPT_CHARS:
+                del self._held[next(iter(self._held))]
+        return pages
+
+
+_KEPT = _Kept()
+
+
+def _chars(pages: Sequence[str]) -> int:
+    """What they count against a limit."""
+    return sum(PAGE_CHARS + len(page) for page in pages)
+
+
 def _pages(data: bytes) -> tuple[str, ...]:
     """Each page's text. Raises InputError that says what is wrong with the file."""
     pages: list[str] = []
@@ -93,7 +125,7 @@ def _pages(data: bytes) -> tuple[str, ...]:
         nonlocal chars
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise TypeError("pages are texts")
-        chars += sum(map(len, texts))
+        chars += _chars(texts)
         if chars > TEXT_CHARS:
             raise ValueError(f"more than {TEXT_CHARS:,} characters")
         pages.extend(map(_cleaned, texts))

@@ -1,10 +1,11 @@
 """``retrieve``: passages of the context by what they mean, with a small embedding model.
 
 Every passage is read once, at the first call: some 20 a second on 2 cores. What was read is kept in
-memory for the run, and in the user's cache for the next run over the same text.
+memory for the runs about the text, and in the user's cache for the next run over the same text.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from distill.caller import is_gone
-from distill.minilm import SIZE, Floats, MiniLM, one_thread_a_product
+from distill.minilm import SIZE, Floats, loaded, one_thread_a_product
 from distill.passages import PASSAGE_CHARS, Passages
 from distill.primitives import primitive
 from distill.search import check_query
@@ -37,16 +38,22 @@ TOLD_FROM_S = 20.0
 KEPT_FROM = 100
 """Passages from which on a reading is kept for other runs."""
 KEPT_FILES = 50
+LOOK_S = 0.5
+"""How often who waits for another run's reading looks whether anybody still waits for him."""
 
 
 def make(rollout: Any) -> Callable[..., Any]:
-    """``retrieve`` over a run's context."""
-    return retrieve_over(rollout.question.context)
+    """``retrieve`` over a run's context; runs about one text share its reading."""
+    return _retrieve(lambda: rollout.of_context(Reading))
 
 
 def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
     """``retrieve`` over a str, list or dict, which is read when it is first called."""
-    read: Reading | None = None
+    return _retrieve(functools.cache(lambda: Reading(context)))
+
+
+def _retrieve(reading: "Callable[[], Reading]") -> Callable[..., list[dict[str, Any]]]:
+    """``retrieve`` with what ``reading`` gives at each call, one call at a time."""
     lock = threading.Lock()
 
     @primitive(egress=False)
@@ -58,30 +65,35 @@ def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
         Of a cell's arguments nothing is trusted: raises ValueError, TypeError, and TimeoutError
         for a text that would take more than READING_LIMIT_S to read. Sends nothing out.
         """
-        nonlocal read
         check_query(query, k)
-        with lock:
-            if read is None:
-                read = Reading(context)
-            with one_thread_a_product():
-                return read.nearest(query, k)
+        with lock, one_thread_a_product():
+            return reading().nearest(query, k)
 
     return retrieve
 
 
 class Reading:
-    """The vectors of a context's passages, as far as they have been read. Not thread-safe."""
+    """The vectors of a context's passages, as far as they have been read.
+
+    Any number of threads may ask: one reads, the others wait for it.
+    """
 
     def __init__(self, context: Any) -> None:
         self._passages = Passages(context)
         self._cuts = [cut for cut in self._passages.cuts if self._passages.read(cut).strip()]
         self._vectors: Floats = np.zeros((len(self._cuts), SIZE), dtype=np.float32)
         self._done = 0
-        self._model = MiniLM()
+        self._model = loaded()
+        self._lock = threading.Lock()
 
     def nearest(self, query: str, k: int) -> list[dict[str, Any]]:
         """The k passages whose vectors are nearest to the query's."""
-        self._read()
+        while not self._lock.acquire(timeout=LOOK_S):
+            _check_waited_for()
+        try:
+            self._read()
+        finally:
+            self._lock.release()
         (asked,) = self._model.vectors([query])
         scores = self._vectors @ asked
         best = (-scores).argsort(kind="stable")[:k]
@@ -113,6 +125,11 @@ class Reading:
             kept.keep(self._vectors)
 
 
+def _check_waited_for() -> None:
+    if is_gone():
+        raise TimeoutError("nobody waits for retrieve any more")
+
+
 class _Pace:
     """How fast passages are read: whether it is worth the while, told once."""
 
@@ -126,8 +143,7 @@ class _Pace:
         """Some more have been. Raises TimeoutError: too slow, or nobody waits."""
         self._done += passages
         elapsed_s = time.monotonic() - self._started_s
-        if is_gone():
-            raise TimeoutError("nobody waits for retrieve any more")
+        _check_waited_for()
         if self._judged or elapsed_s < PACE_S:
             return
         self._judged = True

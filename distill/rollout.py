@@ -5,7 +5,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from distill.accounts import Account
 from distill.errors import DistillError
@@ -34,12 +34,14 @@ from distill.supervisor.finals import FINAL
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.shared_context import shared_context
+from distill.supervisor.shared_context import SharedContext, shared_context
 from distill.supervisor.standing import Standing
 from distill.supervisor.turns import TurnLoop, Turns
 from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.totals import Totals
 from distill.traces import Run, records
+
+T = TypeVar("T")
 
 
 class SubRuns(Protocol):
@@ -114,7 +116,8 @@ class Rollout:
         store = self._log.journal.store_context
         async with self._host.starts:
             self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-            shared = await in_thread(self._host, shared_context, self._ref.sha256, self._context)
+            shared = await in_thread(self._host, shared_context, self._ref.file, self._context)
+        self._shared: SharedContext | None = shared
         self._index = shared.index()
         self._context_file: Callable[[Any], ContextFile] = functools.partial(
             shared.file, self._context
@@ -150,6 +153,15 @@ class Rollout:
             assert self._options.replay_of is not None
             answers = self._options.replay_of.answers
             self._replaying = Replaying(supervisor.run, answers, self._repl, self._log, self._calls)
+
+    def of_context(self, make: Callable[[Any], T]) -> T:
+        """What ``make`` makes of the context, once for all runs about it. In a call's thread.
+
+        Raises TimeoutError: the run has ended, and nobody waits for the call.
+        """
+        if (shared := self._shared) is None:
+            raise TimeoutError("the run has ended")
+        return shared.made(make, self._context)
 
     def _make_repl(self) -> REPL:
         repl = make_repl(
@@ -337,6 +349,7 @@ class Rollout:
             # At once: the rest of a run waits for the garbage collector, and these are large.
             self._index.forget()
             self._repl.context_file = self._context_file = ContextFile
+            self._shared = None
             await in_thread(self._host, self._repl.close)
 
     def _log_end(self, status: Any, error: str | None) -> None:

@@ -6,6 +6,7 @@ text. One search at a time: others of the run wait in their threads.
 """
 
 import bisect
+import functools
 import heapq
 import itertools
 import re
@@ -38,13 +39,17 @@ EMPTY: Any = object()
 
 
 def make(rollout: Any) -> Callable[..., Any]:
-    """``search`` over a run's context."""
-    return search_over(rollout.question.context)
+    """``search`` over a run's context; runs about one text share its index."""
+    return _search(lambda: rollout.of_context(Index))
 
 
 def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
     """``search`` over a str, list or dict. The text is cut and indexed when it is first called."""
-    index: Index | None = None
+    return _search(functools.cache(lambda: Index(context)))
+
+
+def _search(index: "Callable[[], Index]") -> Callable[..., list[dict[str, Any]]]:
+    """``search`` with what ``index`` gives at each call, one call at a time."""
     lock = threading.Lock()
 
     @primitive(egress=False)
@@ -58,14 +63,12 @@ def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
         Of a cell's arguments nothing is trusted: raises ValueError, TypeError, and TimeoutError
         for a pattern that takes more than REGEX_LIMIT_S. Sends nothing out.
         """
-        nonlocal index
         check_query(query, k)
         if kind not in ("bm25", "regex"):
             raise ValueError(f"kind is 'bm25' or 'regex', not {str(kind)[:100]!r}")
         with lock:
-            if index is None:
-                index = Index(context)
-            return index.regex(query, k) if kind == "regex" else index.bm25(query, k)
+            found = index()
+            return found.regex(query, k) if kind == "regex" else found.bm25(query, k)
 
     return search
 
@@ -83,7 +86,7 @@ def check_query(query: Any, k: Any) -> None:
 
 
 class Index:
-    """The passages of one context and what finds them. Not thread-safe."""
+    """The passages of one context and what finds them. Any number of threads may ask."""
 
     def __init__(self, context: Any) -> None:
         self.passages = Passages(context)
@@ -94,14 +97,17 @@ class Index:
                 "look with code, for example with re over parts of it"
             )
         self._words: Any = None
+        self._lock = threading.Lock()
+        """Held while the words are indexed."""
 
     def bm25(self, query: str, k: int) -> list[dict[str, Any]]:
         """The best passages for the query's words; none that has no word of it."""
         words = re.findall(WORD, query.lower())
         if not words:
             raise ValueError("the query has no word")
-        if self._words is None:
-            self._words = self._indexed()
+        with self._lock:
+            if self._words is None:
+                self._words = self._indexed()
         if self._words is EMPTY:
             return []
         scores = self._words.get_scores(words)

@@ -111,12 +111,34 @@ def test_without_the_extra_it_is_named(
     assert "1 PDF in" in caplog.text
 
 
-def test_a_text_that_was_read_once_is_not_read_again(put: Put) -> None:
-    path = put("a.pdf", pdf(["only once"]))
-    first = read_context([path])
-    before = pdfs._pages.cache_info().hits
-    assert read_context([path]) == first
-    assert pdfs._pages.cache_info().hits == before + 1
+def test_empty_pages_have_limits(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pdfs, "READ", 'for _ in range(20):\n    give([""] * 1000)')
+    monkeypatch.setattr(pdfs, "TEXT_CHARS", 10_000)
+    with pytest.raises(InputError, match="more than 10,000 characters"):
+        read_context([put("a.pdf", pdf(["x"]))])
+
+
+def test_a_text_that_was_read_once_is_not_read_again(
+    put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    pages = pdfs._pages
+
+    def noted(data: bytes) -> tuple[str, ...]:
+        read.append(len(data))
+        return pages(data)
+
+    monkeypatch.setattr(pdfs, "_pages", noted)
+    monkeypatch.setattr(pdfs, "KEPT_CHARS", 2 * (pdfs.PAGE_CHARS + 20))
+    paths = [put(f"{number}.pdf", pdf([f"only once {number}"])) for number in range(3)]
+    first = read_context([paths[0]])
+    assert read_context([paths[0]]) == first
+    assert len(read) == 1
+    for path in paths:  # two of them may be held
+        read_context([path])
+    assert len(read) == 3
+    assert read_context([paths[0]]) == first
+    assert len(read) == 4
 
 
 def test_a_question_about_a_pdf_goes_all_the_way(put: Put, ask: Callable[..., RunResult]) -> None:

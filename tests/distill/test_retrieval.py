@@ -1,7 +1,9 @@
 """``retrieve``: the model's figures, what is found, how long it may take, what is kept."""
 
 import contextvars
+import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,7 +15,7 @@ import threadpoolctl
 
 from distill import retrieval as module
 from distill.caller import WAITER
-from distill.minilm import SIZE, TOKENS_LIMIT, MiniLM, one_thread_a_product
+from distill.minilm import SIZE, TOKENS_LIMIT, MiniLM, loaded, one_thread_a_product
 from distill.passages import PASSAGE_CHARS
 from distill.primitives import terms_of
 from distill.retrieval import retrieve_over
@@ -160,6 +162,41 @@ def test_nothing_is_read_for_a_run_that_has_gone() -> None:
     with pytest.raises(TimeoutError, match="nobody waits"):
         context.run(retrieve, "a concert")
     assert retrieve("a concert")[0]["part"] == "music"
+
+
+def test_runs_about_one_text_share_its_reading(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Noted(module.Reading):
+        def __init__(self, context: Any) -> None:
+            made.append(context)
+            super().__init__(context)
+
+    monkeypatch.setattr(module, "Reading", Noted)
+    code = cell("FINAL([retrieve('a concert')[0]['part'], supervisor('again')])")
+    boss = Supervisor(code, cell("FINAL(retrieve('bread and butter')[0]['part'])"))
+    result = ask(supervisor=boss, context=TOPICS, primitives=["retrieve", "supervisor"])
+    assert result.answer == ["music", "food"]
+    assert len(made) == 1
+
+
+def test_a_process_has_one_model() -> None:
+    first = loaded()
+    assert loaded() is first
+    freed = weakref.ref(first)
+    del first
+    gc.collect()
+    assert freed() is None
+
+
+def test_who_waits_for_another_s_reading_goes_when_nobody_waits_for_him() -> None:
+    reading = module.Reading(TOPICS)
+    gone: Future[None] = Future()
+    gone.cancel()
+    context = contextvars.copy_context()
+    context.run(WAITER.set, gone)
+    with reading._lock, pytest.raises(TimeoutError, match="nobody waits"):
+        context.run(reading.nearest, "a concert", 1)
 
 
 def test_it_sends_nothing_out() -> None:

@@ -1,8 +1,10 @@
 """``search``: what it finds and where, and what hostile arguments and patterns come to."""
 
 import contextvars
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from typing import Any
 
@@ -173,6 +175,26 @@ def test_what_comes_back_is_bounded() -> None:
 
 def test_it_sends_nothing_out() -> None:
     assert terms_of(search_over("x")).egress is False
+
+
+def test_runs_about_one_text_share_its_index(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a sub-run does, which begins when the index has been made."""
+    made: list[Any] = []
+
+    class Noted(module.Index):
+        def __init__(self, context: Any) -> None:
+            made.append(self)
+            super().__init__(context)
+
+    monkeypatch.setattr(module, "Index", Noted)
+    code = cell("FINAL([len(search('Goliath')), *supervisor('again')])")
+    boss = Supervisor(code, cell("FINAL([len(search('giant')), len(search('Gol', 'regex'))])"))
+    result = ask(supervisor=boss, context=TEXT, primitives=["search", "supervisor"], limits=SMALL)
+    assert result.answer == [2, 1, 2]
+    assert len(made) == 1
+    freed = weakref.ref(made.pop())
+    gc.collect()
+    assert freed() is None
 
 
 def test_a_run_s_code_calls_it_and_the_model_is_told_how(ask: Ask, logged: Any) -> None:

@@ -421,6 +421,12 @@ def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
     assert result.supervisor_usage == Usage(30, 15)
 
 
+def test_a_text_is_not_the_list_that_is_written_with_the_same_bytes(ask_family: Any) -> None:
+    code = "FINAL([context, supervisor('deeper', '[\"a\"]')])"
+    family = Family(root=[cell(code)], deeper=[cell("FINAL(context)")])
+    assert ask_family(family, context=["a"]).answer == [["a"], '["a"]']
+
+
 def test_a_function_that_makes_their_messages_is_given_again(log: Path) -> None:
     def strict(context: Any, query: str, **facts: Any) -> list[dict[str, str]]:
         first, *others = build_system_prompt(context, query, **facts)
