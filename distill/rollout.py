@@ -13,7 +13,7 @@ from distill.last_answer import LastAnswer
 from distill.models import ModelHandler, Usage
 from distill.opening import Opening, builder, opening
 from distill.packages import described
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.question import Question
 from distill.ready_primitives import made
 from distill.repl import REPL
@@ -101,6 +101,7 @@ class Rollout:
         self.draws_on: Account | None = None
         """The account of the run that this one is a part of; to be set before ``prepare``."""
         self._last = LastAnswer(host, options.answer_rules, question, options.sources)
+        self._on_progress = shielded(options.on_progress, "on_progress")
         self.worker_ctx_k: int | None = None
 
     async def prepare(
@@ -301,7 +302,7 @@ class Rollout:
             max_iterations=self._options.max_iterations,
             budget=self._spending.turns,
             on_progress=self.tell,
-            on_text=self._options.on_text,
+            on_text=shielded(self._options.on_text, "on_text"),
         )
         status: Any = "failed"
         error: str | None = None
@@ -397,11 +398,11 @@ class Rollout:
 
     def tell(self) -> None:
         """Tell how far it is, to whoever wants to know."""
-        if self._options.on_progress is None:
+        if self._on_progress is None:
             return
         turns = self._loop.turns if self._loop is not None else Turns()
         totals = self.totals
-        self._options.on_progress(
+        self._on_progress(
             Progress(
                 self._log.run,
                 turns.iterations,
