@@ -221,20 +221,23 @@ def _errors(show_traceback: bool) -> Iterator[None]:
     except DistillError as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(f"distill: {visible(str(error))}", err=True)
+        _say(f"distill: {error}", error)
         raise _Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        click.echo("distill: stopped", err=True)
+        _say("distill: stopped", error)
         raise _Exit(130) from error
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(
-            f"distill failed: {type(error).__name__}: {visible(str(error))} "
-            "(--traceback shows where)",
-            err=True,
-        )
+        failed = f"distill failed: {type(error).__name__}: {error} (--traceback shows where)"
+        _say(failed, error)
         raise _Exit(DistillError.exit_code) from error
+
+
+def _say(text: str, error: BaseException) -> None:
+    """A message on stderr, with the notes of the error that it is of."""
+    for each in (text, *getattr(error, "__notes__", ())):
+        click.echo(visible(each), err=True)
 
 
 def main() -> int:
