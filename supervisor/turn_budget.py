@@ -28,6 +28,8 @@ CLOSING_TOKENS = 100
 """What a message ends with beside what was shown: what is left, or that this is the last turn."""
 LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
 """Of the wall time, kept for the last turn until it is known how long a reply takes."""
+LEAST_LAST_S = 3.0
+"""Of it, kept however fast replies came: the last one has more to read, and cells."""
 
 
 class TurnBudget:
@@ -175,8 +177,9 @@ class TurnBudget:
         left_s = self.account.left_s()
         if left_s is None or self._wall_s is None:
             return None
-        known_s = 1.25 * self._slowest_s or min(LAST_SHARE * self._wall_s, LAST_LIMIT_S)
-        return max(0.0, left_s - min(known_s, self._wall_s / 2))
+        share_s = LAST_SHARE * self._wall_s
+        least_s = min(share_s, LEAST_LAST_S if self._slowest_s else LAST_LIMIT_S)
+        return max(0.0, left_s - min(max(1.25 * self._slowest_s, least_s), self._wall_s / 2))
 
     # -- what the model is told
 
