@@ -77,11 +77,12 @@ class Scorer:
 
 def _checked(given: Any) -> Score:
     score = given if isinstance(given, Score) else Score(given)
-    if score.value is None:
+    value: Any = score.value
+    if value is None:
         return score
-    if not isinstance(score.value, int | float) or not 0 <= score.value <= 1:
-        raise ValueError(f"a score is a number from 0 to 1, or None, not {score.value!r}")
-    return replace(score, value=float(score.value))
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"a score is a number from 0 to 1, or None, not {value!r}")
+    return replace(score, value=float(value))
 
 
 # -- texts
