@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distill.accounts import Account
-from distill.errors import DistillError
+from distill.errors import BudgetError, DistillError
 from distill.last_answer import LastAnswer
 from distill.models import ModelHandler, Usage
-from distill.opening import Opening, builder, opening
+from distill.opening import Opening, builder, opening, source_of
 from distill.packages import described
 from distill.progress import Progress, shielded
 from distill.question import Question
@@ -60,6 +60,9 @@ class SubRuns(Protocol):
 
     def take_up(self, run: Run) -> None:
         """Go on with those of this run, which was cut off."""
+
+    def stop(self, why: BudgetError) -> None:
+        """End those under way, and refuse more; the run goes on without."""
 
     def end_cell(self, cell: int) -> None:
         """End those of a cell that has ended."""
@@ -200,8 +203,15 @@ class Rollout:
 
     @property
     def account(self) -> Account:
-        """What it uses, its sub-runs included: theirs are children of it."""
+        """What it uses, its sub-runs included."""
         return self._spending.account
+
+    def account_below(self) -> Account:
+        """What a sub-run that begins now draws on: it leaves this run the time of a last turn."""
+        work_s = self._spending.turns.work_left_s()
+        if work_s is None:
+            return self.account
+        return self.account.child(deadline_s=time.monotonic() + work_s)
 
     @property
     def run(self) -> str:
@@ -281,7 +291,7 @@ class Rollout:
             parent=self._parent,
             worker_ctx_k=worker_ctx_k,
             packages=packages,
-            prompt_given=messages is not None,
+            prompt=source_of(messages),
         )
         return await self._work(first)
 
@@ -345,6 +355,7 @@ class Rollout:
             self._loop.turns if self._loop is not None else Turns(),
             self._calls.tally,
             self._spending,
+            self.totals,
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
@@ -358,7 +369,7 @@ class Rollout:
             messages = self._spending.turns.open(messages)
         await in_thread(self._host, self._repl.start)
         self._records.processes(self._host)
-        with self._spending.clock(self._calls.stop):
+        with self._spending.clock(self._stop):
             if standing is None:
                 await loop.prelude()
             try:
@@ -369,6 +380,12 @@ class Rollout:
                 self._replaying.is_whole = False
                 loop.turns.iterations -= 1
                 return loop.turns
+
+    def _stop(self, why: BudgetError) -> None:
+        """There is time for a last turn only."""
+        self._calls.stop(why)
+        if self.sub_runs is not None:
+            self.sub_runs.stop(why)
 
     def _result(self, turns: Turns, quotations: tuple[Quotation, ...]) -> RunResult:
         calls, totals = self._calls, self.totals
