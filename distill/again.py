@@ -243,10 +243,6 @@ def check_resumable(
     replay_of = recorded.start.options.get("replay_of")
     if replay_of is not None and replay_of["answers"] == "log":
         raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
-    if (above := recorded.start.parent) is not None:
-        raise InputError(
-            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
-        )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))

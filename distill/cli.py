@@ -86,6 +86,9 @@ def up(**options: Any) -> int:
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, OF_A_QUESTION)))
     _forget_unasked(options)
+    if options["worker_url"] is not None:
+        # Of workers whose devices are counted.
+        options.update(dict.fromkeys(config_file.only_in_file(click.get_current_context(), ("max_gpu_s",))))
     with _errors(options.pop("show_traceback")):
         return commands.up(**options)
 
@@ -221,20 +224,23 @@ def _errors(show_traceback: bool) -> Iterator[None]:
     except DistillError as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(f"distill: {visible(str(error))}", err=True)
+        _say(f"distill: {error}", error)
         raise _Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        click.echo("distill: stopped", err=True)
+        _say("distill: stopped", error)
         raise _Exit(130) from error
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(
-            f"distill failed: {type(error).__name__}: {visible(str(error))} "
-            "(--traceback shows where)",
-            err=True,
-        )
+        failed = f"distill failed: {type(error).__name__}: {error} (--traceback shows where)"
+        _say(failed, error)
         raise _Exit(DistillError.exit_code) from error
+
+
+def _say(text: str, error: BaseException) -> None:
+    """A message on stderr, with the notes of the error that it is of."""
+    for each in (text, *getattr(error, "__notes__", ())):
+        click.echo(visible(each), err=True)
 
 
 def main() -> int:

@@ -93,8 +93,8 @@ def test_what_the_file_says_of_an_endpoint_is_not_for_a_supervisor_without_one(
 ) -> None:
     write(tmp_path, 'base-url = "http://127.0.0.1:9/v1"\nsupervisor-requests-per-minute = 5\n')
     (tmp_path / "text").write_text(TEXT)
-    words = ("--check-only", "-c", str(tmp_path / "text"), "-q", QUESTION)
-    words = (*words, "--supervisor", supervisor)
+    words = ["--check-only", "-c", str(tmp_path / "text"), "-q", QUESTION]
+    words += ["--supervisor", supervisor]
     done = command(tmp_path, "up", *words)
     assert done.code == 0, done.err
     done = command(tmp_path, "up", *words, "--base-url", "http://127.0.0.1:9/v1")
