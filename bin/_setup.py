@@ -100,7 +100,7 @@ def wanted_extras(arguments: list[str]) -> list[str]:
     wanted = []
     if any(word == "--ray" or word.startswith("--ray=") for word in arguments):
         wanted.append("ray")
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     if any(
         (word, after) == ("--primitive", "retrieve")
         or (word.startswith("--primitive=") and "retrieve" in word)  # a list, of the settings file

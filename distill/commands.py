@@ -1,5 +1,6 @@
 """What the commands do, once their arguments are read."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.first_checks import check_folder, check_texts, check_words, checked, is_recorded
+from distill.going_on import says_how_to_go_on
 from distill.inputs import read_context
 from distill.limits import Limits, parse, replaced
 from distill.models import ModelHandler
+from distill.orchestrator import default_log_dir
 from distill.own_engine import engine_up, stay
 from distill.packages import described
 from distill.protocol.client_link import Ask
@@ -109,6 +112,7 @@ def up(
         handler = checked(many, files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
         with (
+            _stopping(options, query, is_one=many is None and (query is not None or recorded)),
             Display() as display,
             engine_up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
         ):
@@ -120,6 +124,18 @@ def up(
             ask = Ask(OWN_ASK, query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
         return _print(result, text)
+
+
+def _stopping(
+    options: dict[str, Any], query: str | None, *, is_one: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Whoever stops one question hears how to go on; its log folder is chosen here for that."""
+    if not is_one:
+        return contextlib.nullcontext()
+    if (resumed := options.get("resume")) is not None:
+        return says_how_to_go_on(resumed, query, resumed=True)
+    options["log_dir"] = str(Path(options.get("log_dir") or default_log_dir()).resolve())
+    return says_how_to_go_on(options["log_dir"], query, resumed=False)
 
 
 def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
@@ -153,13 +169,14 @@ def run(
     with spooled(paths) as files:
         if not recorded and many is None:
             read_context(files, options["encoding"], looks_only=True)
-        asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
+        stopping = _stopping(options, query, is_one=many is None and not dry_run)
+        asked = _given({**options, "base_url": base_url, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
                 asked[folder] = str(Path(asked[folder]).resolve())
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
-        with Engine(connect) as engine, Display() as display:
+        with stopping, Engine(connect) as engine, Display() as display:
             _load(named, engine, display)
             if many is not None:
                 return ask_all(many, supervisor, engine, asked, display)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distill.accounts import Account
-from distill.errors import DistillError
+from distill.errors import BudgetError, DistillError
 from distill.last_answer import LastAnswer
 from distill.models import ModelHandler, Usage
-from distill.opening import Opening, builder, opening
+from distill.opening import Opening, builder, opening, source_of
 from distill.packages import described
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.question import Question
 from distill.ready_primitives import made
 from distill.repl import REPL
@@ -73,6 +73,7 @@ class Rollout:
         self.draws_on: Account | None = None
         """The account of the run that this one is a part of; to be set before ``prepare``."""
         self._last = LastAnswer(host, options.answer_rules, question, options.sources)
+        self._on_progress = shielded(options.on_progress, "on_progress")
         self.worker_ctx_k: int | None = None
 
     async def prepare(
@@ -168,8 +169,15 @@ class Rollout:
 
     @property
     def account(self) -> Account:
-        """What it uses, its sub-runs included: theirs are children of it."""
+        """What it uses, its sub-runs included."""
         return self._spending.account
+
+    def account_below(self) -> Account:
+        """What a sub-run that begins now draws on: it leaves this run the time of a last turn."""
+        work_s = self._spending.turns.work_left_s()
+        if work_s is None:
+            return self.account
+        return self.account.child(deadline_s=time.monotonic() + work_s)
 
     @property
     def run(self) -> str:
@@ -248,7 +256,7 @@ class Rollout:
             parent=self._parent,
             worker_ctx_k=worker_ctx_k,
             packages=packages,
-            prompt_given=messages is not None,
+            prompt=source_of(messages),
         )
         return await self._work(first)
 
@@ -269,7 +277,7 @@ class Rollout:
             max_iterations=self.options.max_iterations,
             budget=self._spending.turns,
             on_progress=self.tell,
-            on_text=self.options.on_text,
+            on_text=shielded(self.options.on_text, "on_text"),
         )
         status: Any = "failed"
         error: str | None = None
@@ -310,6 +318,7 @@ class Rollout:
             self._loop.turns if self._loop is not None else Turns(),
             self._calls.tally,
             self._spending,
+            self.totals,
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
@@ -323,7 +332,7 @@ class Rollout:
             messages = self._spending.turns.open(messages)
         await in_thread(self._host, self._repl.start)
         self._records.processes(self._host)
-        with self._spending.clock(self._calls.stop):
+        with self._spending.clock(self._stop):
             if standing is None:
                 await loop.prelude()
             try:
@@ -334,6 +343,12 @@ class Rollout:
                 self._replaying.is_whole = False
                 loop.turns.iterations -= 1
                 return loop.turns
+
+    def _stop(self, why: BudgetError) -> None:
+        """There is time for a last turn only."""
+        self._calls.stop(why)
+        if self.sub_runs is not None:
+            self.sub_runs.stop(why)
 
     def _result(self, turns: Turns, quotations: tuple[Quotation, ...]) -> RunResult:
         calls, totals = self._calls, self.totals
@@ -363,11 +378,11 @@ class Rollout:
 
     def tell(self) -> None:
         """Tell how far it is, to whoever wants to know."""
-        if self.options.on_progress is None:
+        if self._on_progress is None:
             return
         turns = self._loop.turns if self._loop is not None else Turns()
         totals = self.totals
-        self.options.on_progress(
+        self._on_progress(
             Progress(
                 self._log.run,
                 turns.iterations,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distill.errors import InputError
+from distill.errors import BudgetError, InputError
 from distill.primitives import primitive
 from distill.question import check_question
 from distill.totals import Totals
@@ -44,6 +44,9 @@ class SubRuns(Protocol):
 
     def take_up(self, run: Run) -> None:
         """Go on with those of this run, which was cut off."""
+
+    def stop(self, why: BudgetError) -> None:
+        """End those under way, and refuse more; the run goes on without."""
 
     def end_cell(self, cell: int) -> None:
         """End those of a cell that has ended."""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from distill.budget import amount
 from distill.replaying import Replayed
 from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
@@ -103,7 +102,7 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"
     if result.worker_cached:
         calls += f", {result.worker_cached:,} more from the cache"
-    gpu = f", {amount('gpu_s', result.gpu_s)}" if result.gpu_s else ""
+    gpu = f", {result.gpu_s:,.1f} s of the workers' devices" if result.gpu_s else ""
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",

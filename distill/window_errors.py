@@ -1,6 +1,7 @@
 """How endpoints say that a conversation does not fit the model's context window."""
 
 import re
+from typing import NamedTuple
 
 STATUSES = frozenset((None, 400, 403, 413, 422, 500))
 """None: an error inside a reply, without a status of its own."""
@@ -22,7 +23,58 @@ TOO_LONG = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
+COUNT = r"`?(\d[\d,]*)`?"
+WINDOW = re.compile(
+    rf"""
+    maximum\ context\ (?:length|window)\ (?:is|of)\ {COUNT}
+    | context\ limit:\ \d+\ \+\ \d+\ >\ {COUNT}
+    | max_new_tokens`?\ must\ be\ <=\ {COUNT}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+PROMPT = re.compile(
+    rf"""
+    (at\ least\ )?{COUNT}\ input\ tokens
+    | {COUNT}\ (?:tokens\ )?in\ the\ (?:messages|prompt)\b
+    | context\ limit:\ {COUNT}\ \+
+    | given:\ {COUNT}\ `?inputs
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+REPLY = re.compile(
+    r"max_(?:completion_|new_)?tokens|(?:output|completion) tokens|in the completion",
+    re.IGNORECASE,
+)
 READ_CHARS = 4000
+
+
+class Room(NamedTuple):
+    """What an error says of the window, and of what its prompt leaves (None: that is not known)."""
+
+    window_tokens: int
+    left_tokens: int | None
+
+
+def reply_room(message: str) -> Room | None:
+    """The room that a reply has, where the prompt and the longest reply together have none.
+
+    None: the error does not say so, or the prompt alone is too long.
+    """
+    message = message[:READ_CHARS]
+    window, prompt = WINDOW.search(message), PROMPT.search(message)
+    if window is None or prompt is None or not REPLY.search(message):
+        return None
+    window_tokens = _count(*window.groups())
+    at_least, *counts = prompt.groups()
+    left_tokens = window_tokens - _count(*counts)
+    if left_tokens <= 0:
+        return None
+    # vLLM stops to count where the prompt is longer than the reply leaves room for.
+    return Room(window_tokens, None if at_least else left_tokens)
+
+
+def _count(*found: str | None) -> int:
+    return next(int(each.replace(",", "")) for each in found if each)
 
 
 def says_too_long(status: int | None, message: str) -> bool:

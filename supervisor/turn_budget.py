@@ -12,6 +12,7 @@ from distill.errors import BudgetError, InputError
 from distill.models import LMResponse, Usage
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.tariff import Tariff
+from distill.supervisor.window import FULL
 from distill.token_estimate import CHARS_PER_TOKEN, prompt_tokens
 from distill.traces import records
 
@@ -27,21 +28,31 @@ CLOSING_TOKENS = 100
 """What a message ends with beside what was shown: what is left, or that this is the last turn."""
 LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
 """Of the wall time, kept for the last turn until it is known how long a reply takes."""
+LEAST_LAST_S = 3.0
+"""Of it, kept however fast replies came: the last one has more to read, and cells."""
 
 
 class TurnBudget:
     """Of one run; ``shown_chars`` of each cell's output are shown. Called on the driver's loop.
+
+    ``window_tokens`` is what the model's window holds, None where nobody knows.
 
     ``account`` is what the turns have used, of the run's. A run whose ``calls`` have nothing left
     of their budget has one turn left.
     """
 
     def __init__(
-        self, account: Account, tariff: Tariff, calls: CallBudget, shown_chars: int = 0
+        self,
+        account: Account,
+        tariff: Tariff,
+        calls: CallBudget,
+        shown_chars: int = 0,
+        window_tokens: int | None = None,
     ) -> None:
         self.account = account = account.child()
         self._calls = calls
         self._tariff = tariff
+        self._window_tokens = window_tokens
         self._shown_tokens = shown_chars // CHARS_PER_TOKEN
         self._hold = account.reserve(NOTHING)
         self._turn = self._keep = NOTHING
@@ -166,8 +177,9 @@ class TurnBudget:
         left_s = self.account.left_s()
         if left_s is None or self._wall_s is None:
             return None
-        known_s = 1.25 * self._slowest_s or min(LAST_SHARE * self._wall_s, LAST_LIMIT_S)
-        return max(0.0, left_s - min(known_s, self._wall_s / 2))
+        share_s = LAST_SHARE * self._wall_s
+        least_s = min(share_s, LEAST_LAST_S if self._slowest_s else LAST_LIMIT_S)
+        return max(0.0, left_s - min(max(1.25 * self._slowest_s, least_s), self._wall_s / 2))
 
     # -- what the model is told
 
@@ -221,13 +233,20 @@ class TurnBudget:
         """Of a turn with this prompt; the reply is read again in what comes after, if ``twice``."""
         price, (tokens, dollars) = self._tariff.price, self._left()
         asked = self._tariff.most(prompt, 0) + after
-        again = 2 if twice else 1
-        room = [float(self._tariff.reply_bound(REPLY_TOKENS)), (tokens - asked.tokens) / again]
+        room = {"tokens": (tokens - asked.tokens) / (2 if twice else 1)}
         one = self._tariff.most(0, 1).dollars + (self._tariff.most(1, 0).dollars if twice else 0.0)
         if price is not None and one > 0:
-            room.append((dollars - asked.dollars) / one)
-        least = SHORTEST_REPLY_TOKENS if twice else 16
-        if (most := int(min(room))) >= least:
+            room["dollars"] = (dollars - asked.dollars) / one
+        short = min(room, key=room.__getitem__)
+        if room[short] < (SHORTEST_REPLY_TOKENS if twice else 16):
+            raise BudgetError(f"what is left of the {short} does not cover a turn", budget=short)
+        return int(min(room[short], self._longest_reply(prompt)))
+
+    def _longest_reply(self, prompt: int) -> int:
+        """What the model may write, whatever is left: endpoints refuse to be asked for more."""
+        most = self._tariff.reply_bound(REPLY_TOKENS)
+        if self._window_tokens is None:
             return most
-        short = "dollars" if len(room) == 3 and room[2] == min(room) else "tokens"
-        raise BudgetError(f"what is left of the {short} does not cover a turn", budget=short)
+        # The prompt is estimated rather high, and leaves room for a reply in any case (window.py).
+        room = max(self._window_tokens - prompt, int((1 - FULL) * self._window_tokens))
+        return max(1, min(most, room))

@@ -60,6 +60,14 @@ def goes_on(error: Exception, attempts: Attempts) -> bool:
     return isinstance(error, openai.APIConnectionError) and attempts.failed(None, {})
 
 
+def said_by(error: Exception) -> tuple[int | None, str]:
+    """The status of an error, and what the endpoint said, without the client's own words."""
+    status = getattr(error, "status_code", None) or getattr(error, "status", None)
+    body = getattr(error, "body", None)
+    said = body.get("message") if isinstance(body, dict) else None
+    return status, said if isinstance(said, str) else str(body or error)
+
+
 def explain(error: Exception, names: tuple[str, str], *, own: bool) -> str | None:
     """What went wrong at the endpoint, and what to do about it; None: it is not the client's word.
 

@@ -19,7 +19,14 @@ from distill.completion import BadReply, Completion, is_count, loaded, read_comp
 from distill.endpoint import address_of, host_of, spellings, usable_key
 from distill.errors import InputError, ModelError, WindowError, WorkerError
 from distill.models.handler import Messages, ModelHandler, all_or_error
-from distill.models.openai_client import explain, goes_on, open_client, served_models
+from distill.models.openai_client import (
+    explain,
+    goes_on,
+    open_client,
+    said_by,
+    served_models,
+)
+from distill.models.reply_bounds import TIMES, ReplyBounds
 from distill.models.request import OPENAI_HOST, estimate, request_of
 from distill.models.response import LMResponse, ToolCall, Usage
 from distill.rate_limit import shared
@@ -107,6 +114,7 @@ class OpenAIHandler(ModelHandler):
         self._account = (url, address.auth, key)
         self._limiter = shared((*self._account, model))
         self._limiter.limit(rates)
+        self._bounds = ReplyBounds()
         self._opened: Client | None = None
         self._lock = threading.Lock()
 
@@ -115,7 +123,7 @@ class OpenAIHandler(ModelHandler):
         other = copy.copy(self)
         other.model, other.window_tokens = model, None
         own = {"_limiter": shared((*self._account, model)), "_opened": None}
-        vars(other).update(own, _lock=threading.Lock())
+        vars(other).update(own, _lock=threading.Lock(), _bounds=ReplyBounds())
         return other
 
     def _client(self) -> "Client":
@@ -131,7 +139,9 @@ class OpenAIHandler(ModelHandler):
         """
         started_s = time.monotonic()
         request = request_of(self.model, messages, {**self._sampling, **kw}, self.endpoint)
+        request = self._bounds.fitted(request)
         attempts = Attempts(self._limiter, estimate(request), self._retries)
+        rebounds = 0
         while True:
             try:
                 attempts.begin()
@@ -139,8 +149,12 @@ class OpenAIHandler(ModelHandler):
                 attempts.replied(reply.input_tokens + reply.output_tokens, headers)
                 return self._response(reply, time.monotonic() - started_s, attempts)
             except Exception as error:  # noqa: BLE001  (what a reply can set off has no end)
-                if not (goes_on(error, attempts) or self._stops_streaming(error)):
+                if goes_on(error, attempts) or self._stops_streaming(error):
+                    continue
+                other = self._bounds.refused(request, *said_by(error)) if rebounds < TIMES else None
+                if other is None:
                     raise self._gave_up(error, attempts) from None
+                request, rebounds = other, rebounds + 1
             finally:
                 attempts.end()
 

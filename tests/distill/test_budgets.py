@@ -1,5 +1,6 @@
 """Budgets end real runs: nothing is sent that they don't cover, and the model gets a last turn."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -9,8 +10,12 @@ import msgspec
 import pytest
 
 from distill import Budget, OpenAIHandler, RunResult, replay, resume, run
+from distill.accounts import Account
 from distill.errors import InputError
 from distill.spending import seconds_before
+from distill.supervisor.call_budget import CallBudget
+from distill.supervisor.tariff import Tariff
+from distill.supervisor.turn_budget import LEAST_LAST_S, TurnBudget
 from distill.traces import Run, records
 from tests.distill.scripted import (
     SMALL,
@@ -251,6 +256,20 @@ def test_wall_time_ends_a_cell_that_waits_for_workers(talk: Ask) -> None:
     assert "quick\n[None, None]" in script.told(2)
     assert (result.ended_by, result.answer) == ("wall_s", "quick, I think")
     assert result.elapsed < 15
+
+
+def test_time_for_a_last_turn_is_kept_however_fast_replies_come() -> None:
+    account = Account(Budget(wall_s=100.0))
+    turns = TurnBudget(account, Tariff(), CallBudget(account, Tariff()))
+
+    async def reply() -> None:
+        """At once."""
+
+    asyncio.run(turns.in_time(reply()))
+    left_s, work_s = account.left_s(), turns.work_left_s()
+    assert left_s is not None
+    assert work_s is not None
+    assert left_s - work_s >= LEAST_LAST_S
 
 
 def test_turns_of_a_budget_end_a_run_as_max_iterations_do(talk: Ask) -> None:

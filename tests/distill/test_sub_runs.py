@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from distill import Budget, LMResponse, ModelHandler, Usage, primitive, replay, resume, run
+from distill import (
+    Budget,
+    LMResponse,
+    ModelHandler,
+    Usage,
+    build_system_prompt,
+    primitive,
+    replay,
+    resume,
+    run,
+)
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read, validate
@@ -246,6 +256,29 @@ def test_turns_are_of_the_whole_tree(ask_family: Any, log: Path) -> None:
     assert result.status == "final"
 
 
+def test_they_leave_their_run_the_time_of_a_last_turn(ask_family: Any, log: Path) -> None:
+    code = """
+errors = []
+for _ in 'twice':
+    try: supervisor('deeper')
+    except Exception as e: errors.append(str(e))
+print(errors)
+"""
+
+    def slow() -> str:  # as much time is kept for the last turn
+        time.sleep(1.5)
+        return cell(code)
+
+    stuck = cell("import time\ntime.sleep(2.5)")
+    family = Family(root=[slow, cell("FINAL(len(errors))")], deeper=[stuck])
+    result = ask_family(family, budget=Budget(wall_s=6.0))
+    assert (result.answer, result.ended_by) == (5, "wall_s")
+    root, children = runs_of(log)
+    assert "wall time is used up" in root.cells[0].stdout
+    assert len(children) < 5
+    assert all(each.end is not None for each in children)
+
+
 # -- what goes wrong
 
 
@@ -409,6 +442,23 @@ def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
     assert worker.prompts == []
     assert mended.seen.keys() == {"root"}
     assert result.supervisor_usage == Usage(30, 15)
+
+
+def test_a_function_that_makes_their_messages_is_given_again(log: Path) -> None:
+    def strict(context: Any, query: str, **facts: Any) -> list[dict[str, str]]:
+        first, *others = build_system_prompt(context, query, **facts)
+        return [{**first, "content": first["content"] + "RULES"}, *others]
+
+    broken = Family(root=[ModelError("down")])
+    options: dict[str, Any] = {"limits": SMALL, "primitives": SUPERVISOR, "messages": strict}
+    with pytest.raises(ModelError):
+        run("root", "text", broken, Worker(), log_dir=log, **options)
+    mended = Family(root=[cell("FINAL(supervisor('deeper'))")], deeper=[cell("FINAL(1)")])
+    with pytest.raises(InputError, match="give it again with messages="):
+        resume(log, mended, Worker())
+    assert mended.seen == {}
+    assert resume(log, mended, Worker(), messages=strict).answer == 1
+    assert mended.seen["deeper"][0][0]["content"].endswith("RULES")
 
 
 START = """\
