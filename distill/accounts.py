@@ -136,14 +136,14 @@ class Account:
             for balance in path:
                 balance.used += used
 
-    def charge_again(self, used: Use) -> bool:
-        """Count what was sent in vain, while as much stays reserved; whether that was covered."""
+    def charge_again(self, used: Use) -> BudgetError | None:
+        """Count what was sent in vain, while as much stays reserved; why that is not covered."""
         try:
             self.reserve(used).settle(used)
-        except BudgetError:
+        except BudgetError as why:
             self.charge(used)
-            return False
-        return True
+            return why
+        return None
 
     def _hold(self, more: Use) -> None:
         with self.lock:

@@ -12,7 +12,7 @@ from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
-from distill.budget import Budget
+from distill.budget import Budget, amount
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
 from distill.endpoint import host_of
@@ -91,6 +91,7 @@ def up(
     settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
+    Budget.taken_from(dict(options)).check_devices(there=settings.url is None or own is not None)
     sandbox = _sandbox(options)
     _take_schema(options)
     if check_only or (many is not None and many.check):
@@ -123,7 +124,7 @@ def up(
             display.phase("starting the run")
             ask = Ask(OWN_ASK, query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
-        return _print(result, text)
+        return _print(result, text, options)
 
 
 def _stopping(
@@ -187,7 +188,7 @@ def run(
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status
             )
-        return _print(result, text)
+        return _print(result, text, options)
 
 
 def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> None:
@@ -300,18 +301,31 @@ def _prepare(*wanted: WorkerSettings) -> int:
     return 0
 
 
-def _print(result: RunResult, text: str) -> int:
-    if result.status == "unanswered":
+def _no_answer(result: RunResult, options: dict[str, Any]) -> str:
+    """Why there is none, and what to do."""
+    kind: Any = result.ended_by or "turns"
+    if kind == "turns":
+        turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+        again = "" if result.replay else ": raise --max-iterations, or ask again"
+        return f"no answer within {turns}{again}"
+    limit = result.dollars_limit if kind == "dollars" else options.get(f"max_{kind}")
+    # Of a run that goes on the log may have it.
+    what = "all" if limit is None else f"the {amount(kind, limit)}"
+    flag = f"--max-{kind.replace('_', '-')}"
+    return f"no answer: {what} of {flag} were used up; raise it, or ask again"
+
+
+def _print(result: RunResult, text: str, options: dict[str, Any]) -> int:
+    if result.status == "unanswered" or (result.answer is None and result.ended_by is not None):
         click.echo(visible(text), err=True)
-        budget = result.ended_by or "turns"
-        what = f"{result.iterations} turns" if budget == "turns" else f"the budget (max_{budget})"
-        raise BudgetError(f"no answer within {what}", budget=budget)
+        raise BudgetError(_no_answer(result, options), budget=result.ended_by or "turns")
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
     if result.answer_problem is not None:
+        # The summary says what is wrong with it.
         click.echo(f"{visible(text)}\n\n{visible(answer_text(result.answer))}", err=True)
-        raise BudgetError(f"no answer within the turns that passes: {result.answer_problem}")
+        raise BudgetError("no answer that passes: raise --max-iterations, or ask again")
     answer = answer_text(result.answer)
     click.echo(visible(answer) if sys.stdout.isatty() else answer)
     click.echo(f"\n{visible(text)}", err=True)

@@ -44,7 +44,7 @@ def summary(result: RunResult, supervisor: str, worker: str) -> str:
         lines.insert(0, NOT_PASSED + result.answer_problem)
     elif result.status == "forced":
         lines.insert(0, FORCED)
-    if result.ended_by not in (None, "turns"):
+    if result.ended_by not in (None, "turns") and result.answer is not None:
         what = ENDED_BY[result.ended_by]
         lines.insert(0, f"Caution     {what} used up: the answer is the best there was by then")
     lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")

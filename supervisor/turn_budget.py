@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from distill.accounts import Account
 from distill.budget import NOTHING, Use, amount
 from distill.caller import LOST_TRY
-from distill.errors import BudgetError, InputError
+from distill.errors import BudgetError, InputError, ModelError
 from distill.models import LMResponse, Usage
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.tariff import Tariff
@@ -60,6 +60,8 @@ class TurnBudget:
         self._asked_tokens = 0
         self._wall_s = account.left_s()
         self._slowest_s = 0.0
+        self._uncovered: BudgetError | None = None
+        """Why a try that was lost is not followed by another."""
         self._replies = 0
         self._recorded_end: records.RunEnd | None = None
 
@@ -126,8 +128,12 @@ class TurnBudget:
         return {} if self._reply_tokens is None else {"max_tokens": self._reply_tokens}
 
     async def in_time(self, reply: Awaitable[T]) -> T:
-        """The reply, unless the wall time ends before it comes. Raises BudgetError."""
-        token = LOST_TRY.set(self._lost)
+        """The reply, unless the wall time ends before it comes.
+
+        Raises BudgetError, also where a try was lost that the budget does not cover twice, and
+        what ``reply`` raises.
+        """
+        token, self._uncovered = LOST_TRY.set(self._lost), None
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(self.account.left_s()) as limit:
@@ -137,6 +143,13 @@ class TurnBudget:
                 raise
             self._forfeit()
             raise BudgetError("the wall time is up", budget="wall_s") from None
+        except ModelError as error:
+            if self._uncovered is None:
+                raise
+            why = self._uncovered
+            self._hold.spend(NOTHING, self._keep)  # the lost try is in the account already
+            self._turn = NOTHING
+            raise BudgetError(f"{error}: {why}", budget=why.budget, left=why.left) from error
         except asyncio.CancelledError:
             self._forfeit()
             raise
@@ -156,7 +169,8 @@ class TurnBudget:
     def _lost(self, _tokens: int) -> bool:
         """A try was sent and never answered; whether another is covered."""
         tried = self._turn - Use(turns=self._turn.turns)
-        return self.account.charge_again(tried)
+        self._uncovered = self.account.charge_again(tried)
+        return self._uncovered is None
 
     def replied(self, response: LMResponse) -> None:
         """Count the reply; where nobody said what it took, what it looks like."""
