@@ -44,7 +44,7 @@ LOOK_S = 0.5
 
 def make(rollout: Any) -> Callable[..., Any]:
     """``retrieve`` over a run's context; runs about one text share its reading."""
-    return _retrieve(lambda: rollout.of_context(Reading))
+    return _retrieve(lambda: rollout.text.made(Reading))
 
 
 def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:

@@ -40,7 +40,7 @@ EMPTY: Any = object()
 
 def make(rollout: Any) -> Callable[..., Any]:
     """``search`` over a run's context; runs about one text share its index."""
-    return _search(lambda: rollout.of_context(Index))
+    return _search(lambda: rollout.text.made(Index))
 
 
 def search_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
