@@ -12,7 +12,7 @@ from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
-from distill.budget import Budget, amount
+from distill.budget import Budget, amount, counted
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
 from distill.endpoint import host_of
@@ -73,7 +73,7 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    many = task_options.taken_from(options, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
         worker,
@@ -91,7 +91,6 @@ def up(
     settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
-    Budget.taken_from(dict(options)).check_devices(there=settings.url is None or own is not None)
     sandbox = _sandbox(options)
     _take_schema(options)
     if check_only or (many is not None and many.check):
@@ -102,7 +101,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
-    _check_devices(settings, own)
+    _check_devices(settings, own, options)
     described(sandbox.packages)
     check_installed(named(options["primitives"]))
     recorded = is_recorded(paths, query, supervisor, options)
@@ -156,7 +155,7 @@ def run(
     **options: Any,
 ) -> int:
     """Put a question, or many, to an engine that is up."""
-    many = task_options.taken_from(options, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
     if _only_checked(many, paths, query, options):
@@ -203,7 +202,7 @@ def _only_checked(
     """Check many tasks, if there are; whether that was all that is wanted."""
     if many is None:
         return False
-    check_folder(check_tasks(many, paths, query, options))
+    check_folder(check_tasks(many, options))
     return many.check
 
 
@@ -266,11 +265,18 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _check_devices(workers: WorkerSettings, supervisor: WorkerSettings | None) -> None:
-    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed."""
+def _check_devices(
+    workers: WorkerSettings, supervisor: WorkerSettings | None, options: dict[str, Any]
+) -> None:
+    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed.
+
+    Raises InputError where the time of devices is limited, and there are none.
+    """
     from distill.worker_server import gpus
     from distill.worker_server.errors import WorkerError
 
+    budget = Budget.taken_from(dict(options))
+    budget.check_devices(there=workers.url is None or supervisor is not None)
     if workers.ray is not None:
         check_ray()
     servers = (*workers.gpus, *(supervisor.gpus if supervisor is not None else ()))
@@ -305,7 +311,7 @@ def _no_answer(result: RunResult, options: dict[str, Any]) -> str:
     """Why there is none, and what to do."""
     kind: Any = result.ended_by or "turns"
     if kind == "turns":
-        turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+        turns = counted(result.iterations, "turn")
         again = "" if result.replay else ": raise --max-iterations, or ask again"
         return f"no answer within {turns}{again}"
     limit = result.dollars_limit if kind == "dollars" else options.get(f"max_{kind}")

@@ -26,12 +26,8 @@ OF_ONE_QUESTION = ("label", "resume")
 """Options that many tasks do not have; nor have they --query and --context."""
 
 
-def check_tasks(
-    many: Many, paths: Sequence[str], query: str | None, options: Mapping[str, Any]
-) -> Path:
+def check_tasks(many: Many, options: Mapping[str, Any]) -> Path:
     """All that can be wrong with them and is cheap to see; where the logs go. Raises InputError."""
-    if query is not None or paths:
-        raise InputError("--tasks has the questions and texts: leave out -c and -q")
     for name in OF_ONE_QUESTION:
         if options.get(name) is not None:
             raise InputError(f"--{name} is for one question, not for --tasks")
