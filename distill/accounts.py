@@ -53,12 +53,18 @@ class Balance:
 class Account:
     """What one run has used and may use. What a child uses, its parent has used, too.
 
-    ``deadline_s`` is when its wall time is up, by ``time.monotonic``: its own, or its parent's
-    where that comes first (infinite: never). ``spent_s`` of its own has passed already.
+    ``deadline_s`` is when its wall time is up, by ``time.monotonic``: its own, its parent's or the
+    one that is given, whichever comes first (infinite: never). ``spent_s`` of its own has passed
+    already.
     """
 
     def __init__(
-        self, budget: Budget | None = None, parent: "Account | None" = None, *, spent_s: float = 0.0
+        self,
+        budget: Budget | None = None,
+        parent: "Account | None" = None,
+        *,
+        spent_s: float = 0.0,
+        deadline_s: float = math.inf,
     ) -> None:
         self.budget = budget if budget is not None else Budget()
         self._own = Balance(self.budget)
@@ -68,11 +74,12 @@ class Account:
         """Whoever reads or changes balances holds it."""
         wall_s = self.budget.wall_s
         own_s = math.inf if wall_s is None else time.monotonic() + wall_s - spent_s
-        self.deadline_s: float = own_s if parent is None else min(own_s, parent.deadline_s)
+        above_s = math.inf if parent is None else parent.deadline_s
+        self.deadline_s: float = min(own_s, above_s, deadline_s)
 
-    def child(self, budget: Budget | None = None) -> "Account":
+    def child(self, budget: Budget | None = None, *, deadline_s: float = math.inf) -> "Account":
         """An account that draws on this one; ``budget`` None: as much as there is."""
-        return Account(budget, self)
+        return Account(budget, self, deadline_s=deadline_s)
 
     @property
     def used(self) -> Use:
@@ -129,14 +136,14 @@ class Account:
             for balance in path:
                 balance.used += used
 
-    def charge_again(self, used: Use) -> bool:
-        """Count what was sent in vain, while as much stays reserved; whether that was covered."""
+    def charge_again(self, used: Use) -> BudgetError | None:
+        """Count what was sent in vain, while as much stays reserved; why that is not covered."""
         try:
             self.reserve(used).settle(used)
-        except BudgetError:
+        except BudgetError as why:
             self.charge(used)
-            return False
-        return True
+            return why
+        return None
 
     def _hold(self, more: Use) -> None:
         with self.lock:

@@ -66,8 +66,8 @@ async def resume_on_loop(
     last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
     cell, the conversation as it was sent; only worker calls that are not in the log are asked.
     ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
-    ``repl_class``, ``answer_check``, and ``messages``, by which sub-runs begin) must be given again,
-    all other options are the run's own.
+    ``repl_class``, ``answer_check``, ``messages`` for sub-runs) must be given again, all other
+    options are the run's own.
     ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
     What was used before counts against the run's budget, in which the limits of ``budget`` take the
     place of its own.
@@ -243,10 +243,6 @@ def check_resumable(
     replay_of = recorded.start.options.get("replay_of")
     if replay_of is not None and replay_of["answers"] == "log":
         raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
-    if (above := recorded.start.parent) is not None:
-        raise InputError(
-            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
-        )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))

@@ -39,6 +39,7 @@ class Attempts:
         self._ticket_then = 0
         self._was_refused = False
         self._asked_s: float | None = None
+        self._is_uncovered = False
 
     def begin(self) -> None:
         """Wait for the next try's turn. Raises ModelError, as ``RateLimiter.reserve`` does."""
@@ -86,6 +87,7 @@ class Attempts:
             self._limiter.refused(wait_s)
         self._backoff_s = 0.0 if self._was_refused else wait_s
         if status is None and (lost := LOST_TRY.get()) is not None and not lost(self._tokens):
+            self._is_uncovered = True
             return False  # whoever pays for it does not pay twice
         in_time = wait_s <= WAIT_LIMIT_S and now_s + wait_s <= self._failed_s + RETRY_S
         return in_time and self.count <= self._retries
@@ -106,4 +108,6 @@ class Attempts:
             parts.append(f"tried {self.count} times in {time.monotonic() - self._begun_s:.1f} s")
         if self._asked_s is not None and self._asked_s > WAIT_LIMIT_S:
             parts.append(f"it asks to wait {self._asked_s:,.0f} s")
+        if self._is_uncovered:
+            parts.append("not tried again: the budget of the run does not cover it")
         return f" ({'; '.join(parts)})" if parts else ""

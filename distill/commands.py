@@ -39,7 +39,7 @@ from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
-from distill.task_commands import ask_all, check_tasks
+from distill.task_commands import ask_all, check_tasks, is_all_done
 from distill.task_options import Many
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
@@ -114,7 +114,7 @@ def up(
         with (
             _stopping(options, query, is_one=many is None and (query is not None or recorded)),
             Display() as display,
-            engine_up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
+            engine_up(resident, display, metrics_at, asks_workers=_asks(handler, options, many)),
         ):
             if many is not None:
                 return ask_all(many, handler or supervisor, resident, _given(options), display)
@@ -138,9 +138,11 @@ def _stopping(
     return says_how_to_go_on(options["log_dir"], query, resumed=False)
 
 
-def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
-    """Whether no model will be asked: a recorded run is done again with its answers."""
-    return isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log"
+def _asks(supervisor: ModelHandler | None, options: dict[str, Any], many: Many | None) -> bool:
+    """Whether workers will be asked: not where all is in a log, or in a results file."""
+    if many is not None:
+        return not is_all_done(many)
+    return not (isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log")
 
 
 def run(
@@ -158,7 +160,7 @@ def run(
     many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
-    if _only_checked(many, paths, query, options):
+    if _only_checked(many, options):
         return 0
     if (named := _named(adapter)) is not None:
         adapter = named.name
@@ -196,9 +198,7 @@ def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> Non
         engine.load_adapter(adapter.path, adapter.name)
 
 
-def _only_checked(
-    many: Many | None, paths: Sequence[str], query: str | None, options: dict[str, Any]
-) -> bool:
+def _only_checked(many: Many | None, options: dict[str, Any]) -> bool:
     """Check many tasks, if there are; whether that was all that is wanted."""
     if many is None:
         return False

@@ -13,7 +13,7 @@ from distill.asking import Attempt
 from distill.errors import InputError
 from distill.evaluation_summary import Summary, dollars_of, summarised
 from distill.grading import Grading
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.supervisor.journal import encode_context
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Task
@@ -22,7 +22,7 @@ from distill.traces.records import RunStart
 from distill.traces.tail import Begun, begun_runs
 
 TELL_EVERY_S = 0.1
-"""It looks at all results, and runs move often."""
+"""Runs move often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,29 @@ class EvaluationProgress:
     left_s: float | None
 
 
+@dataclass(slots=True)
+class Tally:
+    """Sums over the results there are: to go over thousands at each end would hold up the loop."""
+
+    done: int = 0
+    failed: int = 0
+    scored: int = 0
+    score: float = 0.0
+    tokens: int = 0
+    dollars: float | None = 0.0
+
+    def add(self, result: TaskResult) -> None:
+        """One more has come to its end."""
+        self.done += 1
+        self.failed += result.error is not None
+        if isinstance(result.score, float):
+            self.scored += 1
+            self.score += result.score
+        self.tokens += result.tokens
+        cost = dollars_of([result])
+        self.dollars = None if self.dollars is None or cost is None else self.dollars + cost
+
+
 class Evaluator:
     """One evaluation while it lasts. All on the loop."""
 
@@ -57,11 +80,12 @@ class Evaluator:
         self._tasks = tasks
         self._grading = grading
         self._file = file
-        self._on_progress = on_progress
+        self._on_progress = shielded(on_progress, "on_progress")
         self._queue: deque[Attempt] = deque()
         self._running: dict[tuple[str, int], Progress | None] = {}
         self._started_s = time.monotonic()
         self._told_s = 0.0
+        self._tally = Tally()
         self._ended = 0
         """Attempts that have ended since."""
 
@@ -82,12 +106,14 @@ class Evaluator:
             for number in range(1, task.attempts + 1):
                 if (result := known.get((task.id, number))) is not None:
                     if grading.is_outdated(task, result):
-                        self._file.append(await grading.scored(task, result))
+                        self._end(await grading.scored(task, result))
+                    else:
+                        self._tally.add(result)
                     continue
                 run = runs.pop(0) if runs else None
                 attempt = Attempt(task, number, run.id if run is not None else None)
                 if run is not None and run.end is not None:  # its result was never written
-                    self._file.append(await grading.recorded(attempt, run.end))
+                    self._end(await grading.recorded(attempt, run.end))
                 else:
                     self._queue.append(attempt)
 
@@ -114,9 +140,13 @@ class Evaluator:
             if result is None:
                 self._queue.appendleft(dataclasses.replace(attempt, resumes=None))
                 continue
-            self._file.append(result)
+            self._end(result)
             self._ended += 1
             self._tell(now=True)
+
+    def _end(self, result: TaskResult) -> None:
+        self._file.append(result)
+        self._tally.add(result)
 
     async def _attempted(self, attempt: Attempt) -> TaskResult | None:
         """What came of it; None where the run that it was to go on with can't be gone on with."""
@@ -156,20 +186,18 @@ class Evaluator:
         if self._on_progress is None or (since_s < TELL_EVERY_S and not now):
             return
         self._told_s = time.monotonic()
-        results = self.results()
-        scores = [each.score for each in results if isinstance(each.score, float)]
+        tally = self._tally
         elapsed_s = time.monotonic() - self._started_s
         left = len(self._queue) + len(self._running)
-        known = sum(each.tokens for each in results)
         self._on_progress(
             EvaluationProgress(
-                done=len(results),
-                total=len(results) + left,
+                done=tally.done,
+                total=tally.done + left,
                 running=len(self._running),
-                failed=sum(each.error is not None for each in results),
-                accuracy=sum(scores) / len(scores) if scores else None,
-                tokens=known + sum(each.tokens for each in self._running.values() if each),
-                dollars=dollars_of(results),
+                failed=tally.failed,
+                accuracy=tally.score / tally.scored if tally.scored else None,
+                tokens=tally.tokens + sum(each.tokens for each in self._running.values() if each),
+                dollars=tally.dollars,
                 elapsed_s=elapsed_s,
                 left_s=elapsed_s / self._ended * left if self._ended else None,
             )

@@ -150,15 +150,15 @@ class Spending:
         self.turns.close()
 
     @contextlib.contextmanager
-    def clock(self, stop_calls: Callable[[BudgetError], None]) -> Iterator[None]:
-        """Meanwhile: when there is only time for a last turn, the worker calls are stopped."""
+    def clock(self, stop: Callable[[BudgetError], None]) -> Iterator[None]:
+        """Meanwhile: when there is only time for a last turn, calls and sub-runs are stopped."""
 
         async def watch() -> None:
             while left_s := self.turns.work_left_s():  # noqa: ASYNC110  (time passes by itself)
                 # It changes with every reply.
                 await asyncio.sleep(min(left_s, LOOK_S))
             limit = amount("wall_s", self.account.limit("wall_s") or 0.0)
-            stop_calls(BudgetError(f"the budget of {limit} is used up", budget="wall_s"))
+            stop(BudgetError(f"the budget of {limit} is used up", budget="wall_s"))
 
         if self.turns.work_left_s() is None:
             yield

@@ -17,7 +17,7 @@ from typing import Any
 
 from distill.answers import AnswerRules
 from distill.budget import Budget
-from distill.errors import DistillError, SubRunError
+from distill.errors import BudgetError, DistillError, SubRunError
 from distill.models import ModelHandler
 from distill.primitives import BudgetSpentError
 from distill.question import Question
@@ -78,6 +78,7 @@ class SubRuns:
         """Of calls that were open when the run was cut off: who asks again goes on with them."""
         self._tasks: dict[asyncio.Task[Any], int] = {}
         """And the cells that they are for."""
+        self._stopped: BudgetError | None = None
 
     def ask(
         self, query: Any, context: Any = None, *, contexts: Any = None, max_iterations: Any = None
@@ -110,6 +111,12 @@ class SubRuns:
                 self._left.append(each)
         self._started = len(run.sub_runs)
 
+    def stop(self, why: BudgetError) -> None:
+        """End those under way, and refuse more; the run goes on without."""
+        self._stopped = why
+        for task in self._tasks:
+            task.cancel()
+
     def end_cell(self, cell: int) -> None:
         """A cell has ended, and nobody waits for those that it asked for."""
         for task, its_cell in self._tasks.items():
@@ -128,6 +135,8 @@ class SubRuns:
         """Their answers, in order. Raises SubRunError unless there are all."""
         if self._started + len(asked) > SUB_RUNS_LIMIT:
             raise BudgetSpentError(f"a run may start {SUB_RUNS_LIMIT} sub-runs, and not more")
+        if self._stopped is not None:
+            raise BudgetSpentError(str(self._stopped))
         self._started += len(asked)
         tasks = [
             self._family.host.loop.create_task(self._answer(question, caller, item))
@@ -138,7 +147,7 @@ class SubRuns:
             task.add_done_callback(self._tasks.pop)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         errors = {
-            item: printable(_reason(outcome))
+            item: printable(self._reason(outcome))
             for item, outcome in enumerate(outcomes)
             if isinstance(outcome, BaseException)
         }
@@ -186,7 +195,7 @@ class SubRuns:
             family.sub_runs(self._level + 1),
             place,
         )
-        child.draws_on = parent.account
+        child.draws_on = parent.account_below()
         await child.prepare(family.supervisor, family.backend, before)
         self._running.append(child)
         try:
@@ -201,6 +210,11 @@ class SubRuns:
         if result.status == "unanswered":
             raise SubRunError(f"it ended without an answer, after {result.iterations} turns")
         return result.answer
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, asyncio.CancelledError):
+            return CELL_ENDED if self._stopped is None else str(self._stopped)
+        return str(error) if isinstance(error, DistillError) else f"{type(error).__name__}: {error}"
 
     def _question(self, asked: SubQuestion) -> Question:
         context = self._parent.question.context if asked.context is None else asked.context
@@ -241,9 +255,3 @@ def _cut_off(run: Run) -> dict[str, Any]:
         "elapsed_s": 0.0,
         "error": "the driver died while it ran, and its cell did not ask for it again",
     }
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return CELL_ENDED
-    return str(error) if isinstance(error, DistillError) else f"{type(error).__name__}: {error}"

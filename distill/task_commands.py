@@ -48,6 +48,20 @@ def check_tasks(many: Many, options: Mapping[str, Any]) -> Path:
     return places.log_dir if places.log_dir.exists() else places.log_dir.parent
 
 
+def is_all_done(many: Many) -> bool:
+    """Whether every attempt has a result, so that no worker will be asked."""
+    tasks, path = read_tasks(many.tasks), places_of(many.tasks, many.results, None).results
+    if not path.exists():
+        return False
+    with ResultsFile(path) as file:
+        known = {
+            key
+            for key, result in file.results.items()
+            if result.error is None or not many.retry_errors
+        }
+    return all((task.id, n) in known for task in tasks for n in range(1, task.attempts + 1))
+
+
 def _check_files(tasks: Sequence[Task]) -> None:
     missing = []
     for task in tasks:

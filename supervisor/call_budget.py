@@ -136,7 +136,7 @@ class CallBudget:
         def lost(tokens: int) -> bool:
             answer = min(tokens, max_tokens or tokens)
             tried = self._tariff.most(tokens - answer, answer)
-            return self.account.charge_again(tried)
+            return self.account.charge_again(tried) is None
 
         return lost
 

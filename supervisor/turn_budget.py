@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from distill.accounts import Account
 from distill.budget import NOTHING, Use, amount
 from distill.caller import LOST_TRY
-from distill.errors import BudgetError, InputError
+from distill.errors import BudgetError, InputError, ModelError
 from distill.models import LMResponse, Usage
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.tariff import Tariff
@@ -28,6 +28,8 @@ CLOSING_TOKENS = 100
 """What a message ends with beside what was shown: what is left, or that this is the last turn."""
 LAST_SHARE, LAST_LIMIT_S = 0.1, 30.0
 """Of the wall time, kept for the last turn until it is known how long a reply takes."""
+LEAST_LAST_S = 3.0
+"""Of it, kept however fast replies came: the last one has more to read, and cells."""
 
 
 class TurnBudget:
@@ -58,6 +60,8 @@ class TurnBudget:
         self._asked_tokens = 0
         self._wall_s = account.left_s()
         self._slowest_s = 0.0
+        self._uncovered: BudgetError | None = None
+        """Why a try that was lost is not followed by another."""
         self._replies = 0
         self._recorded_end: records.RunEnd | None = None
 
@@ -124,8 +128,12 @@ class TurnBudget:
         return {} if self._reply_tokens is None else {"max_tokens": self._reply_tokens}
 
     async def in_time(self, reply: Awaitable[T]) -> T:
-        """The reply, unless the wall time ends before it comes. Raises BudgetError."""
-        token = LOST_TRY.set(self._lost)
+        """The reply, unless the wall time ends before it comes.
+
+        Raises BudgetError, also where a try was lost that the budget does not cover twice, and
+        what ``reply`` raises.
+        """
+        token, self._uncovered = LOST_TRY.set(self._lost), None
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(self.account.left_s()) as limit:
@@ -135,6 +143,13 @@ class TurnBudget:
                 raise
             self._forfeit()
             raise BudgetError("the wall time is up", budget="wall_s") from None
+        except ModelError as error:
+            if self._uncovered is None:
+                raise
+            why = self._uncovered
+            self._hold.spend(NOTHING, self._keep)  # the lost try is in the account already
+            self._turn = NOTHING
+            raise BudgetError(f"{error}: {why}", budget=why.budget, left=why.left) from error
         except asyncio.CancelledError:
             self._forfeit()
             raise
@@ -154,7 +169,8 @@ class TurnBudget:
     def _lost(self, _tokens: int) -> bool:
         """A try was sent and never answered; whether another is covered."""
         tried = self._turn - Use(turns=self._turn.turns)
-        return self.account.charge_again(tried)
+        self._uncovered = self.account.charge_again(tried)
+        return self._uncovered is None
 
     def replied(self, response: LMResponse) -> None:
         """Count the reply; where nobody said what it took, what it looks like."""
@@ -175,8 +191,9 @@ class TurnBudget:
         left_s = self.account.left_s()
         if left_s is None or self._wall_s is None:
             return None
-        known_s = 1.25 * self._slowest_s or min(LAST_SHARE * self._wall_s, LAST_LIMIT_S)
-        return max(0.0, left_s - min(known_s, self._wall_s / 2))
+        share_s = LAST_SHARE * self._wall_s
+        least_s = min(share_s, LEAST_LAST_S if self._slowest_s else LAST_LIMIT_S)
+        return max(0.0, left_s - min(max(1.25 * self._slowest_s, least_s), self._wall_s / 2))
 
     # -- what the model is told
 

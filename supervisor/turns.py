@@ -104,9 +104,22 @@ class TurnLoop:
                 break
             self._log.turn = self.turns.iterations = turn
             self._on_progress()
-            if await self._turn(turn, await self._reply(forced=False)):
+            if (said := await self._covered_reply(turn)) is not None and await self._turn(
+                turn, said
+            ):
                 return
         await self._force(await self._reply(forced=True))
+
+    async def _covered_reply(self, turn: int) -> Said | None:
+        """The reply of this turn. None: a try was lost, and only a last turn is covered now."""
+        try:
+            return await self._reply(forced=False)
+        except BudgetError as why:
+            if why.budget == "wall_s":
+                raise
+            self.turns.ended_by, self.turns.iterations = why.budget, turn - 1
+            self._add("user", *self._closing(turn - 1))
+            return None
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""

@@ -1,5 +1,6 @@
 """Budgets end real runs: nothing is sent that they don't cover, and the model gets a last turn."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -9,8 +10,12 @@ import msgspec
 import pytest
 
 from distill import Budget, OpenAIHandler, RunResult, replay, resume, run
+from distill.accounts import Account
 from distill.errors import InputError
 from distill.spending import seconds_before
+from distill.supervisor.call_budget import CallBudget
+from distill.supervisor.tariff import Tariff
+from distill.supervisor.turn_budget import LEAST_LAST_S, TurnBudget
 from distill.traces import Run, records
 from tests.distill.scripted import (
     SMALL,
@@ -253,6 +258,20 @@ def test_wall_time_ends_a_cell_that_waits_for_workers(talk: Ask) -> None:
     assert result.elapsed < 15
 
 
+def test_time_for_a_last_turn_is_kept_however_fast_replies_come() -> None:
+    account = Account(Budget(wall_s=100.0))
+    turns = TurnBudget(account, Tariff(), CallBudget(account, Tariff()))
+
+    async def reply() -> None:
+        """At once."""
+
+    asyncio.run(turns.in_time(reply()))
+    left_s, work_s = account.left_s(), turns.work_left_s()
+    assert left_s is not None
+    assert work_s is not None
+    assert left_s - work_s >= LEAST_LAST_S
+
+
 def test_turns_of_a_budget_end_a_run_as_max_iterations_do(talk: Ask) -> None:
     script = Talk(cell("print(1)"), cell("print(2)"), "two", cell("print(3)"))
     result = talk(script, budget=Budget(turns=2))
@@ -298,16 +317,32 @@ def test_a_lost_try_is_paid_for_and_none_is_sent_again_that_is_not_covered(talk:
     def hang_up(_request: dict[str, Any]) -> Any:
         raise ConnectionError("the endpoint hangs up")
 
+    code = "try:\n    worker('a', max_tokens=100)\nexcept WorkerError as e:\n    FINAL(str(e))"
     script = Talk(
-        cell("try:\n    worker('a', max_tokens=100)\nexcept WorkerError:\n    FINAL('lost')"),
+        cell(code),
         answer=hang_up,
     )
     table = prices(hand={"input": 0.0, "output": 1000.0}, boss={"input": 0, "output": 0})
     result = talk(script, budget=Budget(dollars=0.25), prices=table, retries=4)
-    assert result.answer == "lost"
+    assert "not tried again: the budget" in result.answer
     assert len(script.calls) == 2  # a third would cost up to $0.30 in all
     assert result.dollars is not None
     assert 0.1 <= result.dollars <= 0.25
+
+
+def test_a_lost_turn_that_is_not_covered_again_leaves_the_last_one(
+    talk: Ask, logged: Callable[[], Run]
+) -> None:
+    lost = Reply(b'{"x"', headers={"Content-Length": "1000"})
+    script = Talk(cell("x = 1"), lost, cell("FINAL(x + 1)"))
+    result = talk(script, budget=Budget(tokens=14_000))
+    assert (result.answer, result.ended_by, result.iterations) == (2, "tokens", 1)
+    asked = [turn["max_tokens"] for turn in script.turns]
+    assert len(asked) == 3
+    assert asked[1] + asked[2] < 14_000
+    assert [turn.forced for turn in logged().turns] == [False, True]
+    again = run_bounded(lambda: replay(logged(), log_dir=logged().folder.parent / "again"))
+    assert (again.answer, again.ended_by) == (2, "tokens")
 
 
 def test_a_budget_that_covers_no_turn_is_refused_before_anything_is_sent(talk: Ask) -> None:

@@ -119,6 +119,10 @@ def test_one_bad_task_never_stops_the_others(desk: Desk) -> None:
     assert (heard[0].done, heard[-1].done, heard[-1].total) == (0, 9, 9)
     assert max(each.running for each in heard) <= 3
     assert heard[-1].left_s == 0
+    assert (heard[-1].failed, heard[-1].accuracy) == (3, summary.accuracy)
+    assert heard[-1].dollars == summary.dollars
+    used = (summary.supervisor_usage, summary.worker_usage)
+    assert heard[-1].tokens == sum(each.input_tokens + each.output_tokens for each in used)
 
 
 def test_all_runs_are_in_one_log_and_joined_by_their_id(desk: Desk) -> None:
@@ -221,6 +225,35 @@ def test_a_result_that_was_never_written_is_in_the_log(desk: Desk) -> None:
     other = [task("a"), task("c", "wrong")]
     assert desk.evaluate(*other).results[1].task == "c", "another task is asked"
     assert len(desk.boss.requests) == asked + 1
+
+
+def test_what_sub_runs_took_counts_without_a_result_too(desk: Desk) -> None:
+    """That of a run which fails, and of one whose result was never written."""
+
+    def answer(request: dict[str, Any]) -> Any:
+        told = json.dumps(request["messages"])
+        if "Question: deeper" in told:
+            return cell("FINAL(worker('w'))")
+        turns = sum(message["role"] == "assistant" for message in request["messages"])
+        if turns == 0:
+            return cell("x = supervisor('deeper')")
+        return REFUSED if "do refused" in told else cell("FINAL(x)")
+
+    desk.boss.answer = answer
+    price = {"models": ["scripted"], "input": 1.0, "output": 2.0}
+    options = {"primitives": ["supervisor"], "prices": {"models": [price]}}
+    tasks = [task("a"), task("b", "refused")]
+    answered, failed = desk.evaluate(*tasks, **options).results
+    (desk.folder / "results.jsonl").unlink()
+    desk.boss.answer = lambda _: REFUSED
+    recorded = desk.evaluate(tasks[0], **options).results[0]
+    assert (answered.answer, recorded.answer, failed.status) == ("yes", "yes", "failed")
+    turn = 11 + 2 * 4
+    for result, turns in ((answered, 3), (recorded, 3), (failed, 2)):
+        assert result.worker_calls == 1
+        assert result.supervisor_usage.input_tokens == 11 * turns
+        assert result.worker_usage.input_tokens == 11
+        assert result.dollars == pytest.approx((turns + 1) * turn / 1e6)
 
 
 def test_results_of_something_else_are_refused(desk: Desk) -> None:

@@ -256,6 +256,29 @@ def test_turns_are_of_the_whole_tree(ask_family: Any, log: Path) -> None:
     assert result.status == "final"
 
 
+def test_they_leave_their_run_the_time_of_a_last_turn(ask_family: Any, log: Path) -> None:
+    code = """
+errors = []
+for _ in 'twice':
+    try: supervisor('deeper')
+    except Exception as e: errors.append(str(e))
+print(errors)
+"""
+
+    def slow() -> str:  # as much time is kept for the last turn
+        time.sleep(1.5)
+        return cell(code)
+
+    stuck = cell("import time\ntime.sleep(2.5)")
+    family = Family(root=[slow, cell("FINAL(len(errors))")], deeper=[stuck])
+    result = ask_family(family, budget=Budget(wall_s=6.0))
+    assert (result.answer, result.ended_by) == (5, "wall_s")
+    root, children = runs_of(log)
+    assert "wall time is used up" in root.cells[0].stdout
+    assert len(children) < 5
+    assert all(each.end is not None for each in children)
+
+
 # -- what goes wrong
 
 
