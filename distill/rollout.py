@@ -46,6 +46,10 @@ class SubRuns(Protocol):
     """What a run needs of its sub-runs (``distill.subruns``, which stands above it)."""
 
     @property
+    def supervisor(self) -> ModelHandler | None:
+        """Who writes their code."""
+
+    @property
     def totals(self) -> Totals:
         """What they have used so far."""
 
@@ -131,6 +135,7 @@ class Rollout:
             shown_chars=self._options.output_limit,
             parent=self.draws_on,
             recorded=recorded,
+            below=None if self.sub_runs is None else self.sub_runs.supervisor,
         )
         self._calls = WorkerCalls(
             self._host,
