@@ -11,6 +11,7 @@ from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import Limits
 from distill.models import ModelHandler, model_name
+from distill.opening import Opening
 from distill.orchestrator import (
     checked_budget,
     chosen_primitives,
@@ -53,6 +54,7 @@ async def resume_on_loop(
     limits: Limits | None = None,
     answer_check: Callable[..., Any] | None = None,
     sub_supervisor: ModelHandler | str | None = None,
+    messages: Opening | None = None,
     sandbox: Wanted = "auto",
     budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -64,7 +66,8 @@ async def resume_on_loop(
     last, it is ``FOLDER#RUN``, or ``run_id`` names it. The session comes back as after a killed
     cell, the conversation as it was sent; only worker calls that are not in the log are asked.
     ``supervisor`` and ``sub_supervisor`` are the recorded ones if None; functions (``primitives``,
-    ``repl_class``, ``answer_check``) must be given again, all other options are the run's own.
+    ``repl_class``, ``answer_check``, ``messages`` for sub-runs) must be given again, all other
+    options are the run's own.
     ``sandbox`` "auto" is the tier that it asked for; that it had no jail is never taken from a log.
     What was used before counts against the run's budget, in which the limits of ``budget`` take the
     place of its own.
@@ -74,7 +77,11 @@ async def resume_on_loop(
     given = chosen_primitives(primitives)
     host = driver.shared()
     check = functools.partial(
-        check_resumable, primitives=given, repl_class=repl_class, answer_check=answer_check
+        check_resumable,
+        primitives=given,
+        repl_class=repl_class,
+        answer_check=answer_check,
+        messages=messages,
     )
     recorded = await driver.in_thread(host, check, log_dir, run_id)
     handler = await ready_supervisor(
@@ -109,7 +116,7 @@ async def resume_on_loop(
         options = dataclasses.replace(options, budget=limit, prices=table)
         question = Question(recorded.start.query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
-        family = family_of(host, options, below or handler, backend)
+        family = family_of(host, options, below or handler, backend, messages)
         asked = Rollout(host, log, question, options, family.sub_runs())
         await asked.prepare(handler, backend, recorded)
         return await asked.go_on(recorded)
@@ -220,6 +227,7 @@ def check_resumable(
     primitives: Mapping[str, Any] | None = None,
     repl_class: type[REPL] = REPL,
     answer_check: Callable[..., Any] | None = None,
+    messages: Opening | None = None,
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
@@ -235,10 +243,6 @@ def check_resumable(
     replay_of = recorded.start.options.get("replay_of")
     if replay_of is not None and replay_of["answers"] == "log":
         raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
-    if (above := recorded.start.parent) is not None:
-        raise InputError(
-            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
-        )
     if not recorded.messages:
         raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
     used = set(recorded.start.options.get("primitives", ()))
@@ -254,7 +258,18 @@ def check_resumable(
             f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
             "of its caller; give it again with answer_check= (distill.resume)"
         )
+    if messages is None and _builds_messages(recorded.start.options):
+        raise InputError(
+            f"the messages of run {recorded.id} were made by a function of its caller, and those "
+            "of its sub-runs are; give it again with messages= (distill.resume)"
+        )
     return recorded
+
+
+def _builds_messages(told: Mapping[str, Any]) -> bool:
+    """Whether sub-runs may be asked for that begin as a function of the caller's says."""
+    may_ask = told.get("max_depth", 1) > 0 and "supervisor" in ready_of(told).values()
+    return may_ask and told.get("prompt") == "function"
 
 
 def _rules_of(told: Mapping[str, Any], answer_check: Callable[..., Any] | None) -> AnswerRules:

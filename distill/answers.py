@@ -11,6 +11,7 @@ All of it runs on the host, in a thread. The answer is a hostile value, however 
 import copy
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +22,23 @@ import msgspec
 
 from distill.errors import InputError
 from distill.supervisor.evidence import Quotation
+from distill.supervisor.host_calls import is_json
 from distill.supervisor.quotations import file_of, is_empty, locate, quoted_in
-from distill.supervisor.text import clip
+from distill.supervisor.text import clip, printable_json
 
 Check = Callable[..., Any]
 QUOTATION = "quotation"
 """The ``format`` of a schema's strings that are quotations as a whole."""
 SCHEMA_CHARS = 100_000
 """The supervisor model reads it."""
-QUOTATIONS_LIMIT = 1000
-"""In one answer."""
+QUOTATIONS_LIMIT = 200
+"""In one answer: each that is absent is a search through all of the text."""
+LOCATE_S = 30.0
+"""Less than a check may take, so that the thread that looks has ended before another begins."""
 ERRORS_TOLD = 3
 ERROR_CHARS = 400
 PROBLEM_CHARS = 4000
-FENCED = re.compile(r"```[a-z]*\s*\n(.*?)```", re.DOTALL)
+FENCED = re.compile(r"```[a-z]*+[^\S\n]*+\n(.*?)```", re.DOTALL)
 
 
 def schema_of(given: Any) -> dict[str, Any] | None:
@@ -146,11 +150,8 @@ class AnswerRules:
         """The answer in a last reply, as a value where the schema wants one; and its problem."""
         if self._schema_problem(text) is not None:
             for candidate in (text, *FENCED.findall(text)):
-                try:
-                    value = json.loads(candidate, parse_constant=_refuse)
-                except (ValueError, RecursionError):
-                    continue
-                if self._schema_problem(value) is None:
+                value = _value_in(candidate)
+                if is_json(value) and self._schema_problem(value) is None:
                     return value, self.problem(value, context)
         return text, self.problem(text, context)
 
@@ -161,7 +162,7 @@ class AnswerRules:
         if not self.quote_check:
             return ()
         quoted = self._quoted(answer)[:QUOTATIONS_LIMIT]
-        found = locate(quoted, context)
+        found = locate(quoted, context, LOCATE_S)
         return tuple(
             replace(found[each], file=file_of(found[each], sources))
             for each in quoted
@@ -198,7 +199,13 @@ class AnswerRules:
         quoted = self._quoted(answer)
         if len(quoted) > QUOTATIONS_LIMIT:
             return f"it has {len(quoted):,} quotations; {QUOTATIONS_LIMIT:,} can be checked"
-        found = locate(quoted, context)
+        try:
+            found = locate(quoted, context, LOCATE_S)
+        except TimeoutError:
+            return (
+                f"its {len(quoted):,} quotations could not be looked for in {LOCATE_S:.0f} s: give "
+                "fewer, and shorter ones"
+            )
         missing = [each for each in quoted if each not in found]
         if not missing:
             return None
@@ -250,6 +257,14 @@ def _takes_context(check: Check) -> bool:
     if len(needed) > 2 or not (places or takes_any):
         raise InputError("answer_check must take the answer, and the context if it wants it")
     return len(needed) == 2 or (len(places) > 1 and places[1].name == "context")
+
+
+def _value_in(text: str) -> Any:
+    """The JSON that the text is, as a log can hold it; what FINAL would refuse if it is none."""
+    try:
+        return printable_json(json.loads(text, parse_constant=_refuse))
+    except (ValueError, RecursionError):
+        return math.nan
 
 
 def _refuse(name: str) -> Any:

@@ -42,6 +42,15 @@ class Budget:
         given = ((name, getattr(self, name)) for name in self.__slots__)
         return {f"max_{name}": value for name, value in given if value is not None}
 
+    def check_devices(self, *, there: bool) -> None:
+        """Raise InputError where the devices' time is limited, and no device is counted."""
+        if self.gpu_s is not None and not there:
+            raise InputError(
+                "--max-gpu-s counts the time of worker servers' devices, and there are none: an "
+                "endpoint does not say what it takes. Limit --max-dollars, --max-tokens or "
+                "--max-wall-s"
+            )
+
     def replaced(self, given: "Budget") -> "Budget":
         """This budget, with the limits that are given in their place."""
         limits = {name.removeprefix("max_"): value for name, value in given.options.items()}

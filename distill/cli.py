@@ -39,10 +39,9 @@ Exit codes:
   6    distill failed
   130  Ctrl-C"""
 
-OF_A_QUESTION = (
-    *("supervisor", "base_url", "log_dir", "label"),
-    *("supervisor_requests_per_minute", "supervisor_tokens_per_minute"),
-)
+OF_AN_ENDPOINT = ("base_url", "supervisor_requests_per_minute", "supervisor_tokens_per_minute")
+"""Options of a supervisor that is a model of an API; a settings file has them for the next one."""
+OF_A_QUESTION = ("supervisor", "log_dir", "label", *OF_AN_ENDPOINT)
 """Options that an engine without a question does not take."""
 
 
@@ -86,6 +85,12 @@ def up(**options: Any) -> int:
         # Settings of questions that will come: the engine only waits for them.
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, OF_A_QUESTION)))
+    _forget_unasked(options)
+    if options["worker_url"] is not None:
+        # Of workers whose devices are counted.
+        options.update(
+            dict.fromkeys(config_file.only_in_file(click.get_current_context(), ("max_gpu_s",)))
+        )
     with _errors(options.pop("show_traceback")):
         return commands.up(**options)
 
@@ -106,6 +111,7 @@ def run(**options: Any) -> int:
 
     if options.pop("show_config"):
         return _print_config()
+    _forget_unasked(options)
     with _errors(options.pop("show_traceback")):
         return commands.run(**options)
 
@@ -189,6 +195,16 @@ def doctor(
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)
 
 
+def _forget_unasked(options: dict[str, Any]) -> None:
+    """Leave out what only the file says, of an endpoint that this supervisor does not have."""
+    from distill.supervisors import asks_endpoint
+
+    options["base_url"] = options["base_url"] or None
+    if not asks_endpoint(options["supervisor"]):
+        context = click.get_current_context()
+        options.update(dict.fromkeys(config_file.only_in_file(context, OF_AN_ENDPOINT)))
+
+
 def _print_config() -> int:
     click.echo(config_file.shown(click.get_current_context()))
     return 0
@@ -210,20 +226,23 @@ def _errors(show_traceback: bool) -> Iterator[None]:
     except DistillError as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(f"distill: {visible(str(error))}", err=True)
+        _say(f"distill: {error}", error)
         raise _Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        click.echo("distill: stopped", err=True)
+        _say("distill: stopped", error)
         raise _Exit(130) from error
     except Exception as error:
         if show_traceback:
             traceback.print_exc()
-        click.echo(
-            f"distill failed: {type(error).__name__}: {visible(str(error))} "
-            "(--traceback shows where)",
-            err=True,
-        )
+        failed = f"distill failed: {type(error).__name__}: {error} (--traceback shows where)"
+        _say(failed, error)
         raise _Exit(DistillError.exit_code) from error
+
+
+def _say(text: str, error: BaseException) -> None:
+    """A message on stderr, with the notes of the error that it is of."""
+    for each in (text, *getattr(error, "__notes__", ())):
+        click.echo(visible(each), err=True)
 
 
 def main() -> int:

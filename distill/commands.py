@@ -1,5 +1,6 @@
 """What the commands do, once their arguments are read."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
-from distill.budget import Budget
+from distill.budget import Budget, amount
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
 from distill.endpoint import host_of
@@ -19,9 +20,11 @@ from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
 from distill.first_checks import check_folder, check_texts, check_words, checked, is_recorded
+from distill.going_on import says_how_to_go_on
 from distill.inputs import read_context
 from distill.limits import Limits, parse, replaced
 from distill.models import ModelHandler
+from distill.orchestrator import default_log_dir
 from distill.own_engine import engine_up, stay
 from distill.packages import described
 from distill.protocol.client_link import Ask
@@ -88,6 +91,7 @@ def up(
     settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
+    Budget.taken_from(dict(options)).check_devices(there=settings.url is None or own is not None)
     sandbox = _sandbox(options)
     _take_schema(options)
     if check_only or (many is not None and many.check):
@@ -109,6 +113,7 @@ def up(
         handler = checked(many, files, query, supervisor, base_url, rates, options)
         resident = Resident(settings, sandbox, own)
         with (
+            _stopping(options, query, is_one=many is None and (query is not None or recorded)),
             Display() as display,
             engine_up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
         ):
@@ -119,7 +124,19 @@ def up(
             display.phase("starting the run")
             ask = Ask(OWN_ASK, query or "", tuple(files), supervisor, _given(options))
             result, text = resident.answer(ask, display.progress, handler)
-        return _print(result, text)
+        return _print(result, text, options)
+
+
+def _stopping(
+    options: dict[str, Any], query: str | None, *, is_one: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Whoever stops one question hears how to go on; its log folder is chosen here for that."""
+    if not is_one:
+        return contextlib.nullcontext()
+    if (resumed := options.get("resume")) is not None:
+        return says_how_to_go_on(resumed, query, resumed=True)
+    options["log_dir"] = str(Path(options.get("log_dir") or default_log_dir()).resolve())
+    return says_how_to_go_on(options["log_dir"], query, resumed=False)
 
 
 def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
@@ -153,13 +170,14 @@ def run(
     with spooled(paths) as files:
         if not recorded and many is None:
             read_context(files, options["encoding"], looks_only=True)
-        asked = _given({**options, "base_url": base_url or None, "adapter": adapter})
+        stopping = _stopping(options, query, is_one=many is None and not dry_run)
+        asked = _given({**options, "base_url": base_url, "adapter": adapter})
         for folder in ("log_dir", "resume"):
             if asked.get(folder):
                 asked[folder] = str(Path(asked[folder]).resolve())
         if supervisor is not None and supervisor.startswith(REPLAY):
             supervisor = REPLAY + str(Path(supervisor.removeprefix(REPLAY)).resolve())
-        with Engine(connect) as engine, Display() as display:
+        with stopping, Engine(connect) as engine, Display() as display:
             _load(named, engine, display)
             if many is not None:
                 return ask_all(many, supervisor, engine, asked, display)
@@ -170,7 +188,7 @@ def run(
             result, text = engine.ask(
                 query or "", files, supervisor, asked, display.progress, display.status
             )
-        return _print(result, text)
+        return _print(result, text, options)
 
 
 def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> None:
@@ -283,18 +301,31 @@ def _prepare(*wanted: WorkerSettings) -> int:
     return 0
 
 
-def _print(result: RunResult, text: str) -> int:
-    if result.status == "unanswered":
+def _no_answer(result: RunResult, options: dict[str, Any]) -> str:
+    """Why there is none, and what to do."""
+    kind: Any = result.ended_by or "turns"
+    if kind == "turns":
+        turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+        again = "" if result.replay else ": raise --max-iterations, or ask again"
+        return f"no answer within {turns}{again}"
+    limit = result.dollars_limit if kind == "dollars" else options.get(f"max_{kind}")
+    # Of a run that goes on the log may have it.
+    what = "all" if limit is None else f"the {amount(kind, limit)}"
+    flag = f"--max-{kind.replace('_', '-')}"
+    return f"no answer: {what} of {flag} were used up; raise it, or ask again"
+
+
+def _print(result: RunResult, text: str, options: dict[str, Any]) -> int:
+    if result.status == "unanswered" or (result.answer is None and result.ended_by is not None):
         click.echo(visible(text), err=True)
-        budget = result.ended_by or "turns"
-        what = f"{result.iterations} turns" if budget == "turns" else f"the budget (max_{budget})"
-        raise BudgetError(f"no answer within {what}", budget=budget)
+        raise BudgetError(_no_answer(result, options), budget=result.ended_by or "turns")
     if result.answer is None:
         click.echo(visible(text), err=True)
         raise BudgetError("no answer: nothing in the text was found to answer the question")
     if result.answer_problem is not None:
+        # The summary says what is wrong with it.
         click.echo(f"{visible(text)}\n\n{visible(answer_text(result.answer))}", err=True)
-        raise BudgetError(f"no answer within the turns that passes: {result.answer_problem}")
+        raise BudgetError("no answer that passes: raise --max-iterations, or ask again")
     answer = answer_text(result.answer)
     click.echo(visible(answer) if sys.stdout.isatty() else answer)
     click.echo(f"\n{visible(text)}", err=True)

@@ -18,7 +18,7 @@ from distill.answers import schema_of
 from distill.budget import Budget
 from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import client_link as wire
 from distill.protocol.codec import CLIENT_TO_DRIVER
@@ -266,10 +266,11 @@ class Engine:
         kind: type[Outcome],
         on_progress: Callable[[Progress], None] | None = None,
     ) -> tuple[Outcome, str]:
+        hear = shielded(on_progress, "on_progress")
         while True:
             message = await self._next(heard)
-            if isinstance(message, wire.Progress) and on_progress is not None:
-                on_progress(_progress(message))
+            if isinstance(message, wire.Progress) and hear is not None:
+                hear(_progress(message))
             elif isinstance(message, wire.Answer):
                 result = msgspec.convert(message.result, kind, dec_hook=_path)
                 return result, message.summary

@@ -13,7 +13,7 @@ from distill.asking import Attempt
 from distill.errors import InputError
 from distill.evaluation_summary import Summary, dollars_of, summarised
 from distill.grading import Grading
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.supervisor.journal import encode_context
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Task
@@ -21,7 +21,7 @@ from distill.texts import changed_since
 from distill.traces.records import RunStart
 from distill.traces.tail import Begun, begun_runs
 
-TELL_EVERY_S = 0.1
+TELL_EVERY_S = 0.25
 """It looks at all results, and runs move often."""
 
 
@@ -57,7 +57,7 @@ class Evaluator:
         self._tasks = tasks
         self._grading = grading
         self._file = file
-        self._on_progress = on_progress
+        self._on_progress = shielded(on_progress, "on_progress")
         self._queue: deque[Attempt] = deque()
         self._running: dict[tuple[str, int], Progress | None] = {}
         self._started_s = time.monotonic()
@@ -98,6 +98,7 @@ class Evaluator:
         self._tell(now=True)
         try:
             await asyncio.gather(*lanes)
+            self._tell(now=True)
         finally:
             for lane in lanes:
                 lane.cancel()
@@ -116,7 +117,7 @@ class Evaluator:
                 continue
             self._file.append(result)
             self._ended += 1
-            self._tell(now=True)
+            self._tell()
 
     async def _attempted(self, attempt: Attempt) -> TaskResult | None:
         """What came of it; None where the run that it was to go on with can't be gone on with."""

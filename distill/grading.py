@@ -113,13 +113,20 @@ class Grading:
 
 
 def _cost(end: RunEnd) -> dict[str, Any]:
-    dollars = (end.supervisor_dollars, end.worker_dollars)
+    """What a run has used, with its sub-runs."""
+    used = end.tree or end
     return {
         "iterations": end.iterations,
-        "supervisor_usage": end.supervisor_usage,
-        "worker_usage": end.worker_usage,
-        "worker_calls": end.worker_calls,
+        "supervisor_usage": used.supervisor_usage,
+        "worker_usage": used.worker_usage,
+        "worker_calls": used.worker_calls,
         "elapsed_s": end.elapsed_s,
-        "dollars": None if None in dollars else sum(each or 0.0 for each in dollars),
+        "dollars": _own_dollars(end) if end.tree is None else end.tree.dollars,
         "ended_by": end.ended_by,
     }
+
+
+def _own_dollars(end: RunEnd) -> float | None:
+    if end.supervisor_dollars is None or end.worker_dollars is None:
+        return None
+    return end.supervisor_dollars + end.worker_dollars

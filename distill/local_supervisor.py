@@ -137,8 +137,8 @@ def not_served(model: str, served: list[str]) -> InputError:
 def check_local(base_url: str | None, rates: Rates) -> None:
     """Refuse what only an API's model has. Raises InputError."""
     if base_url is not None:
-        raise InputError(f"--base-url is for a model of an API; {SUPERVISOR_PREFIX}… calls none")
+        raise InputError(f"--base-url is for a model of an API; {SUPERVISOR_PREFIX}… uses none")
     if rates.are_given:
         raise InputError(
-            f"--supervisor-…-per-minute is for a model of an API; {SUPERVISOR_PREFIX}… calls none"
+            f"--supervisor-…-per-minute is for a model of an API; {SUPERVISOR_PREFIX}… uses none"
         )

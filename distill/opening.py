@@ -35,6 +35,13 @@ def opening(
     return checked(given(context, query, **facts) if callable(given) else given)
 
 
+def source_of(given: Opening | None) -> str:
+    """How the log names where a run's first messages are from."""
+    if given is None:
+        return "built"
+    return "function" if callable(given) else "given"
+
+
 def builder(
     dialect: DialectName, *, show_context_chars: int, max_iterations: int, recursive: bool
 ) -> BuildPrompt:

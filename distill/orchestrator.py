@@ -116,7 +116,7 @@ async def answer_on_loop(
       a text or False; what it says is raised in the cell that called FINAL.
     - ``on_progress`` is called from the background loop and must not block. So is ``on_text``, with
       each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
-      (maybe again, after a try that failed).
+      (maybe again, after a try that failed). What they raise is logged once, and stops nothing.
 
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.

@@ -69,7 +69,7 @@ def stay(resident: Resident, display: Display) -> int:
     display.phase("")
     display.line(
         f"The engine is up ({resident.worker_name}). In another terminal:\n"
-        f'  {_distill()} run -c FILE -q "QUESTION"\n'
+        f'  {distill_command()} run -c FILE -q "QUESTION"\n'
         f"or, in Python:  distill.Engine({resident.endpoint!r})\n"
         "Ctrl-C ends it."
     )
@@ -79,7 +79,7 @@ def stay(resident: Resident, display: Display) -> int:
     return 0
 
 
-def _distill() -> str:
+def distill_command() -> str:
     """How to call this program from another terminal."""
     beside = Path(sys.executable).with_name("distill")
     return str(beside) if beside.exists() else f"{sys.executable} -m distill"

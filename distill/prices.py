@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -80,8 +81,7 @@ class Price(TokenPrice, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def matches(self, model: str, endpoint: str) -> bool:
         """Whether it is the price of this model there; an endpoint is ``host`` or ``host:port``."""
-        host = endpoint.rpartition(":")[0] if endpoint.count(":") == 1 else endpoint
-        there = fnmatchcase(endpoint, self.endpoint) or fnmatchcase(host, self.endpoint)
+        there = any(fnmatchcase(name, self.endpoint) for name in (endpoint, _host(endpoint)))
         return there and any(fnmatchcase(model, name) for name in self.models)
 
 
@@ -135,12 +135,22 @@ Prices = PriceTable | Mapping[str, Any] | str | Path
 
 def is_local(endpoint: str) -> bool:
     """Whether nobody sends a bill for it: this process, this machine, or a network of one's own."""
-    host = endpoint.rpartition(":")[0] if endpoint.count(":") == 1 else endpoint
+    host = _host(endpoint)
     try:
-        return ip_address(host.strip("[]")).is_private
+        address: IPv4Address | IPv6Address = ip_address(host)
     except ValueError:
         own = ("localhost", "local", "internal", "lan")
         return "." not in host or host.rpartition(".")[2] in own
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_private
+
+
+def _host(endpoint: str) -> str:
+    """The host of ``host``, ``host:port`` or ``[address]:port``; an address may stand bare."""
+    if endpoint.count(":") > 1 and not endpoint.startswith("["):
+        return endpoint
+    return urlsplit(f"//{endpoint}").hostname or ""
 
 
 def price_table(given: Prices | None = None) -> PriceTable:

@@ -1,6 +1,12 @@
 """How far a run is."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+LOG = logging.getLogger("distill")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +28,23 @@ class Progress:
     dollars: float | None = None
     note: str = ""
     """What the supervisor model is writing just now, in one line."""
+
+
+def shielded(listener: Callable[[T], object] | None, name: str) -> Callable[[T], None] | None:
+    """The caller's listener: what it raises is logged, the first time, and stops nothing."""
+    if listener is None:
+        return None
+    has_raised = False
+
+    def hear(told: T) -> None:
+        nonlocal has_raised
+        try:
+            listener(told)
+        except Exception:
+            if not has_raised:
+                LOG.exception(
+                    "%s raised; the run goes on, and what else it raises is not told", name
+                )
+            has_raised = True
+
+    return hear

@@ -148,6 +148,9 @@ class Resident:
         ``supervisor`` may be None where a run goes on: then it is the recorded one.
         """
         options = dict(ask.options)
+        if not isinstance(supervisor, RecordedSupervisor):  # which asks no device, or the log's
+            budget = Budget.taken_from(dict(options))
+            budget.check_devices(there=self._workers.fleet is not None)
         supervisor = supervisor or await self._workers.supervisor_of(ask)
         if (folder := options.get("resume")) is not None:
             workers = await self._workers.again(ask, is_own=ask.ask == OWN_ASK)

@@ -5,15 +5,15 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from distill.accounts import Account
 from distill.errors import BudgetError, DistillError
 from distill.last_answer import LastAnswer
 from distill.models import ModelHandler, Usage
-from distill.opening import Opening, builder, opening
+from distill.opening import Opening, builder, opening, source_of
 from distill.packages import described
-from distill.progress import Progress
+from distill.progress import Progress, shielded
 from distill.question import Question
 from distill.ready_primitives import made
 from distill.repl import REPL
@@ -22,11 +22,12 @@ from distill.run_options import Options
 from distill.run_records import RunRecords
 from distill.run_repl import make_repl, primitive_lines
 from distill.run_result import RunResult
+from distill.run_text import RunText
 from distill.spending import Spending
+from distill.sub_questions import SubRuns
 from distill.supervisor.answer_cache import AnswerCache, open_cache
 from distill.supervisor.backends import Backend
 from distill.supervisor.calls import WorkerCalls
-from distill.supervisor.context import ContextFile
 from distill.supervisor.dialects import dialect
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.evidence import Quotation, gather
@@ -34,45 +35,11 @@ from distill.supervisor.finals import FINAL
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.shared_context import shared_context
 from distill.supervisor.standing import Standing
 from distill.supervisor.turns import TurnLoop, Turns
 from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.totals import Totals
 from distill.traces import Run, records
-
-
-class SubRuns(Protocol):
-    """What a run needs of its sub-runs (``distill.subruns``, which stands above it)."""
-
-    @property
-    def supervisor(self) -> ModelHandler | None:
-        """Who writes their code."""
-
-    @property
-    def totals(self) -> Totals:
-        """What they have used so far."""
-
-    @property
-    def running(self) -> int:
-        """How many are under way."""
-
-    def ask(
-        self, query: Any, context: Any = None, *, contexts: Any = None, max_iterations: Any = None
-    ) -> Any:
-        """The host's function that starts them."""
-
-    def take_up(self, run: Run) -> None:
-        """Go on with those of this run, which was cut off."""
-
-    def stop(self, why: BudgetError) -> None:
-        """End those under way, and refuse more; the run goes on without."""
-
-    def end_cell(self, cell: int) -> None:
-        """End those of a cell that has ended."""
-
-    async def close(self) -> None:
-        """End them all."""
 
 
 class Rollout:
@@ -94,8 +61,6 @@ class Rollout:
         self._host = host
         self._log = log
         self.question, self.options = question, options
-        self._query, self._context = question.query, question.context
-        self._options = options
         self._dialect = dialect(options.dialect)
         self.sub_runs = sub_runs(self) if sub_runs is not None else None
         self._parent = parent
@@ -108,65 +73,63 @@ class Rollout:
         self.draws_on: Account | None = None
         """The account of the run that this one is a part of; to be set before ``prepare``."""
         self._last = LastAnswer(host, options.answer_rules, question, options.sources)
+        self._on_progress = shielded(options.on_progress, "on_progress")
         self.worker_ctx_k: int | None = None
 
     async def prepare(
         self, supervisor: ModelHandler, backend: Backend, recorded: Run | None = None
     ) -> None:
-        """Store the context, index it, and make the REPL (its jail starts in ``work``).
+        """Store the context, index it, and make the REPL (its jail starts with the turns).
 
         ``recorded`` is the run, up to where it was cut off, if this goes on with one.
         """
         self._supervisor, self._backend = supervisor, backend
-        store = self._log.journal.store_context
-        async with self._host.starts:
-            self._ref, _ = await in_thread(self._host, store, self._context, self._options.sources)
-            shared = await in_thread(self._host, shared_context, self._ref.sha256, self._context)
-        self._index = shared.index()
-        self._context_file: Callable[[Any], ContextFile] = functools.partial(
-            shared.file, self._context
-        )
-        self._cache = await in_thread(self._host, open_cache, self._options.answer_cache)
+        context, options = self.question.context, self.options
+        self._text = await RunText.stored(self._host, self.journal, context, options.sources)
+        self._cache = await in_thread(self._host, open_cache, options.answer_cache)
         self._spending = Spending(
             supervisor,
             backend,
-            budget=self._options.budget,
-            prices=self._options.prices,
-            shown_chars=self._options.output_limit,
+            budget=options.budget,
+            prices=options.prices,
+            shown_chars=options.output_limit,
             parent=self.draws_on,
             recorded=recorded,
             below=None if self.sub_runs is None else self.sub_runs.supervisor,
         )
-        self._calls = WorkerCalls(
-            self._host,
-            backend,
-            self._log,
-            self._index,
-            context_sha256=self._ref.sha256,
-            record=self._options.record,
-            defaults=self._options.worker_options,
-            cache=self._cache,
-            budget=self._spending.calls,
-            on_progress=self.tell,
-        )
+        self._calls = self._make_calls()
         self._repl = self._make_repl()
-        self._records = RunRecords(self._log, self._options, supervisor, backend, self._repl)
+        self._records = RunRecords(self._log, options, supervisor, backend, self._repl)
         self._repl.on_final = self._records.final
         if recorded is not None:
             self._take_up(recorded)
         if isinstance(supervisor, RecordedSupervisor):
-            assert self._options.replay_of is not None
-            answers = self._options.replay_of.answers
+            assert options.replay_of is not None
+            answers = options.replay_of.answers
             self._replaying = Replaying(supervisor.run, answers, self._repl, self._log, self._calls)
+
+    def _make_calls(self) -> WorkerCalls:
+        return WorkerCalls(
+            self._host,
+            self._backend,
+            self._log,
+            self._text.index,
+            context_sha256=self.context_sha256,
+            record=self.options.record,
+            defaults=self.options.worker_options,
+            cache=self._cache,
+            budget=self._spending.calls,
+            on_progress=self.tell,
+        )
 
     def _make_repl(self) -> REPL:
         repl = make_repl(
-            self._options,
+            self.options,
             self.question,
             self._calls,
             window_tokens=self._backend.window_tokens,
-            context_file=self._context_file,
-            functions=made(self._options.primitives, self),
+            context_file=self._text.file,
+            functions=made(self.options.primitives, self),
         )
         repl.on_call = self._end_call
         repl.on_cell = self._end_cell
@@ -256,18 +219,17 @@ class Rollout:
     @property
     def context_sha256(self) -> str:
         """Which text it is about."""
-        sha256: str = self._ref.sha256
-        return sha256
+        return self._text.ref.sha256
 
     def _facts(self, packages: Sequence[str]) -> dict[str, Any]:
         """The keywords of ``build_system_prompt``."""
         return {
             "worker_ctx_k": self.worker_ctx_k,
-            "output_limit": self._options.output_limit,
+            "output_limit": self.options.output_limit,
             "primitives": primitive_lines(self._repl, self._dialect),
             "packages": packages,
             "models": self._backend.models()[1:],
-            "answer_rules": self._options.answer_rules.told(),
+            "answer_rules": self.options.answer_rules.told(),
         }
 
     async def ask(
@@ -278,24 +240,24 @@ class Rollout:
         if worker_ctx_k is None and self._backend.window_tokens is not None:
             worker_ctx_k = max(1, self._backend.window_tokens // 1000)
         self.worker_ctx_k = worker_ctx_k
+        options, asked = self.options, self.question
         build = builder(
-            self._options.dialect,
-            show_context_chars=self._options.show_context_chars,
-            max_iterations=self._options.max_iterations,
+            options.dialect,
+            show_context_chars=options.show_context_chars,
+            max_iterations=options.max_iterations,
             recursive=self.sub_runs is not None,
         )
-        begin = functools.partial(
-            opening, messages, self._context, self._query, build, **self._facts(packages)
-        )
+        facts = self._facts(packages)
+        begin = functools.partial(opening, messages, asked.context, asked.query, build, **facts)
         first = await in_thread(self._host, begin)  # it may be a user's function
         self._records.start(
-            self.question,
-            self._ref,
+            asked,
+            self._text.ref,
             label=label,
             parent=self._parent,
             worker_ctx_k=worker_ctx_k,
             packages=packages,
-            prompt_given=messages is not None,
+            prompt=source_of(messages),
         )
         return await self._work(first)
 
@@ -313,10 +275,10 @@ class Rollout:
             self._replaying or self._repl,
             self._log,
             dialect=self._dialect,
-            max_iterations=self._options.max_iterations,
+            max_iterations=self.options.max_iterations,
             budget=self._spending.turns,
             on_progress=self.tell,
-            on_text=self._options.on_text,
+            on_text=shielded(self.options.on_text, "on_text"),
         )
         status: Any = "failed"
         error: str | None = None
@@ -349,9 +311,7 @@ class Rollout:
             self._log_end(status, error)
             self._has_ended = True
         finally:
-            # At once: the rest of a run waits for the garbage collector, and these are large.
-            self._index.forget()
-            self._repl.context_file = self._context_file = ContextFile
+            self._text.forget()
             await in_thread(self._host, self._repl.close)
 
     def _log_end(self, status: Any, error: str | None) -> None:
@@ -359,6 +319,7 @@ class Rollout:
             self._loop.turns if self._loop is not None else Turns(),
             self._calls.tally,
             self._spending,
+            self.totals,
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
@@ -403,7 +364,7 @@ class Rollout:
             log_dir=self._log.journal.folder,
             worker_calls=totals.sent,
             worker_failures=totals.failed,
-            evidence=gather(turns.answer, self._context, calls.readings, calls.spans),
+            evidence=gather(turns.answer, self.question.context, calls.readings, calls.spans),
             worker_calls_before=self._calls_before,
             answer_problem=turns.problem,
             quotations=quotations,
@@ -418,15 +379,15 @@ class Rollout:
 
     def tell(self) -> None:
         """Tell how far it is, to whoever wants to know."""
-        if self._options.on_progress is None:
+        if self._on_progress is None:
             return
         turns = self._loop.turns if self._loop is not None else Turns()
         totals = self.totals
-        self._options.on_progress(
+        self._on_progress(
             Progress(
                 self._log.run,
                 turns.iterations,
-                self._options.max_iterations,
+                self.options.max_iterations,
                 totals.done,
                 totals.asked,
                 totals.failed,

@@ -23,6 +23,7 @@ from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing, loose_ends, standing_of
 from distill.supervisor.tally import Tally
 from distill.supervisor.turns import Turns, token_usage
+from distill.totals import Totals
 from distill.traces import Run, records
 from distill.version import __version__
 
@@ -53,7 +54,7 @@ class RunRecords:
         parent: records.ParentCall | None,
         worker_ctx_k: int | None,
         packages: Sequence[str],
-        prompt_given: bool,
+        prompt: str,
     ) -> None:
         """Write run_start: from here on there is a run, and it will have an end.
 
@@ -70,7 +71,7 @@ class RunRecords:
             options={
                 **self._told_options(),
                 "worker_ctx_k": worker_ctx_k,
-                "prompt": "given" if prompt_given else "built",
+                "prompt": prompt,
                 "sandbox_packages": list(packages),
             },
             versions={
@@ -163,6 +164,7 @@ class RunRecords:
         turns: Turns,
         tally: Tally,
         spending: Spending,
+        totals: Totals,
         *,
         status: Any,
         error: str | None,
@@ -185,4 +187,16 @@ class RunRecords:
             supervisor_dollars=spending.supervisor_dollars,
             worker_dollars=spending.worker_dollars,
             gpu_s=spending.gpu_s,
+            tree=_tree(totals, spending) if totals.sub_runs else None,
         )
+
+
+def _tree(totals: Totals, spending: Spending) -> records.TreeUse:
+    """What a run with sub-runs has used in all."""
+    return records.TreeUse(
+        totals.sub_runs,
+        token_usage(totals.supervisor),
+        token_usage(totals.worker),
+        totals.sent,
+        spending.dollars,
+    )

@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,13 @@ class Scorer:
 
 
 def _checked(given: Any) -> Score:
-    if given is None or isinstance(given, Score):
-        return given or Score(None)
-    if not isinstance(given, int | float) or not 0 <= given <= 1:
-        raise ValueError(f"a score is a number from 0 to 1, or None, not {given!r}")
-    return Score(float(given))
+    score = given if isinstance(given, Score) else Score(given)
+    value: Any = score.value
+    if value is None:
+        return score
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"a score is a number from 0 to 1, or None, not {value!r}")
+    return replace(score, value=float(value))
 
 
 # -- texts

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from distill.errors import InputError
+from distill.errors import BudgetError, InputError
+from distill.models import ModelHandler
 from distill.primitives import primitive
 from distill.question import check_question
+from distill.totals import Totals
+from distill.traces import Run
 
 AT_ONCE = 4
 """Sub-runs of one level of a tree that are under way at once: each has a jail, with all the memory
@@ -24,9 +27,42 @@ class SubQuestion:
     max_iterations: int | None = None
 
 
+class SubRuns(Protocol):
+    """What a run needs of its sub-runs (``distill.subruns``, which stands above it)."""
+
+    @property
+    def supervisor(self) -> ModelHandler | None:
+        """Who writes their code."""
+
+    @property
+    def totals(self) -> Totals:
+        """What they have used so far."""
+
+    @property
+    def running(self) -> int:
+        """How many are under way."""
+
+    def ask(
+        self, query: Any, context: Any = None, *, contexts: Any = None, max_iterations: Any = None
+    ) -> Any:
+        """The host's function that starts them."""
+
+    def take_up(self, run: Run) -> None:
+        """Go on with those of this run, which was cut off."""
+
+    def stop(self, why: BudgetError) -> None:
+        """End those under way, and refuse more; the run goes on without."""
+
+    def end_cell(self, cell: int) -> None:
+        """End those of a cell that has ended."""
+
+    async def close(self) -> None:
+        """End them all."""
+
+
 def make(rollout: Any) -> Callable[..., Any] | None:
     """The primitive ``supervisor`` of this run; None where there is no level below it."""
-    sub_runs = rollout.sub_runs
+    sub_runs: SubRuns | None = rollout.sub_runs
     if sub_runs is None:
         return None
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from distill.budget import amount
 from distill.replaying import Replayed
 from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
@@ -45,7 +44,7 @@ def summary(result: RunResult, supervisor: str, worker: str) -> str:
         lines.insert(0, NOT_PASSED + result.answer_problem)
     elif result.status == "forced":
         lines.insert(0, FORCED)
-    if result.ended_by not in (None, "turns"):
+    if result.ended_by not in (None, "turns") and result.answer is not None:
         what = ENDED_BY[result.ended_by]
         lines.insert(0, f"Caution     {what} used up: the answer is the best there was by then")
     lines.append(f"Trace       {result.log_dir}  (run {result.run_id})")
@@ -103,7 +102,7 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"
     if result.worker_cached:
         calls += f", {result.worker_cached:,} more from the cache"
-    gpu = f", {amount('gpu_s', result.gpu_s)}" if result.gpu_s else ""
+    gpu = f", {result.gpu_s:,.1f} s of the workers' devices" if result.gpu_s else ""
     return [
         f"Supervisor  {supervisor}: {turns}, {tokens(result.supervisor_usage)}",
         f"Workers     {worker}: {calls}, {tokens(result.worker_usage)}",

@@ -103,12 +103,24 @@ def supervisor_beside(other: ModelHandler, spec: str) -> ModelHandler:
 
     Raises what ``supervisor_from`` does.
     """
-    is_model = ":" not in spec or spec.partition(":")[0] not in ("recipe", "replay", "local")
-    if not (is_model and isinstance(other, OpenAIHandler)):
+    if not (asks_endpoint(spec) and isinstance(other, OpenAIHandler)):
         return supervisor_from(spec)
     handler = other.beside(spec)
     handler.check()
     return handler
+
+
+def asks_endpoint(spec: str | None) -> bool:
+    """Whether the supervisor of this name is a model of an API."""
+    kind, colon, _ = (spec or DEFAULT_SUPERVISOR).partition(":")
+    return not (colon and f"{kind}:" in ("recipe:", REPLAY, SUPERVISOR_PREFIX))
+
+
+def _of_no_endpoint(what: str, spec: str) -> str:
+    return (
+        f"{what} the endpoint of a supervisor model, and {spec} uses none: name one with "
+        "--supervisor MODEL"
+    )
 
 
 def supervisor_from(
@@ -131,9 +143,9 @@ def supervisor_from(
     kind, _, name = spec.partition(":")
     if kind in ("recipe", "replay"):
         if base_url is not None:
-            raise InputError(f"--base-url is for a model; {spec} calls none")
+            raise InputError(_of_no_endpoint("--base-url is", spec))
         if rates.are_given:
-            raise InputError(f"--supervisor-…-per-minute is for a model; {spec} calls none")
+            raise InputError(_of_no_endpoint("--supervisor-…-per-minute is of", spec))
         return RecipeHandler(name) if kind == "recipe" else RecordedSupervisor(recorded_run(name))
     if spec.startswith(SUPERVISOR_PREFIX):
         raise InputError(

@@ -8,9 +8,12 @@ import msgspec
 
 from distill.errors import WorkerError
 from distill.protocol import worker_link as wire
+from distill.supervisor.backends import Backend
 
 OPTIONS_LIMIT_BYTES = 64 << 10
 """A schema or list of choices; it travels with every prompt of a batch."""
+BATCH_LIMIT = 20_000
+"""Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
 OWN_OPTIONS = ("chat", "system", "model", "n", "logprobs")
 """Options of a call that are no sampling parameters."""
 
@@ -65,3 +68,39 @@ def parse_answer(answer: Any, options: Mapping[str, Any]) -> Any:
         return WorkerError(
             f"the answer is no complete JSON (raise max_tokens?): {answer[:200]!r}", kind="schema"
         )
+
+
+def conversations_of(
+    prompts: Any, system: str, answers: int
+) -> list[str | tuple[wire.ChatMessage, ...]]:
+    """What a call asks, checked; ``answers`` are wanted to each. Raises WorkerError."""
+    if not isinstance(prompts, list | tuple):
+        raise WorkerError(
+            f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
+            kind="bad_request",
+        )
+    if (count := len(prompts) * answers) > BATCH_LIMIT:
+        raise WorkerError(
+            f"{count} answers in one call, the limit is {BATCH_LIMIT}",
+            kind="bad_request",
+        )
+    return [
+        prompt if isinstance(prompt, str) else conversation_of(prompt, system, item)
+        for item, prompt in enumerate(prompts)
+    ]
+
+
+def model_of(options: Mapping[str, Any], backend: Backend) -> str | None:
+    """The model that a call names, by all of its name or by what comes after the last slash;
+    None for the run's own. Raises WorkerError where no worker serves it.
+    """
+    name = options.get("model")
+    if name is None:
+        return None
+    models = backend.models()
+    named = [model for model in models if name in (model, model.rpartition("/")[2])]
+    if len(named) != 1:
+        what = "several models are named" if named else "no worker serves"
+        there = ", ".join(models)
+        raise WorkerError(f"{what} {name!r}; there are: {there}", kind="bad_request")
+    return None if named[0] == backend.name else named[0]

@@ -8,27 +8,33 @@ import asyncio
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from distill.accounts import Account
 from distill.errors import BudgetError, WorkerBatchError, WorkerBudgetError, WorkerError
 from distill.protocol import worker_link as wire
 from distill.protocol.message import Record
-from distill.supervisor.answer_cache import AnswerCache, Known, answer_key
+from distill.supervisor.answer_cache import AnswerCache
 from distill.supervisor.answer_form import ONE_TEXT, AnswerForm
 from distill.supervisor.asked import Asked, logged_sampling
 from distill.supervisor.backends import Backend
 from distill.supervisor.call_budget import CallBudget
 from distill.supervisor.call_lines import CallLines
-from distill.supervisor.call_options import OWN_OPTIONS, conversation_of, parse_answer, sampling_of
-from distill.supervisor.driver import Driver, in_thread
+from distill.supervisor.call_options import (
+    OWN_OPTIONS,
+    conversations_of,
+    model_of,
+    parse_answer,
+    sampling_of,
+)
+from distill.supervisor.driver import Driver
+from distill.supervisor.earlier_answers import EarlierAnswers
 from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.provenance import SpanIndex
+from distill.supervisor.readings import Reading, passage_of
 from distill.supervisor.recorded import fill_spares, times_resumed
-from distill.supervisor.requests import Outcome, Questions, Submission, frames, request_key
+from distill.supervisor.requests import Outcome, Questions, Submission, frames
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.spare_calls import SpareCalls
 from distill.supervisor.tally import Tally
@@ -36,30 +42,7 @@ from distill.supervisor.tariff import Tariff
 from distill.supervisor.text import printable
 from distill.traces import Run, records
 
-BATCH_LIMIT = 20_000
-"""Prompts of one worker_batch: beyond it the driver, not the workers, is what is loaded."""
 NO_CALL = HostCallRecord(0, 0, "", (), {}, 0.0)
-
-
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What a worker said about the passage in its prompt."""
-
-    response: str
-    span: records.Span
-
-
-def passage_of(spans: Sequence[records.Span]) -> records.Span:
-    """The passage that a prompt's spans make up, where a few characters between them were
-    rewritten (line breaks, labels); the longest span where they lie apart.
-    """
-    if len(spans) == 1:
-        return spans[0]
-    longest = max(spans, key=lambda span: span.end - span.start)
-    near = [span for span in spans if span.part == longest.part]
-    start, end = min(span.start for span in near), max(span.end for span in near)
-    if end - start <= 2 * sum(span.end - span.start for span in near):
-        return msgspec.structs.replace(longest, start=start, end=end)
-    return longest
 
 
 class WorkerCalls:
@@ -82,7 +65,6 @@ class WorkerCalls:
         budget: CallBudget | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._cache = cache
         self._budget = budget or CallBudget(Account(), Tariff())
         self._settled = asyncio.Event()
         """A call has left something of what was reserved for it; or there are to be no more."""
@@ -91,6 +73,8 @@ class WorkerCalls:
         self._backend = backend
         self._log = log
         self._lines = CallLines(log, index, context_sha256, backend.name)
+        self.spares = SpareCalls(log.call_line)
+        self._earlier = EarlierAnswers(driver, backend, self._lines, self.spares, cache)
         self._record = record
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
@@ -101,7 +85,6 @@ class WorkerCalls:
         """What the names of its requests begin with."""
         self._numbers = itertools.count(1)
         self.tally = Tally()
-        self.spares = SpareCalls(log.call_line)
         self.readings: list[Reading] = []
         self.spans: list[records.Span] = []
 
@@ -185,7 +168,7 @@ class WorkerCalls:
     ) -> list[Any]:
         """Each answer, or a WorkerError in its place. Raises WorkerError: none can be asked."""
         self._refuse_if_ended()
-        model = self._model_of(options)
+        model = model_of(options, self._backend)
         # Numbered by us: one primitive may make several calls on behalf of one cell's call.
         name = f"{self._names}-{next(self._numbers)}"
         sampling = sampling_of({k: v for k, v in options.items() if k not in OWN_OPTIONS})
@@ -244,21 +227,6 @@ class WorkerCalls:
         if self._ended:
             raise WorkerError("the run has ended", kind="cancelled")
 
-    def _model_of(self, options: Mapping[str, Any]) -> str | None:
-        """The model that a call names, by all of its name or by what comes after the last slash;
-        None for the run's own. Raises WorkerError where no worker serves it.
-        """
-        name = options.get("model")
-        if name is None:
-            return None
-        models = self._backend.models()
-        named = [model for model in models if name in (model, model.rpartition("/")[2])]
-        if len(named) != 1:
-            what = "several models are named" if named else "no worker serves"
-            there = ", ".join(models)
-            raise WorkerError(f"{what} {name!r}; there are: {there}", kind="bad_request")
-        return None if named[0] == self._backend.name else named[0]
-
     def _questions(
         self,
         name: str,
@@ -267,21 +235,8 @@ class WorkerCalls:
         options: Mapping[str, Any],
         form: AnswerForm,
     ) -> Questions:
-        if not isinstance(prompts, list | tuple):
-            raise WorkerError(
-                f"worker_batch takes a list of prompts, not {type(prompts).__name__}",
-                kind="bad_request",
-            )
-        if (count := len(prompts) * form.count) > BATCH_LIMIT:
-            raise WorkerError(
-                f"{count} answers in one call, the limit is {BATCH_LIMIT}",
-                kind="bad_request",
-            )
         system = str(options.get("system") or "")
-        conversations = [
-            prompt if isinstance(prompt, str) else conversation_of(prompt, system, item)
-            for item, prompt in enumerate(prompts)
-        ]
+        conversations = conversations_of(prompts, system, form.count)
         chat = bool(options.get("chat", True))
         record = form.record(self._record)
         return Questions(name, conversations, sampling, record, form, system=system, chat=chat)
@@ -292,52 +247,22 @@ class WorkerCalls:
         It goes by frames, between which the loop has its turn: no other run, and no worker's
         heartbeat, waits for all of a large batch.
         """
-        await self._read_spares()
-        # Neither kind of answer from before has log-probabilities.
-        if asked.form.logprobs or not (self.spares or self._cache is not None):
+        await self._earlier.read()
+        if not self._earlier.may_answer(asked):
             return questions
         unanswered: list[wire.Request] = []
         for frame in frames(questions):
             await asyncio.sleep(0)
-            await self._read_spares()
+            await self._earlier.read()
             self._refuse_if_ended()
-            unanswered += self._without_answers(frame, asked)
+            left, lines = self._earlier.look_up(frame, asked)
+            unanswered += left
+            if lines:
+                self._answer_again(asked, lines)
         return unanswered
-
-    async def _read_spares(self) -> None:
-        while not self.spares.is_read:
-            await in_thread(self._driver, self.spares.read)
-
-    def _without_answers(self, frame: list[wire.Request], asked: Asked) -> list[wire.Request]:
-        """Answer what was answered before, after one write to the log; what is left."""
-        card = self._backend.card(asked.model)
-        unanswered: list[wire.Request] = []
-        lines: list[records.Call] = []
-        for request in frame:
-            item = int(request.id.rpartition(".")[2])
-            line = self._line_from_before(asked, item, request, card)
-            if line is None:
-                unanswered.append(request)
-            else:
-                lines.append(line)
-        if lines:
-            self._answer_again(asked, lines)
-        return unanswered
-
-    def _line_from_before(
-        self, asked: Asked, item: int, request: wire.Request, card: wire.ModelCard | None
-    ) -> records.Call | None:
-        """What an equal call of a failed cell had got, or what the cache knows, if anything."""
-        if (spare := self.spares.take(request_key(request, asked.model))) is not None:
-            return self._lines.reused(asked, item, request, spare)
-        if self._cache is None:
-            return None
-        key = answer_key(request, card, asked.model or self._backend.name)
-        known = self._cache.find(key)
-        return None if known is None else self._lines.cached(asked, item, request, known)
 
     def _answer_again(self, asked: Asked, lines: list[records.Call]) -> None:
-        """Answer with what was given before; the lines in the log say so."""
+        """Answer with what was given before, after one write to the log."""
         try:
             places = self._log.calls(lines)
         except OSError as error:
@@ -347,10 +272,7 @@ class WorkerCalls:
         for line, place in zip(lines, places, strict=True):
             if line.source == "reused":
                 self.spares.enter(asked.cell, place)
-                self.tally.reused += 1
-                self.tally.done += 1
-            else:
-                self._count(line)
+            self._count(line)
             asked.settle(line.item, line.response or "")
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
@@ -372,8 +294,7 @@ class WorkerCalls:
             for asked, item, _ in wanted:
                 asked.settle(item, WorkerError(f"the log can't be written: {error}"))
             return
-        if self._cache is not None:
-            self._cache.keep(self._new_answers(wanted, calls))
+        self._earlier.keep(wanted, calls)
         for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
             if call.response is not None and not asked.form.logprobs:
@@ -381,30 +302,12 @@ class WorkerCalls:
             asked.settle(item, _answer(outcome, asked.form))
         self._on_progress()
 
-    def _new_answers(
-        self, wanted: Iterable[tuple[Asked, int, Outcome]], calls: Iterable[records.Call]
-    ) -> Iterator[tuple[str | None, Known]]:
-        for (asked, _, outcome), call in zip(wanted, calls, strict=True):
-            request, result = outcome.request, outcome.result
-            if isinstance(result, wire.Result):
-                key = answer_key(request, outcome.card, asked.model or self._backend.name)
-                prompt = wire.seen_text(request, result)
-                yield key, Known(prompt, result.text, result.finish_reason, call.model)
-
     def _count(self, call: records.Call) -> None:
-        tally = self.tally
-        tally.done += 1
-        tally.cached += call.source == "cached"
-        tally.replayed += call.source == "replayed"
-        if call.response is None:
-            tally.failed += 1
+        self.tally.add(call)
+        if call.source == "reused" or call.response is None or not call.spans:
             return
-        tally.input_tokens += call.usage.input_tokens
-        tally.output_tokens += call.usage.output_tokens
-        tally.cached_input_tokens += call.usage.cached_input_tokens
-        if call.spans:
-            self.spans.extend(call.spans)
-            self.readings.append(Reading(call.response, passage_of(call.spans)))
+        self.spans.extend(call.spans)
+        self.readings.append(Reading(call.response, passage_of(call.spans)))
 
     def take_up(self, run: Run) -> None:
         """Go on with the calls of a run that was cut off."""
@@ -414,11 +317,7 @@ class WorkerCalls:
         for line in run.calls:
             self._budget.take_up(line)
             self.tally.asked += 1
-            if line.source == "reused":
-                self.tally.done += 1
-                self.tally.reused += 1
-            else:
-                self._count(line)
+            self._count(line)
 
     def count_replayed(self, lines: Sequence[records.Call]) -> None:
         """Count calls that got what those of a recorded run had got."""

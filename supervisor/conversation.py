@@ -34,9 +34,14 @@ class Conversation:
         self._tokens_per_char = 1 / CHARS_PER_TOKEN
 
     def take_up(
-        self, messages: Sequence[records.Message], compactions: Sequence[records.Compaction]
+        self,
+        messages: Sequence[records.Message],
+        compactions: Sequence[records.Compaction],
+        counted: tuple[int, int] | None = None,
     ) -> None:
-        """Go on with a logged one."""
+        """Go on with a logged one; ``counted``: tokens and characters of its last request."""
+        if counted is not None:
+            self._count(*counted)
         self._messages = [{"role": each.role, "content": each.content} for each in messages]
         self._turns = [each.turn for each in messages]
         self._compactions = len(compactions)
@@ -51,10 +56,7 @@ class Conversation:
 
     def add_reply(self, content: str, usage: records.TokenUsage, **fields: Any) -> None:
         """The model's reply to ``request()``; ``fields`` are of its turn's record."""
-        if usage.input_tokens > 0:
-            low, high = RATIO_BOUNDS
-            ratio = usage.input_tokens / max(1, chars_of(self.request()))
-            self._tokens_per_char = min(max(ratio, low), high)
+        self._count(usage.input_tokens, chars_of(self.request()))
         fields["request_messages"] = len(self._messages)
         self._append("assistant", content)
         self._log.reply(content, usage=usage, compactions=self._compactions, **fields)
@@ -129,6 +131,12 @@ class Conversation:
             told = (each["content"] for each in self._messages[start + 1 : following])
             reply = self._messages[start]["content"]
             yield Exchange(self._turns[start], reply, "\n\n".join(told), start)
+
+    def _count(self, tokens: int, chars: int) -> None:
+        """An endpoint has counted a request; 0 tokens: it does not count."""
+        if tokens > 0:
+            low, high = RATIO_BOUNDS
+            self._tokens_per_char = min(max(tokens / max(1, chars), low), high)
 
     def _append(self, role: str, content: str) -> None:
         self._messages.append({"role": role, "content": content})

@@ -18,6 +18,7 @@ FINAL = "FINAL"
 CHECK_S = 120.0
 """How long a check may take. A thread can't be ended: one that takes longer goes on unheard."""
 TOO_LONG = f"its check took longer than {CHECK_S:.0f} s"
+UNCHECKED = "it can't be checked: {}: {}"
 REFUSALS_PER_CELL = 20
 """A cell that guesses costs no turn: after so many its answers are refused unseen."""
 LOGGED_CHARS = 100_000
@@ -103,7 +104,7 @@ class Finals:
         except TimeoutError:
             problem = TOO_LONG
         except Exception as error:  # noqa: BLE001  (an answer that can't be checked is none)
-            problem = f"it can't be checked: {type(error).__name__}: {error}"
+            problem = UNCHECKED.format(type(error).__name__, error)
         return None if problem is None else f"the answer was refused: {printable(problem)}"
 
     def _refuse(self, final: FinalAnswer, key: str, problem: str, elapsed_s: float) -> CallError:

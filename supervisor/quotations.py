@@ -5,7 +5,9 @@ typographic quotation marks and apostrophes as plain ones; an ellipsis or a mark
 the very end of a quotation may be the answer's own. All else is as the text has it.
 """
 
+import math
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,12 +51,20 @@ def is_empty(quotation: str) -> bool:
     return not _forms(quotation)
 
 
-def locate(quotations: Iterable[str], context: Any) -> dict[str, Quotation]:
-    """Where each first stands in a str, list or dict; those that stand nowhere are left out."""
+def locate(
+    quotations: Iterable[str], context: Any, limit_s: float = math.inf
+) -> dict[str, Quotation]:
+    """Where each first stands in a str, list or dict; those that stand nowhere are left out.
+
+    Raises TimeoutError where they can't all be looked for in ``limit_s``.
+    """
+    ends_s = time.monotonic() + limit_s
     wanted = {quotation: _Wanted(_forms(quotation)) for quotation in quotations}
     for part, text in texts_of(context):
         for start, window in _windows(text, list(wanted.values())):
             for each in wanted.values():
+                if time.monotonic() > ends_s:
+                    raise TimeoutError
                 each.look(part, start, window)
     return {quotation: each.found for quotation, each in wanted.items() if each.found is not None}
 

@@ -14,8 +14,10 @@ from distill.models import LMResponse
 from distill.supervisor.text import printable
 from distill.supervisor.tool_calls import FORMS, as_text, read_calls
 
-FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*$", re.MULTILINE)
-ONE_LINE = re.compile(r"^[ \t]*```[ \t]*(repl|python3?|py)[ \t]+([^\n`]+)```[ \t]*$", re.MULTILINE)
+FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)[^\n`]*+$", re.MULTILINE)
+ONE_LINE = re.compile(
+    r"^[ \t]*+```[ \t]*+(repl|python3?|py)[ \t]++([^\n`]++)```[ \t]*+$", re.MULTILINE
+)
 LANGUAGES = {"repl", "python", "py", "python3", "ipython", "pycon", "tool_code", ""}
 THINK = re.compile(
     r"<(think|thinking|thought|reasoning|seed:think)>|\[(THINK)\]|◁(think)▷"
@@ -38,6 +40,7 @@ BARE_NAMES = frozenset(("context", "worker", "worker_batch", "print", "FINAL"))
 BARE_FINALS_TRIED = 8
 BARE_FINAL_LINES = 50
 ENDS_TRIED = 4
+PIECES_READ = 400
 READ_CHARS = 1 << 18
 SHOWN_CHARS = 1 << 20
 """Bounds on what is read of a reply that is hostile, or has gone wild."""
@@ -155,7 +158,7 @@ def _pieces(text: str) -> list[Piece]:
     pieces: list[Piece] = []
     position = 0
     nexts = [(pattern.search(text), take, pattern) for pattern, take in OPENINGS]
-    while True:
+    while len(pieces) < PIECES_READ:
         found = [(match, take) for match, take, _ in nexts if match]
         if not found:
             break
@@ -191,10 +194,10 @@ def _fence(text: str, opening: re.Match[str]) -> Taken:
     It ends at its mark on a line of its own: the first that makes it whole Python, if one does.
     Models also put the mark behind the last line, or leave it out before the next fence.
     """
-    mark = opening[1]
-    own = re.compile(rf"^[ \t]*{re.escape(mark[0])}{{{len(mark)},}}[ \t]*$\n?", re.MULTILINE)
+    mark, count = opening[1][0], len(opening[1])
+    own = re.compile(rf"\n[ \t]*{mark}{{{count},}}[ \t]*$\n?", re.MULTILINE)
     other = re.compile(
-        rf"{re.escape(mark)}[ \t]*$\n?|^(?=[ \t]*{re.escape(mark)}[ \t]*\w+[ \t]*$)", re.MULTILINE
+        rf"{mark}{{{count}}}[ \t]*$\n?|^(?=[ \t]*{mark}{{{count}}}[ \t]*\w+[ \t]*$)", re.MULTILINE
     )
     language = opening[2].lower()
     first = own.search(text, opening.end())

@@ -6,6 +6,7 @@ from typing import Any
 
 from distill.errors import InputError
 from distill.models import Usage
+from distill.supervisor.conversation import chars_of
 from distill.supervisor.journal import now
 from distill.supervisor.recorded import CUT_OFF, cell_numbers
 from distill.supervisor.reply import Reply, Said
@@ -46,6 +47,8 @@ class Standing:
     asked_last: bool = False
     """The last word was asked for: the next reply is the answer, whatever it is."""
     final: records.Final | None = None
+    counted: tuple[int, int] | None = None
+    """Tokens and characters of the last request that the endpoint counted."""
 
 
 def standing_of(run: Run, output_limit: int) -> Standing:
@@ -70,6 +73,7 @@ def standing_of(run: Run, output_limit: int) -> Standing:
     if run.cells:
         found.variables = {variable.name: variable for variable in run.cells[-1].variables}
     found.final = run.final
+    found.counted = _counted(run)
     # Of all messages only this request belongs to a turn that has no reply yet.
     waits = last.role == "user" and last.turn > found.turn
     found.asked_last = waits or any(turn.forced for turn in run.turns)
@@ -82,6 +86,13 @@ def standing_of(run: Run, output_limit: int) -> Standing:
             if cell.turn == found.turn and cell.lost != CUT_OFF
         ]
     return found
+
+
+def _counted(run: Run) -> tuple[int, int] | None:
+    last = next((each for each in reversed(run.turns) if each.usage.input_tokens > 0), None)
+    if last is None:
+        return None
+    return last.usage.input_tokens, chars_of(run.conversation(last.turn))
 
 
 def recorded_cell(cell: records.Cell, run: Run, output_limit: int) -> RecordedCell:

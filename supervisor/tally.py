@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from distill.models import Usage
+from distill.traces import records
 
 
 @dataclass(slots=True)
@@ -28,3 +29,18 @@ class Tally:
     def sent(self) -> int:
         """Calls that a worker was asked: not those that got an answer from before."""
         return self.done - self.reused - self.cached - self.replayed
+
+    def add(self, call: records.Call) -> None:
+        """A call has ended; of one that got a spare answer nothing was used."""
+        self.done += 1
+        self.reused += call.source == "reused"
+        self.cached += call.source == "cached"
+        self.replayed += call.source == "replayed"
+        if call.source == "reused":
+            return
+        if call.response is None:
+            self.failed += 1
+            return
+        self.input_tokens += call.usage.input_tokens
+        self.output_tokens += call.usage.output_tokens
+        self.cached_input_tokens += call.usage.cached_input_tokens

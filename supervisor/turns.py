@@ -123,7 +123,7 @@ class TurnLoop:
 
     async def _take_up(self, standing: Standing) -> bool:
         """Go on where the run stood; whether it has its answer, or its last word, now."""
-        self._conversation.take_up(standing.messages, standing.compactions)
+        self._conversation.take_up(standing.messages, standing.compactions, standing.counted)
         self._variables = standing.variables
         self.turns.usage = standing.usage
         self._log.turn = self.turns.iterations = standing.turn

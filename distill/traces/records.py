@@ -278,14 +278,27 @@ class Final(Record, frozen=True, tag="final"):
     value: Any
 
 
+class TreeUse(Part, frozen=True):
+    """What a run and its ``sub_runs`` (at any depth) have used; dollars are null where a price is
+    not known.
+    """
+
+    sub_runs: int
+    supervisor_usage: TokenUsage
+    worker_usage: TokenUsage
+    worker_calls: int
+    dollars: float | None
+
+
 class RunEnd(Record, frozen=True, tag="run_end"):
     """A run ended. ``status`` says how; ``answer`` is null unless there was one.
 
     ``final``: by FINAL. ``forced``: the last turn's text. ``unanswered``: no answer within
     the turns. ``failed`` and ``cancelled``: ``error`` says why. ``answer_problem`` says what was
     wrong with a ``forced`` answer; that may also be one that FINAL had refused. ``ended_by`` names
-    the budget that ended it, null if none did. Dollars are this run's own, without its sub-runs',
-    and null where a price is not known; ``gpu_s`` are seconds of worker servers' devices.
+    the budget that ended it, null if none did. Usage and dollars are this run's own, ``tree`` has
+    its sub-runs' as well and is null where it had none; dollars are null where a price is not
+    known; ``gpu_s`` are seconds of worker servers' devices.
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -302,6 +315,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     supervisor_dollars: float | None = None
     worker_dollars: float | None = None
     gpu_s: float = 0.0
+    tree: TreeUse | None = None
 
 
 class Span(Part, frozen=True, omit_defaults=True):

@@ -20,10 +20,12 @@ from distill.supervisor.text import clip
 PRELUDE = (resources.files(__package__) / "rlm_prelude.py").read_text("utf-8")
 END_OF_BLOCK = "\n_end_of_block()"
 """The prelude's; it makes the block's last expression silent, as there."""
-REPL_BLOCK = re.compile(r"```repl\s*\n(.*?)\n```", re.DOTALL)
+REPL_BLOCK = re.compile(r"```repl[^\S\n]*+\n(.*?)(\n```|\Z)", re.DOTALL)
 FENCED = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
-FINAL_VAR = re.compile(r"^\s*FINAL_VAR\((.*?)\)", re.DOTALL | re.MULTILINE)
-FINAL = re.compile(r"^\s*FINAL\((.*)\)\s*$", re.DOTALL | re.MULTILINE)
+FINAL_VAR = re.compile(r"^[ \t]*+FINAL_VAR\(([^)]*+)(\)|\Z)", re.MULTILINE)
+FINAL = re.compile(r"^[ \t]*+FINAL\((?:(.*)\)[^\S\n]*+$|.*+)", re.DOTALL | re.MULTILINE)
+"""What is not closed is matched to its end: another after it is not closed either, and to look at
+each would take for ever in a flood of them."""
 SIMPLE_TYPES = {"str", "int", "float", "bool", "list", "dict", "tuple"}
 """Of variables that an rlm is told of."""
 DISTILLS_OWN = {"query", "worker_window_tokens"}
@@ -44,7 +46,7 @@ def read(reply: Said) -> Reply:
     Where there is a ```repl block, only such are code; else any that the native dialect takes.
     """
     said = without_thinking(reply.text)
-    blocks = tuple(code.strip() for code in REPL_BLOCK.findall(said) if code.strip())
+    blocks = tuple(code.strip() for code, end in REPL_BLOCK.findall(said) if end and code.strip())
     plain = read_reply(reply.text, reply.finish_reason, refused=reply.refused)
     final = _bare_final(FENCED.sub("", said))
     # Without a fence the native reading may be of the same bare line.
@@ -57,10 +59,10 @@ def read(reply: Said) -> Reply:
 
 def _bare_final(prose: str) -> str:
     """The cell that does what such a line asks for, as the older rlm found it."""
-    if match := FINAL_VAR.search(prose):
+    if (match := FINAL_VAR.search(prose)) and match[2]:
         name = match[1].strip().strip("\"'")
         return f"print(FINAL_VAR({name!r}))"
-    if match := FINAL.search(prose):
+    if (match := FINAL.search(prose)) and match[1] is not None:
         return f"FINAL({_unquoted(match[1].strip())!r})"
     return ""
 

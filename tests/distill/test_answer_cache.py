@@ -43,7 +43,7 @@ def test_equal_calls_of_a_run_are_asked_once_if_it_is_wanted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("caching", "why"), [("shared", "nobody knows whether"), ("always", "off, run or shared")]
+    ("caching", "why"), [("shared", "nobody knows whether"), ("always", "off, run, shared")]
 )
 def test_a_cache_that_can_not_be(tmp_path: Path, caching: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):

@@ -178,6 +178,18 @@ def test_more_quotations_than_can_be_checked() -> None:
     assert "2,000 quotations" in str(rules_from(None, True, None).problem(answer, TEXT))
 
 
+def test_quotations_are_not_looked_for_for_ever(
+    ask: Ask, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill.answers.LOCATE_S", 0.0)
+    supervisor = Supervisor(cell("FINAL('“the Word”')"), cell("1"), "“the Word”")
+    result = ask(supervisor=supervisor, context=TEXT, quote_check=True, max_iterations=2)
+    assert "could not be looked for" in supervisor.shown(2)
+    assert (result.answer, result.status, result.quotations) == ("“the Word”", "forced", ())
+    assert "could not be looked for" in str(result.answer_problem)
+    assert logged().end is not None
+
+
 # -- the caller's check
 
 
@@ -378,6 +390,38 @@ def test_a_forced_answer_that_does_not_pass_is_kept_and_said(
     told = logged()
     assert told.end is not None
     assert told.end.answer_problem == result.answer_problem
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["[" * 300 + "]" * 300, '{"a":' * 240 + "1" + "}" * 240, '{"a": 1e400}'],
+    ids=["deep list", "deep object", "infinite"],
+)
+def test_a_forced_answer_that_final_would_refuse_is_a_text(ask: Ask, last: str) -> None:
+    result = ask(cell("1"), last, max_iterations=1, answer_schema={"type": ["object", "array"]})
+    assert (result.answer, result.status) == (last, "forced")
+    assert "does not fit the schema" in str(result.answer_problem)
+
+
+def test_a_forced_answer_is_one_that_a_file_can_hold(ask: Ask, logged: Logged) -> None:
+    result = ask(cell("1"), r'{"a": "\ud800"}', max_iterations=1, answer_schema={"type": "object"})
+    assert result.answer == {"a": "?"}
+    told = logged()
+    assert told.end is not None
+    assert told.end.answer == result.answer
+
+
+def test_a_check_that_can_not_be_made_does_not_lose_the_last_answer(ask: Ask) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyError("no words")
+
+    def check(answer: Any) -> None:
+        raise Mute
+
+    result = ask(cell("1"), "It is 5.", max_iterations=1, answer_check=check)
+    assert (result.answer, result.status) == ("It is 5.", "forced")
+    assert "can't be checked: KeyError" in str(result.answer_problem)
 
 
 def test_the_last_refused_answer_is_better_than_none(ask: Ask) -> None:

@@ -64,19 +64,32 @@ def test_a_dry_run_sends_nothing(short: Path, server: Endpoint, words: tuple[str
     assert not list(short.glob("distill/*/supervisor.jsonl"))
 
 
+def test_a_run_that_a_budget_ended_without_an_answer(
+    short: Path, server: Endpoint, words: tuple[str, ...]
+) -> None:
+    with endpoint(lambda _: cell("worker('a')")) as boss:
+        bounded = ("--base-url", boss.url, "--max-worker-calls", "2")
+        done = command(short, "up", *words, *worker(server), *bounded)
+    assert (done.code, done.out) == (5, ""), done.err
+    assert "the answer is the best" not in done.err
+    said = "the 2 worker calls of --max-worker-calls were used up; raise it, or ask again"
+    assert done.err.splitlines()[-1] == f"distill: no answer: {said}"
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("--max-dollars", "-1"), "--max-dollars"),
         (("--max-tokens", "0"), "--max-tokens"),
         (("--prices", "/nowhere.toml"), "nowhere.toml"),
+        (("--max-gpu-s", "5"), "an endpoint does not say what it takes"),
     ],
-    ids=["dollars", "tokens", "prices"],
+    ids=["dollars", "tokens", "prices", "devices"],
 )
 def test_bad_budgets_are_refused_first(
-    short: Path, words: tuple[str, ...], more: tuple[str, ...], said: str
+    short: Path, server: Endpoint, words: tuple[str, ...], more: tuple[str, ...], said: str
 ) -> None:
-    done = command(short, "up", *words, *more)
+    done = command(short, "up", *words, *worker(server), *more)
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -212,7 +213,7 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     "unknown option": (["-c", "{text}", "--nonsense"], 2, "nonsense"),
     "a number that is none": (["-c", "{text}", "--output-limit", "many"], 2, "output-limit"),
     "a rate of a recipe": (
-        ["-c", "{text}", "--supervisor-requests-per-minute", "5"], 2, "recipe:find calls none",
+        ["-c", "{text}", "--supervisor-requests-per-minute", "5"], 2, "recipe:find uses none",
     ),
     "no rate at all": (["-c", "{text}", "--worker-tokens-per-minute", "0"], 2, "per-minute"),
     "a gpu twice": (["-c", "{text}", "--gpus", "0,0"], 2, "gpus"),
@@ -558,11 +559,37 @@ def test_ctrl_c_in_the_middle_of_a_run(short: Path, text: Path) -> None:
             assert time.monotonic() - began_s < 5
             assert done.code == 130
             assert (done.out, "Traceback" in done.err) == ("", False), done.err
+            assert f"distill: stopped\nstopped at turn 1; the trace is in {log}." in done.err
         finally:
             up.end()
-    trace, problems = validate(log)
-    assert problems == []
-    assert [each.end.status for each in trace.runs.values() if each.end] == ["cancelled"]
+        trace, problems = validate(log)
+        assert problems == []
+        assert [each.end.status for each in trace.runs.values() if each.end] == ["cancelled"]
+        assert server.url in done.err  # it goes on with the same workers, as it is told to
+        words = shlex.split(done.err.splitlines()[-1])
+        again = command(short, *words[words.index("up") :])
+    assert (again.code, again.out) == (0, "Goliath\n"), again.err
+
+
+def test_a_supervisor_that_fails_in_the_middle_of_a_run(
+    short: Path, text: Path, worker: Endpoint
+) -> None:
+    replies: list[Any] = [cell("print(1)"), Reply({"error": {"message": "no credit"}}, 401)]
+    log = short / "log"
+    with (
+        endpoint(lambda request: replies.pop(0) if replies else cell("FINAL('x')")) as boss,
+        engine(short, worker),
+    ):
+        ask = ["run", "--supervisor", "scripted", "--base-url", boss.url]
+        words = ("-c", str(text), "-q", QUESTION, "--log-dir", str(log))
+        done = Command(short, *ask, *words).done()
+        assert done.code == 4, done.err
+        said = done.err.splitlines()
+        assert "the key was refused" in said[-3]
+        assert said[-2] == f"stopped at turn 1; the trace is in {log}. To go on:"
+        assert said[-1].endswith(shlex.join([*ask, "--resume", str(log)]))
+        again = Command(short, *ask, "--resume", str(log)).done()
+        assert (again.code, again.out) == (0, "x\n"), again.err
 
 
 # -- recorded runs

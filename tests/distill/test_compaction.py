@@ -10,6 +10,7 @@ import pytest
 
 from distill import OpenAIHandler, RunResult, replay, resume
 from distill.errors import ModelError, WindowError, WorkerError
+from distill.supervisor.window import FULL
 from distill.traces import Run, read, validate
 from distill.window_errors import says_too_long
 from tests.distill.scripted import (
@@ -118,6 +119,24 @@ def test_it_goes_on_after_a_cut(ask: Ask, log: Path, logged: Logged) -> None:
         assert result.answer == [1, TURNS, TURNS - 1]
         assert worker.prompts == [f"w{number}" for number in range(13, TURNS + 1)]
         check_requests(logged(), boss, server)
+
+
+def test_who_goes_on_counts_as_the_endpoint_did(ask: Ask, log: Path) -> None:
+    """By our own guess the conversation is too long already; by the last count it is not."""
+    boss, down = Boss(), Reply({"error": {"message": "bad key"}}, 401)
+
+    def answer(request: dict[str, Any]) -> Any:
+        return down if 3_600 < tokens_of(request) <= FULL * WINDOW_TOKENS else boss(request)
+
+    with endpoint(answer) as server:
+        handler = OpenAIHandler("scripted", server.url, window_tokens=WINDOW_TOKENS)
+        with pytest.raises(ModelError, match="the key was refused"):
+            ask(supervisor=handler, max_iterations=TURNS + 1, timeout_s=60)
+        refused = server.bodies[-1]
+        server.answer, before = boss, len(server.bodies)
+        run_bounded(lambda: resume(log, handler, Worker()), 60)
+        handler.close()
+    assert sent_messages(server.bodies[before]) == sent_messages(refused)
 
 
 def test_a_shortened_run_is_done_again(ask: Ask, log: Path, tmp_path: Path) -> None:

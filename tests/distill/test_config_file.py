@@ -87,6 +87,21 @@ def test_settings_of_questions_do_not_keep_an_engine_from_waiting(tmp_path: Path
     assert "only waits for questions" in typed.err
 
 
+@pytest.mark.parametrize("supervisor", ["recipe:find", "local:default"])
+def test_what_the_file_says_of_an_endpoint_is_not_for_a_supervisor_without_one(
+    tmp_path: Path, supervisor: str
+) -> None:
+    write(tmp_path, 'base-url = "http://127.0.0.1:9/v1"\nsupervisor-requests-per-minute = 5\n')
+    (tmp_path / "text").write_text(TEXT)
+    words = ["--check-only", "-c", str(tmp_path / "text"), "-q", QUESTION]
+    words += ["--supervisor", supervisor]
+    done = command(tmp_path, "up", *words)
+    assert done.code == 0, done.err
+    done = command(tmp_path, "up", *words, "--base-url", "http://127.0.0.1:9/v1")
+    assert (done.code, f"{supervisor.partition(':')[0]}:" in done.err) == (2, True)
+    assert "uses none" in done.err
+
+
 def test_secrets_are_told_of_and_never_told(tmp_path: Path) -> None:
     done = command(tmp_path, "up", "--show-config", OPENAI_API_KEY="sk-secret")
     assert "OPENAI_API_KEY is set" in done.out

@@ -223,6 +223,35 @@ def test_a_result_that_was_never_written_is_in_the_log(desk: Desk) -> None:
     assert len(desk.boss.requests) == asked + 1
 
 
+def test_what_sub_runs_took_counts_without_a_result_too(desk: Desk) -> None:
+    """That of a run which fails, and of one whose result was never written."""
+
+    def answer(request: dict[str, Any]) -> Any:
+        told = json.dumps(request["messages"])
+        if "Question: deeper" in told:
+            return cell("FINAL(worker('w'))")
+        turns = sum(message["role"] == "assistant" for message in request["messages"])
+        if turns == 0:
+            return cell("x = supervisor('deeper')")
+        return REFUSED if "do refused" in told else cell("FINAL(x)")
+
+    desk.boss.answer = answer
+    price = {"models": ["scripted"], "input": 1.0, "output": 2.0}
+    options = {"primitives": ["supervisor"], "prices": {"models": [price]}}
+    tasks = [task("a"), task("b", "refused")]
+    answered, failed = desk.evaluate(*tasks, **options).results
+    (desk.folder / "results.jsonl").unlink()
+    desk.boss.answer = lambda _: REFUSED
+    recorded = desk.evaluate(tasks[0], **options).results[0]
+    assert (answered.answer, recorded.answer, failed.status) == ("yes", "yes", "failed")
+    turn = 11 + 2 * 4
+    for result, turns in ((answered, 3), (recorded, 3), (failed, 2)):
+        assert result.worker_calls == 1
+        assert result.supervisor_usage.input_tokens == 11 * turns
+        assert result.worker_usage.input_tokens == 11
+        assert result.dollars == pytest.approx((turns + 1) * turn / 1e6)
+
+
 def test_results_of_something_else_are_refused(desk: Desk) -> None:
     desk.evaluate(task("a"))
     asked = len(desk.boss.requests)

@@ -49,7 +49,7 @@ def test_a_function_gets_what_the_built_prompt_is_made_of(ask: Ask, logged: Any)
         {"look": told}, True, True,
     )  # fmt: skip
     assert supervisor.seen[0] == with_examples(context, query, **facts)
-    assert logged().start.options["prompt"] == "given"
+    assert logged().start.options["prompt"] == "function"
     assert logged().conversation()[:4] == supervisor.seen[0]
 
 

@@ -102,4 +102,14 @@ def test_a_file_that_is_no_toml_is_named(config: Path) -> None:
 def test_whose_network_an_endpoint_is_in() -> None:
     own = ("", "localhost:8000", "127.0.0.1:1", "10.1.2.3", "[::1]:80", "node7", "gpu.lan:80")
     assert all(map(is_local, own))
+    assert all(map(is_local, ("::1", "[fd00::1]:8000", "[::ffff:10.0.0.1]")))
     assert not any(map(is_local, ("api.openai.com", "8.8.8.8:443", "vllm.example.com:8000")))
+    public = ("[2001:4860::1]:8000", "[2001:4860::1]", "2001:4860::1", "[::ffff:8.8.8.8]:80")
+    assert not any(map(is_local, public))
+
+
+def test_a_price_is_of_an_address_whatever_its_port() -> None:
+    given = {"models": ["*"], "endpoint": "2001:4860::1", "input": 1.0, "output": 1.0}
+    price = price_table({"models": [given]}).price("m", "[2001:4860::1]:8000")
+    assert price is not None
+    assert price.input == 1.0

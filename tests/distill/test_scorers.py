@@ -1,5 +1,7 @@
 """Scorers: what is right, what is wrong, and what nobody can tell."""
 
+import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 
 from distill.errors import InputError
 from distill.models import Usage
-from distill.scorers import Sample, scorer_from
+from distill.scorers import Sample, Score, scorer_from
 from tests.distill.scripted import Endpoint, Reply, endpoint, prompt_of
 
 
@@ -86,6 +88,20 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(InputError, match=said):
             scorer_from(f"{module}:{name}")
     assert scorer_from(lambda sample: True).score(Sample("?", 1, 1)).value == 1
+
+
+def test_a_score_of_ones_own_is_a_number_from_0_to_1_as_well() -> None:
+    def scored(value: Any) -> Score:
+        return scorer_from(lambda _: Score(value, "why")).score(Sample("?", 1, 1))
+
+    whole = scored(1)
+    assert (whole.value, whole.detail) == (1.0, "why")
+    assert isinstance(whole.value, float)
+    assert scored(None) == Score(None, "why")
+    for wrong in (5.0, -1, math.nan, Decimal("0.5"), "1"):
+        told = scored(wrong)
+        assert told.value is None
+        assert "a number from 0 to 1" in told.detail
 
 
 @pytest.mark.parametrize("name", ["", "exakt", "judge:", "number:x", "number:-1", "no_such:f"])

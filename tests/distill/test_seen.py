@@ -190,8 +190,8 @@ def test_a_supervisors_model_answers_a_cell_that_names_it(up: Up) -> None:
 def test_what_a_local_supervisor_can_not_do(up: Up) -> None:
     for words, said in (
         (("--supervisor", "local:another"), f"there is local:{MODEL}, local:{up.boss}"),
-        (("--base-url", "http://127.0.0.1:1"), "calls none"),
-        (("--supervisor-tokens-per-minute", "9"), "calls none"),
+        (("--base-url", "http://127.0.0.1:1"), "uses none"),
+        (("--supervisor-tokens-per-minute", "9"), "uses none"),
     ):
         done = up.distill(*up.ask(3, *words))
         assert (done.code, done.out) == (2, ""), words

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from distill import Budget, LMResponse, ModelHandler, Usage, primitive, replay, resume, run
+from distill import (
+    Budget,
+    LMResponse,
+    ModelHandler,
+    Usage,
+    build_system_prompt,
+    primitive,
+    replay,
+    resume,
+    run,
+)
 from distill.errors import InputError, ModelError
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT
 from distill.traces import Run, read, validate
@@ -432,6 +442,23 @@ def test_a_run_that_goes_on_has_their_answers_and_their_cost(log: Path) -> None:
     assert worker.prompts == []
     assert mended.seen.keys() == {"root"}
     assert result.supervisor_usage == Usage(30, 15)
+
+
+def test_a_function_that_makes_their_messages_is_given_again(log: Path) -> None:
+    def strict(context: Any, query: str, **facts: Any) -> list[dict[str, str]]:
+        first, *others = build_system_prompt(context, query, **facts)
+        return [{**first, "content": first["content"] + "RULES"}, *others]
+
+    broken = Family(root=[ModelError("down")])
+    options: dict[str, Any] = {"limits": SMALL, "primitives": SUPERVISOR, "messages": strict}
+    with pytest.raises(ModelError):
+        run("root", "text", broken, Worker(), log_dir=log, **options)
+    mended = Family(root=[cell("FINAL(supervisor('deeper'))")], deeper=[cell("FINAL(1)")])
+    with pytest.raises(InputError, match="give it again with messages="):
+        resume(log, mended, Worker())
+    assert mended.seen == {}
+    assert resume(log, mended, Worker(), messages=strict).answer == 1
+    assert mended.seen["deeper"][0][0]["content"].endswith("RULES")
 
 
 START = """\

@@ -1,4 +1,4 @@
-"""Every fenced code block of README.md and CONTRIBUTING.md does what it says.
+"""Every fenced code block of the documents that tell how to use distill does what it says.
 
 * ``python``: each block stands alone and runs in a process of its own, in a folder that has
   ``examples/``. What a ``print(…)  # words`` promises must be printed. ``OpenAIHandler`` finds a
@@ -32,7 +32,19 @@ from distill.cli import cli
 from distill.supervisor import keyring
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/clusters.md", "docs/ray.md", "docs/tasks.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/budgets.md",
+    "docs/clusters.md",
+    "docs/engine.md",
+    "docs/monitoring.md",
+    "docs/python.md",
+    "docs/ray.md",
+    "docs/runs.md",
+    "docs/settings.md",
+    "docs/tasks.md",
+)
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
 REPOSITORY_PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|md|toml))`")
@@ -274,6 +286,16 @@ def job(words: list[str], _: Path) -> None:
     assert (ROOT / words[0]).is_file()
 
 
+def pip(words: list[str], _: Path) -> None:
+    """Held against pyproject.toml: the extras, and the file of requirements."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for word in words:
+        if extra := re.fullmatch(r"\.\[(\w+)\]", word):
+            assert extra[1] in project["optional-dependencies"]
+        else:
+            assert word in ("--no-deps", "-r") or (ROOT / word).is_file(), word
+
+
 def ray_start(words: list[str], _: Path) -> None:
     """Held against Ray's own parser."""
     from ray.scripts.scripts import start
@@ -287,6 +309,7 @@ RULES: dict[str, Check] = {
     "ssh gpu2": elsewhere,
     "scp": key_copy,
     "sbatch": job,
+    "pip install": pip,
     "bin/distill-up": lambda words, place: distill_command(["up", *words], place),
     "bin/distill-worker": lambda words, place: distill_command(["worker", *words], place),
     ".venv/bin/distill run": lambda words, place: distill_command(["run", *words], place),
@@ -337,11 +360,20 @@ def documents() -> list[Path]:
     return named + sorted((ROOT / "docs").rglob("*.md"))
 
 
+def anchors(document: Path) -> set[str]:
+    """What a link may name of a document: its headings, as GitHub spells them."""
+    prose = FENCE.sub("", document.read_text("utf-8"))
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_paths_lead_somewhere(document: Path) -> None:
     text = document.read_text("utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (document.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        assert anchor in anchors(document.parent / target if target else document), anchor
     for path in REPOSITORY_PATH.findall(text):
         there = any((ROOT / base / path).exists() for base in (".", "docs", "distill"))
         assert there or NOT_OURS.search(path), path

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.supervisor.calls import Reading
 from distill.supervisor.evidence import QUOTATION_CHARS, gather, normalise
+from distill.supervisor.readings import Reading
 from distill.traces.records import Span
 
 TEXT = (

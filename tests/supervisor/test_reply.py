@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.supervisor.reply import read_reply
+from distill.answers import FENCED
+from distill.supervisor.dialects import rlm
+from distill.supervisor.reply import Said, read_reply, without_thinking
 from distill.supervisor.tool_calls import as_text
 
 CODE = "x = 1\nprint(x)"
@@ -107,6 +109,44 @@ def test_any_mixture_of_marks_is_read_in_reasonable_time(parts: list[str]) -> No
 def test_a_flood_of_marks_does_not_take_for_ever() -> None:
     for mark in ("```\n", "<think>", "</think>", "`" * 10 + "\n", "FINAL(\n", "~~~ x\n"):
         read_reply(mark * 5_000)
+
+
+LONG = 200_000
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```py" + " " * LONG + "\n",
+        "```py" + " " * LONG + "`",
+        "```py" + "\t" * LONG,
+        "```" + " " * LONG + "`",
+        "```" + "a" * LONG + "`",
+        "```repl" + "\n" * LONG,
+        "```json" + "\n" * LONG,
+        "x```repl\n" * (LONG // 9),
+        "```\nx(\n" * (LONG // 7),
+        "```py\nf(\n```x\n" * (LONG // 14),
+        "Hm" + "\n" * LONG,
+        "FINAL(\n" * (LONG // 7),
+        "FINAL_VAR(\n" * (LONG // 11),
+        "FINAL(1)" + " " * LONG + "x",
+        "`" * LONG + "x",
+    ],
+    ids=lambda text: f"{text[:12]!r} {text[-3:]!r}",
+)
+def test_a_long_flood_is_read_at_once(text: str) -> None:
+    """What takes a time that grows with the square of the length takes minutes here."""
+    read_reply(text)
+    without_thinking(text)
+    rlm.read(Said(text))
+    FENCED.findall(text)
+
+
+def test_a_reply_that_has_gone_wild_is_read_as_far_as_it_makes_sense() -> None:
+    blocks = read_reply("```repl\nx = 1\n```\n" * 5_000).blocks
+    assert 100 < len(blocks) < 1_000
 
 
 # ---- tool calls --------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class Driver:
         for inbound in batch:
             if inbound.event != "message":
                 continue
+            if self._conversation.state == "gone":
+                continue  # it was sent before the worker heard that it is to go
             message = DRIVER_TO_WORKER.decode(inbound.payload)
             self._conversation.received(message)
             if isinstance(message, WorkerHello):
