@@ -88,9 +88,8 @@ def up(**options: Any) -> int:
     _forget_unasked(options)
     if options["worker_url"] is not None:
         # Of workers whose devices are counted.
-        options.update(
-            dict.fromkeys(config_file.only_in_file(click.get_current_context(), ("max_gpu_s",)))
-        )
+        context = click.get_current_context()
+        options.update(dict.fromkeys(config_file.only_in_file(context, ("max_gpu_s",))))
     with _errors(options.pop("show_traceback")):
         return commands.up(**options)
 

@@ -21,8 +21,8 @@ from distill.texts import changed_since
 from distill.traces.records import RunStart
 from distill.traces.tail import Begun, begun_runs
 
-TELL_EVERY_S = 0.25
-"""It looks at all results, and runs move often."""
+TELL_EVERY_S = 0.1
+"""Runs move often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,29 @@ class EvaluationProgress:
     left_s: float | None
 
 
+@dataclass(slots=True)
+class Tally:
+    """Sums over the results there are: to go over thousands at each end would hold up the loop."""
+
+    done: int = 0
+    failed: int = 0
+    scored: int = 0
+    score: float = 0.0
+    tokens: int = 0
+    dollars: float | None = 0.0
+
+    def add(self, result: TaskResult) -> None:
+        """One more has come to its end."""
+        self.done += 1
+        self.failed += result.error is not None
+        if isinstance(result.score, float):
+            self.scored += 1
+            self.score += result.score
+        self.tokens += result.tokens
+        cost = dollars_of([result])
+        self.dollars = None if self.dollars is None or cost is None else self.dollars + cost
+
+
 class Evaluator:
     """One evaluation while it lasts. All on the loop."""
 
@@ -62,6 +85,7 @@ class Evaluator:
         self._running: dict[tuple[str, int], Progress | None] = {}
         self._started_s = time.monotonic()
         self._told_s = 0.0
+        self._tally = Tally()
         self._ended = 0
         """Attempts that have ended since."""
 
@@ -82,12 +106,14 @@ class Evaluator:
             for number in range(1, task.attempts + 1):
                 if (result := known.get((task.id, number))) is not None:
                     if grading.is_outdated(task, result):
-                        self._file.append(await grading.scored(task, result))
+                        self._end(await grading.scored(task, result))
+                    else:
+                        self._tally.add(result)
                     continue
                 run = runs.pop(0) if runs else None
                 attempt = Attempt(task, number, run.id if run is not None else None)
                 if run is not None and run.end is not None:  # its result was never written
-                    self._file.append(await grading.recorded(attempt, run.end))
+                    self._end(await grading.recorded(attempt, run.end))
                 else:
                     self._queue.append(attempt)
 
@@ -98,7 +124,6 @@ class Evaluator:
         self._tell(now=True)
         try:
             await asyncio.gather(*lanes)
-            self._tell(now=True)
         finally:
             for lane in lanes:
                 lane.cancel()
@@ -115,9 +140,13 @@ class Evaluator:
             if result is None:
                 self._queue.appendleft(dataclasses.replace(attempt, resumes=None))
                 continue
-            self._file.append(result)
+            self._end(result)
             self._ended += 1
-            self._tell()
+            self._tell(now=True)
+
+    def _end(self, result: TaskResult) -> None:
+        self._file.append(result)
+        self._tally.add(result)
 
     async def _attempted(self, attempt: Attempt) -> TaskResult | None:
         """What came of it; None where the run that it was to go on with can't be gone on with."""
@@ -157,20 +186,18 @@ class Evaluator:
         if self._on_progress is None or (since_s < TELL_EVERY_S and not now):
             return
         self._told_s = time.monotonic()
-        results = self.results()
-        scores = [each.score for each in results if isinstance(each.score, float)]
+        tally = self._tally
         elapsed_s = time.monotonic() - self._started_s
         left = len(self._queue) + len(self._running)
-        known = sum(each.tokens for each in results)
         self._on_progress(
             EvaluationProgress(
-                done=len(results),
-                total=len(results) + left,
+                done=tally.done,
+                total=tally.done + left,
                 running=len(self._running),
-                failed=sum(each.error is not None for each in results),
-                accuracy=sum(scores) / len(scores) if scores else None,
-                tokens=known + sum(each.tokens for each in self._running.values() if each),
-                dollars=dollars_of(results),
+                failed=tally.failed,
+                accuracy=tally.score / tally.scored if tally.scored else None,
+                tokens=tally.tokens + sum(each.tokens for each in self._running.values() if each),
+                dollars=tally.dollars,
                 elapsed_s=elapsed_s,
                 left_s=elapsed_s / self._ended * left if self._ended else None,
             )

@@ -119,6 +119,10 @@ def test_one_bad_task_never_stops_the_others(desk: Desk) -> None:
     assert (heard[0].done, heard[-1].done, heard[-1].total) == (0, 9, 9)
     assert max(each.running for each in heard) <= 3
     assert heard[-1].left_s == 0
+    assert (heard[-1].failed, heard[-1].accuracy) == (3, summary.accuracy)
+    assert heard[-1].dollars == summary.dollars
+    used = (summary.supervisor_usage, summary.worker_usage)
+    assert heard[-1].tokens == sum(each.input_tokens + each.output_tokens for each in used)
 
 
 def test_all_runs_are_in_one_log_and_joined_by_their_id(desk: Desk) -> None:
