@@ -131,6 +131,11 @@ def total(uses: Collection[Use]) -> Use:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 call", "2,000 calls"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def amount(kind: Kind | Literal["wall_s"], value: float) -> str:
     """An amount as people and models are told it: "1 worker call", "$0.4100", "93.0 s …"."""
     if kind == "dollars":
@@ -138,5 +143,4 @@ def amount(kind: Kind | Literal["wall_s"], value: float) -> str:
         return f"${math.floor(value * 1e4 + 1e-6) / 1e4:,.4f}"
     if kind in ("gpu_s", "wall_s"):
         return f"{value:,.1f} s of {'GPU' if kind == 'gpu_s' else 'wall'} time"
-    noun = kind.replace("_", " ")
-    return f"{value:,} {noun.removesuffix('s') if value == 1 else noun}"
+    return counted(int(value), kind.replace("_", " ").removesuffix("s"))

@@ -86,8 +86,7 @@ def up(**options: Any) -> int:
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, OF_A_QUESTION)))
     _forget_unasked(options)
-    if options["worker_url"] is not None:
-        # Of workers whose devices are counted.
+    if options["worker_url"] is not None:  # whose devices nobody counts
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, ("max_gpu_s",))))
     with _errors(options.pop("show_traceback")):

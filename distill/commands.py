@@ -12,7 +12,7 @@ from distill import task_options
 from distill.adapters import NamedAdapter, is_path
 from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
-from distill.budget import Budget, amount
+from distill.budget import Budget, amount, counted
 from distill.display import Display
 from distill.dry_run import CountingBackend, estimate
 from distill.endpoint import host_of
@@ -39,7 +39,7 @@ from distill.supervisor.keyring import server_keys, worker_key_path
 from distill.supervisor.text import visible
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
-from distill.task_commands import ask_all, check_tasks
+from distill.task_commands import ask_all, check_tasks, is_all_done
 from distill.task_options import Many
 from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
@@ -73,7 +73,7 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or stay up until Ctrl-C."""
-    many = task_options.taken_from(options, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     rates = taken_from(options, "supervisor")
     settings = worker_settings(
         worker,
@@ -91,7 +91,6 @@ def up(
     settings = with_cluster(settings, options)
     own = supervisor_settings(supervisor, supervisor_gpus, supervisor_cores, settings)
     metrics_at = None if metrics_port is None else metrics_address(metrics_port)
-    Budget.taken_from(dict(options)).check_devices(there=settings.url is None or own is not None)
     sandbox = _sandbox(options)
     _take_schema(options)
     if check_only or (many is not None and many.check):
@@ -102,7 +101,7 @@ def up(
         return 0
     if prepare:
         return _prepare(settings, *([] if own is None else [own]))
-    _check_devices(settings, own)
+    _check_devices(settings, own, options)
     described(sandbox.packages)
     check_installed(named(options["primitives"]))
     recorded = is_recorded(paths, query, supervisor, options)
@@ -115,7 +114,7 @@ def up(
         with (
             _stopping(options, query, is_one=many is None and (query is not None or recorded)),
             Display() as display,
-            engine_up(resident, display, metrics_at, asks_workers=not _is_silent(handler, options)),
+            engine_up(resident, display, metrics_at, asks_workers=_asks(handler, options, many)),
         ):
             if many is not None:
                 return ask_all(many, handler or supervisor, resident, _given(options), display)
@@ -139,9 +138,11 @@ def _stopping(
     return says_how_to_go_on(options["log_dir"], query, resumed=False)
 
 
-def _is_silent(supervisor: ModelHandler | None, options: dict[str, Any]) -> bool:
-    """Whether no model will be asked: a recorded run is done again with its answers."""
-    return isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log"
+def _asks(supervisor: ModelHandler | None, options: dict[str, Any], many: Many | None) -> bool:
+    """Whether workers will be asked: not where all is in a log, or in a results file."""
+    if many is not None:
+        return not is_all_done(many)
+    return not (isinstance(supervisor, RecordedSupervisor) and options["replay_answers"] == "log")
 
 
 def run(
@@ -156,10 +157,10 @@ def run(
     **options: Any,
 ) -> int:
     """Put a question, or many, to an engine that is up."""
-    many = task_options.taken_from(options, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
-    if _only_checked(many, paths, query, options):
+    if _only_checked(many, options):
         return 0
     if (named := _named(adapter)) is not None:
         adapter = named.name
@@ -197,13 +198,11 @@ def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> Non
         engine.load_adapter(adapter.path, adapter.name)
 
 
-def _only_checked(
-    many: Many | None, paths: Sequence[str], query: str | None, options: dict[str, Any]
-) -> bool:
+def _only_checked(many: Many | None, options: dict[str, Any]) -> bool:
     """Check many tasks, if there are; whether that was all that is wanted."""
     if many is None:
         return False
-    check_folder(check_tasks(many, paths, query, options))
+    check_folder(check_tasks(many, options))
     return many.check
 
 
@@ -266,11 +265,18 @@ def _sandbox(options: dict[str, Any]) -> SandboxSettings:
     return SandboxSettings(limits, options.pop("sandbox_packages"), options.pop("sandbox"))
 
 
-def _check_devices(workers: WorkerSettings, supervisor: WorkerSettings | None) -> None:
-    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed."""
+def _check_devices(
+    workers: WorkerSettings, supervisor: WorkerSettings | None, options: dict[str, Any]
+) -> None:
+    """Raises MachineError where GPUs are not there, or two are one, or Ray is not installed.
+
+    Raises InputError where the time of devices is limited, and there are none.
+    """
     from distill.worker_server import gpus
     from distill.worker_server.errors import WorkerError
 
+    budget = Budget.taken_from(dict(options))
+    budget.check_devices(there=workers.url is None or supervisor is not None)
     if workers.ray is not None:
         check_ray()
     servers = (*workers.gpus, *(supervisor.gpus if supervisor is not None else ()))
@@ -305,7 +311,7 @@ def _no_answer(result: RunResult, options: dict[str, Any]) -> str:
     """Why there is none, and what to do."""
     kind: Any = result.ended_by or "turns"
     if kind == "turns":
-        turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+        turns = counted(result.iterations, "turn")
         again = "" if result.replay else ": raise --max-iterations, or ask again"
         return f"no answer within {turns}{again}"
     limit = result.dollars_limit if kind == "dollars" else options.get(f"max_{kind}")

@@ -11,10 +11,13 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
+from distill.endpoint import address_of
+from distill.errors import InputError
 from distill.user_folders import config_folder
 
 NOT_IN_A_FILE = frozenset(("config", "show_config", "prepare", "check", "check_only", "dry_run"))
@@ -106,6 +109,12 @@ def _fitting(path: Path, option: click.Option, value: Any, context: click.Contex
         raise click.UsageError(f"{path}: {name} is true or false, not {_toml(value)}", context)
     else:
         fitting = _word(path, name, value)
+    if name.endswith("url") and urlsplit(str(fitting)).password:
+        raise click.UsageError(
+            f"{path}: {name} has a password, and secrets are not kept in files; type it, or use a "
+            "key of the environment",
+            context,
+        )
     if name == "sandbox" and fitting == "none":
         raise click.UsageError(
             f"{path}: a file can't take the jail away; give --sandbox none on the command line",
@@ -148,7 +157,8 @@ def shown(context: click.Context) -> str:
         lines.append(_line(option, context.params.get(option.name or ""), where))
     lines.append("# In the environment:")
     lines += [f"# {name} is {'set' if os.environ.get(name) else 'not set'}" for name in SECRETS]
-    lines += [f"# {name} is {os.environ[name]}" for name in SURROUNDINGS if name in os.environ]
+    there_too = [name for name in SURROUNDINGS if os.environ.get(name)]
+    lines += [f"# {name} is {_without_secrets(os.environ[name])}" for name in there_too]
     return "\n".join(lines)
 
 
@@ -158,7 +168,17 @@ def _line(option: click.Option, value: Any, where: str) -> str:
         # A default that is more than a value is told where --help tells it.
         told = f": {option.show_default}" if isinstance(option.show_default, str) else ""
         return f"# {name} is not set{told}"
-    return f"{name} = {_toml(value)}  # {where}"
+    if not name.endswith("url") or (bare := _without_secrets(value)) == value:
+        return f"{name} = {_toml(value)}  # {where}"
+    return f"# {name} is {bare}, and something that is not shown  # {where}"
+
+
+def _without_secrets(url: str) -> str:
+    """An address without its password and its query, which may hold a key."""
+    try:
+        return address_of(url, "").where
+    except InputError:
+        return "no URL"
 
 
 def _toml(value: Any) -> str:

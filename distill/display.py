@@ -50,7 +50,7 @@ class Display:
         self._before: dict[str, WorkerStatus] = {}
         self._phase = ""
         self._since_s = time.monotonic()
-        self._printed_s = 0.0
+        self._printed, self._printed_s = "", 0.0
         self._workers_printed_s = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -109,7 +109,9 @@ class Display:
             self._spinner.update(text=Text(text))
         elif text and (new or time.monotonic() - self._printed_s > PLAIN_EVERY_S):
             self._printed_s = time.monotonic()
-            self._write(text)
+            if text != self._printed:
+                self._write(text)
+            self._printed = text
 
     def _tell_changes(self, engine: EngineStatus) -> None:
         for worker in engine.workers:

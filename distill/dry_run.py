@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.budget import Budget, amount
+from distill.budget import Budget, amount, counted
 from distill.errors import DistillError, InputError, ModelError
 from distill.models import LMResponse, Messages, ModelHandler, model_name
 from distill.orchestrator import answer_on_loop
@@ -83,19 +83,19 @@ class Estimate:
         if self.worker_calls is None:
             return "as many calls as the supervisor's code makes, which nobody knows before"
         first = sum(self.batches[: self.exact_batches])
-        batches = "1 batch" if len(self.batches) == 1 else f"{len(self.batches)} batches"
+        batches = "1 batch" if len(self.batches) == 1 else f"{len(self.batches):,} batches"
         exactly = "exactly" if first == self.worker_calls else f"{first:,} of them exactly"
         return (
-            f"{self.worker_calls:,} calls in {batches} ({exactly}), about "
+            f"{counted(self.worker_calls, 'call')} in {batches} ({exactly}), about "
             f"{self.worker_input_tokens:,} tokens in, at most {self.worker_output_tokens:,} out"
         )
 
     def _cost(self) -> str:
         if self.dollars is not None:
-            return f"up to ${self.dollars:,.4f}"
+            return f"about ${self.dollars:,.4f}"
         if self.supervisor_dollars is None:
             return "not known: a model has no price (--prices)"
-        return f"up to ${self.supervisor_dollars:,.4f} for the supervisor, and the worker calls"
+        return f"about ${self.supervisor_dollars:,.4f} for the supervisor, and the worker calls"
 
 
 class CountingBackend:

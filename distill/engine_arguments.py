@@ -27,6 +27,8 @@ def worker_settings(
     only_joined: bool,
 ) -> WorkerSettings:
     """The workers of a command line. Raises InputError for options that do not go together."""
+    if url is not None and model is None:
+        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
     if (gpus is not None or cores is not None) and url is not None:
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import astuple
 
+from distill.budget import counted
 from distill.task_results import TaskResult
 from distill.tasks import Task
 from distill.traces.records import TokenUsage
@@ -120,7 +121,7 @@ def told(summary: Summary, results: str, log_dir: str) -> str:
 
     ends = f"{summary.answered:,} answered, {summary.unanswered:,} without an answer"
     lines = [
-        f"Tasks       {summary.tasks:,}, {summary.attempts:,} attempts",
+        f"Tasks       {summary.tasks:,}, {counted(summary.attempts, 'attempt')}",
         f"Ended       {summary.ended:,}: {ends}, {summary.failed:,} failed",
     ]
     for kind, count in summary.failures.items():
@@ -135,7 +136,7 @@ def told(summary: Summary, results: str, log_dir: str) -> str:
         lines.append("Score       none: no answer could be scored")
     lines += [
         f"Supervisor  {tokens(summary.supervisor_usage)}",
-        f"Workers     {summary.worker_calls:,} calls, {tokens(summary.worker_usage)}",
+        f"Workers     {counted(summary.worker_calls, 'call')}, {tokens(summary.worker_usage)}",
     ]
     if summary.judge_usage is not None:
         lines.append(f"Judge       {tokens(summary.judge_usage)}")
@@ -145,7 +146,12 @@ def told(summary: Summary, results: str, log_dir: str) -> str:
         each = summary.dollars_per_right
         right = f", ${each:,.4f} for each right answer" if each is not None else ""
         lines.append(f"Cost        ${summary.dollars:,.4f}{right}")
-    lines += [f"Ended by    {name}: {count:,} runs" for name, count in summary.ended_by.items()]
+    if summary.ended_by:
+        budgets = (
+            f"{counted(count, 'run')} ({name.replace('_', ' ')})"
+            for name, count in summary.ended_by.items()
+        )
+        lines.append(f"Ended by    a budget: {', '.join(budgets)}")
     lines.append(f"Time        {summary.elapsed_s:.1f} s; {summary.run_s:.1f} s of runs")
     lines += [f"Results     {results}", f"Traces      {log_dir}"]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from distill.inputs import read_context
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.orchestrator import default_log_dir
+from distill.prices import price_table
 from distill.rates import Rates
 from distill.ready_primitives import named
 from distill.supervisor.text import printable
@@ -44,11 +45,12 @@ def checked(
     looks_only: bool = False,
 ) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
+    price_table(options["prices"])
     if many is None:
         return _check_first(
             paths, query, supervisor, base_url, rates, options, looks_only=looks_only
         )
-    check_folder(check_tasks(many, paths, query, options))
+    check_folder(check_tasks(many, options))
     return _named_supervisor(supervisor, base_url, rates)
 
 

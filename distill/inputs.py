@@ -1,9 +1,11 @@
 """Reading what is asked about: a file, several, a folder, or standard input."""
 
 import codecs
+import functools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +14,15 @@ from typing import Any
 
 from distill import pdfs
 from distill.errors import InputError
+from distill.pdfs import NoTextError
 
 LOG = logging.getLogger("distill")
 STDIN = "-"
 SAMPLE_BYTES = 8192
 PDFS_AT_ONCE = 4
 """Each has a jail, and waits for its start."""
+CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x19\x1c-\x1f\x7f]")
+"""Bytes that are no text's in any encoding: ISO 2022 has ESC, and DOS ends a file with 0x1a."""
 BOMS = (  # UTF-32's begins as UTF-16's does, so it comes first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -33,16 +38,16 @@ def read_context(
     """The context and the names of its sources.
 
     One file, or ``-`` for standard input, is a str; several, or a folder, are a dict of
-    texts by name. Hidden and binary files of a folder are left out. The text of a PDF has a form
-    feed between each two pages; with ``looks_only`` PDFs are not read, and their texts their
-    names. Raises InputError.
+    texts by name. Hidden files of a folder, and those without text, are left out. The text of a
+    PDF has a form feed between each two pages; with ``looks_only`` PDFs are not read, and their
+    texts their names. Raises InputError.
     """
     _check_encoding(encoding)
     reader = _Reader(encoding, looks_only=looks_only)
     if not paths:
         raise InputError("no text given: name a file, a folder, or - for standard input")
     if len(paths) == 1 and paths[0] == STDIN:
-        text = reader.decode(sys.stdin.buffer.read(), "standard input")
+        text = reader.named(sys.stdin.buffer.read(), "standard input")
         return _not_empty(text), [STDIN]
     if len(paths) == 1 and not _is_folder(paths[0]):
         return _not_empty(reader.file(Path(paths[0])), paths[0]), [paths[0]]
@@ -68,6 +73,12 @@ def read_json(path: str) -> Any:
         raise InputError(f"{path} can't be read as JSON: {error}") from error
 
 
+@functools.cache
+def _tell_once(text: str) -> None:
+    """A text is looked at before an engine starts, and read after."""
+    LOG.warning("distill: %s", text)
+
+
 class _Reader:
     """How files become texts. All raises InputError."""
 
@@ -76,7 +87,14 @@ class _Reader:
         self._looks_only = looks_only
 
     def file(self, path: Path) -> str:
-        return self.decode(_bytes(path), str(path))
+        return self.named(_bytes(path), str(path))
+
+    def named(self, data: bytes, name: str) -> str:
+        """Of what the user has named itself."""
+        try:
+            return self._decode(data, name)
+        except NoTextError as error:
+            raise InputError(str(error)) from error
 
     def folder(self, folder: Path) -> dict[str, str]:
         """The texts of the files below a folder by their path in it, in order."""
@@ -96,27 +114,47 @@ class _Reader:
             raise InputError(_nothing_in(folder, pdf_names))
         with ThreadPoolExecutor(PDFS_AT_ONCE) as pool:
             try:
-                texts = list(pool.map(lambda name: self.file(folder / name), names))
+                texts = list(pool.map(lambda name: self._of_folder(folder / name), names))
             finally:
                 pool.shutdown(cancel_futures=True)
-        return dict(zip(map(_key, names), texts, strict=True))
+        found = dict(zip(map(_key, names), texts, strict=True))
+        kept = {name: text for name, text in found.items() if isinstance(text, str)}
+        self._tell_left_out(folder, [each for each in texts if not isinstance(each, str)])
+        if not kept:
+            raise InputError(_nothing_in(folder, []))
+        return kept
+
+    def _of_folder(self, path: Path) -> str | InputError:
+        """A file's text, or why it has none: that is no reason to refuse the rest."""
+        try:
+            return self._decode(_bytes(path), str(path))
+        except NoTextError as error:
+            return error
+
+    @staticmethod
+    def _tell_left_out(folder: Path, why: Sequence[InputError]) -> None:
+        if why:
+            files = "1 file" if len(why) == 1 else f"{len(why)} files"
+            _tell_once(f"{files} in {folder} left out: {why[0]}")
 
     def _readable(self, names: list[Path], folder: Path) -> list[Path]:
         """The PDFs, unless none can be read here: the rest of the folder can."""
         if not names or self._looks_only or pdfs.can_be_read():
             return names
-        LOG.warning("distill: %s", _left_out(folder, names))
+        _tell_once(_left_out(folder, names))
         return []
 
-    def decode(self, data: bytes, name: str) -> str:
+    def _decode(self, data: bytes, name: str) -> str:
         if pdfs.is_pdf(data):
             return name if self._looks_only else pdfs.text_of(data, name)
         if _is_binary(data):
-            raise InputError(f"{name} is a binary file, not text")
+            raise NoTextError(f"{name} is a binary file, not text")
         encoding = next((known for bom, known in BOMS if data.startswith(bom)), self._encoding)
         try:
             return data.decode(encoding)
         except UnicodeDecodeError as error:
+            if CONTROLS.search(data):
+                raise NoTextError(f"{name} is a binary file, not text") from None
             raise InputError(
                 f"{name} is not {encoding}: byte {error.start} is 0x{data[error.start]:02x}. "
                 "Name its encoding, for example --encoding latin-1"

@@ -64,6 +64,8 @@ BOUNDS = {
 
 def check(limits: Limits) -> Limits:
     """The same limits, if all are within their bounds. Raises InputError."""
+    if not isinstance(limits, Limits):  # a user's word
+        raise InputError(f"limits must be a distill.Limits, not {type(limits).__name__}")
     for name, bound in BOUNDS.items():
         value = getattr(limits, name)
         kind = int | float if name.endswith("_s") else int

@@ -27,7 +27,7 @@ def engine_up(
             if asks_workers:
                 if (endpoint := resident.listen(display.line)) is not None:
                     display.line(_how_to_join(endpoint, resident.settings))
-                display.phase(f"starting {resident.wanted}")
+                display.phase(resident.wanted)
                 resident.start(lambda status: display.phase(status or "all workers have a place"))
             yield
     finally:

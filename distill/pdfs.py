@@ -46,6 +46,10 @@ give(pages)
 """
 
 
+class NoTextError(InputError):
+    """A file that has no text, however it is read."""
+
+
 def is_pdf(data: bytes) -> bool:
     """Whether these bytes say that they are one."""
     return data.startswith(MARK)
@@ -59,8 +63,8 @@ def can_be_read() -> bool:
 def text_of(data: bytes, name: str) -> str:
     """The pages' texts with a form feed between each two.
 
-    Raises InputError for one that is encrypted, broken, or without text; SandboxError where no jail
-    can be built.
+    Raises InputError for one that is encrypted or broken, NoTextError for one without text,
+    SandboxError where no jail can be built.
     """
     if not can_be_read():
         raise InputError(
@@ -73,7 +77,7 @@ def text_of(data: bytes, name: str) -> str:
         raise InputError(f"{name} {error}") from error
     empty = sum(not page.strip() for page in pages)
     if empty == len(pages):
-        raise InputError(
+        raise NoTextError(
             f"{name} has no text on its {_count(empty)}: scanned images? Recognise it first, for "
             "example with ocrmypdf"
         )

@@ -18,6 +18,7 @@ from distill.ask_options import NO_REPLAY, checked
 from distill.budget import Budget
 from distill.clients import Clients
 from distill.dry_run import Estimate, estimate_on_loop
+from distill.endpoint import address_of
 from distill.engine_workers import EngineWorkers
 from distill.errors import DistillError, InputError, MachineError
 from distill.limits import Limits, replaced
@@ -87,13 +88,17 @@ class Resident:
     @property
     def wanted(self) -> str:
         """What ``start`` brings up, for people."""
-        worker = f"the worker: {self.settings.model or 'SmolLM2-135M-Instruct'}"
-        if self.settings.only_joined:
-            worker = "without a worker: one must join"
+        settings = self.settings
+        worker = f"starting the worker: {settings.model or 'SmolLM2-135M-Instruct'}"
+        if settings.url is not None:
+            where = address_of(settings.url, "--worker-url").where
+            worker = f"using the worker {settings.model} at {where}"
+        if settings.only_joined:
+            worker = "starting without a worker: one must join"
         if self._supervisor is None:
             return worker
         model = self._supervisor.model or "SmolLM2-135M-Instruct"
-        return f"{worker}, and the supervisor: {model}"
+        return f"{worker}; starting the supervisor: {model}"
 
     def listen(self, tell: Callable[[str], None]) -> str | None:
         """Let workers on other machines join, if that was asked for; the address that they dial.

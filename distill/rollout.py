@@ -95,6 +95,7 @@ class Rollout:
             shown_chars=options.output_limit,
             parent=self.draws_on,
             recorded=recorded,
+            below=None if self.sub_runs is None else self.sub_runs.supervisor,
         )
         self._calls = self._make_calls()
         self._repl = self._make_repl()

@@ -21,6 +21,7 @@ from distill.supervisor.recipe import RecipeHandler
 from distill.supervisor.tariff import Tariff
 from distill.supervisor.turn_budget import TurnBudget
 from distill.supervisors import RecordedSupervisor
+from distill.token_estimate import prompt_tokens
 from distill.traces import Run
 from distill.user_folders import config_folder
 
@@ -78,6 +79,7 @@ class Spending:
     """The accounts of one run: ``turns`` and ``calls`` say what may be sent, and hear what it took.
 
     ``account`` is what they and the run's sub-runs use; it draws on ``parent``, if there is one.
+    ``below`` is the supervisor of sub-runs, None where there are none.
     """
 
     def __init__(
@@ -90,14 +92,14 @@ class Spending:
         shown_chars: int,
         parent: Account | None = None,
         recorded: Run | None = None,
+        below: ModelHandler | None = None,
     ) -> None:
         spent_s = seconds_before(recorded) if recorded is not None else 0.0
         if isinstance(backend, RecordedBackend):
             budget = Budget()  # a replay takes nothing but time, and not the recorded run's
         self.account = Account(budget, parent, spent_s=spent_s)
-        counts = not isinstance(supervisor, RecipeHandler | RecordedSupervisor)
-        price = prices.price(model_name(supervisor), supervisor.endpoint)
-        self._tariff = Tariff(price, prices, counts)
+        self._tariff = _tariff_of(supervisor, prices)
+        self._tariff_below = self._tariff if below is None else _tariff_of(below, prices)
         self._call_tariff = Tariff(prices.price(backend.name, backend.endpoint), prices)
         window = backend.window_tokens
         self.calls = CallBudget(self.account, self._call_tariff, window, parent)
@@ -106,7 +108,7 @@ class Spending:
         )
         if isinstance(supervisor, RecordedSupervisor) and supervisor.run.end is not None:
             self.turns.end_as(supervisor.run.end)
-        if None in (price, self._call_tariff.price):
+        if None in (self._tariff.price, self._call_tariff.price):
             self.account.say_unpriced()
         if recorded is not None:
             self._charge_before(recorded, parent)
@@ -120,7 +122,7 @@ class Spending:
         below = list(recorded.sub_runs)
         for run in below:
             below += run.sub_runs
-            self.account.charge(turns_before(run, self._tariff), parent)
+            self.account.charge(turns_before(run, self._tariff_below), parent)
             for line in run.calls:
                 self.account.charge(self.calls.used_by(line), parent)
 
@@ -170,11 +172,23 @@ class Spending:
             watching.cancel()
 
 
+def _tariff_of(supervisor: ModelHandler, prices: PriceTable) -> Tariff:
+    counts = not isinstance(supervisor, RecipeHandler | RecordedSupervisor)
+    return Tariff(prices.price(model_name(supervisor), supervisor.endpoint), prices, counts)
+
+
 def turns_before(run: Run, tariff: Tariff) -> Use:
-    """What the turns of an earlier process of the same run have used."""
+    """What the turns of an earlier process of the same run have used.
+
+    Where nobody said what one took, it is what it looks like, as it was when it came.
+    """
     total = Use()
+    replies = {message.index: message.content for message in run.messages}
     for turn in run.turns:
         usage = Usage(*msgspec.structs.astuple(turn.usage))
+        if tariff.counts and not (usage.input_tokens or usage.output_tokens):
+            sent = prompt_tokens(message["content"] for message in run.conversation(turn.turn))
+            usage = Usage(sent, prompt_tokens([replies[turn.reply_index]]))
         total += tariff.used(usage, turn.gpu_s, turn.device) + Use(turns=int(not turn.forced))
     return total
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distill.errors import BudgetError, InputError
+from distill.models import ModelHandler
 from distill.primitives import primitive
 from distill.question import check_question
 from distill.totals import Totals
@@ -28,6 +29,10 @@ class SubQuestion:
 
 class SubRuns(Protocol):
     """What a run needs of its sub-runs (``distill.subruns``, which stands above it)."""
+
+    @property
+    def supervisor(self) -> ModelHandler | None:
+        """Who writes their code."""
 
     @property
     def totals(self) -> Totals:

@@ -91,6 +91,11 @@ class SubRuns:
         return answers if isinstance(query, list | tuple) else answers[0]
 
     @property
+    def supervisor(self) -> ModelHandler | None:
+        """Who writes their code."""
+        return self._family.supervisor
+
+    @property
     def totals(self) -> Totals:
         """What they have used so far, and theirs."""
         return sum((each.totals for each in self._running), self._ended + totals_of(self._left))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from distill.budget import counted
 from distill.replaying import Replayed
 from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
@@ -65,10 +66,10 @@ def _evidence(evidence: Evidence) -> list[str]:
         )
     if 0 < evidence.agreeing < evidence.answers * THIN_SHARE:
         lines.append("Caution     few workers agree (their votes are weighed): check the evidence")
-    if evidence.total_chars:
+    if evidence.total_chars and evidence.passages:
         share = 100 * evidence.read_chars / evidence.total_chars
         lines.append(
-            f"Read        {evidence.passages:,} passages, {evidence.read_chars:,} of "
+            f"Read        {counted(evidence.passages, 'passage')}, {evidence.read_chars:,} of "
             f"{evidence.total_chars:,} characters ({share:.1f} %)"
         )
     return lines
@@ -94,10 +95,10 @@ def _cost(result: RunResult, supervisor: str, worker: str) -> list[str]:
         return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
 
     failed = f", {result.worker_failures} failed" if result.worker_failures else ""
-    turns = "1 turn" if result.iterations == 1 else f"{result.iterations} turns"
+    turns = counted(result.iterations, "turn")
     if result.sub_runs:
-        turns += f" and {result.sub_runs} sub-run{'' if result.sub_runs == 1 else 's'}"
-    calls = f"{result.worker_calls:,} calls{failed}"
+        turns += f" and {counted(result.sub_runs, 'sub-run')}"
+    calls = f"{counted(result.worker_calls, 'call')}{failed}"
     if (before := result.worker_calls_before) is not None:
         calls += f" ({before:,} were in the log, {result.worker_calls - before:,} sent since)"
     if result.worker_cached:
@@ -125,7 +126,7 @@ def _replay(replay: Replayed | None) -> list[str]:
     """How a recorded run went again."""
     if replay is None:
         return []
-    told = f"of run {replay.run}: {replay.calls:,} calls got what they had got"
+    told = f"of run {replay.run}: {counted(replay.calls, 'call')} got what they had got"
     if replay.answers == "worker":
         told = f"of run {replay.run}: its supervisor's replies, with this worker"
     elif replay.differing:

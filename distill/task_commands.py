@@ -26,12 +26,8 @@ OF_ONE_QUESTION = ("label", "resume")
 """Options that many tasks do not have; nor have they --query and --context."""
 
 
-def check_tasks(
-    many: Many, paths: Sequence[str], query: str | None, options: Mapping[str, Any]
-) -> Path:
+def check_tasks(many: Many, options: Mapping[str, Any]) -> Path:
     """All that can be wrong with them and is cheap to see; where the logs go. Raises InputError."""
-    if query is not None or paths:
-        raise InputError("--tasks has the questions and texts: leave out -c and -q")
     for name in OF_ONE_QUESTION:
         if options.get(name) is not None:
             raise InputError(f"--{name} is for one question, not for --tasks")
@@ -50,6 +46,20 @@ def check_tasks(
         _check_files(tasks)
         click.echo(f"{len(tasks)} tasks can be run", err=True)
     return places.log_dir if places.log_dir.exists() else places.log_dir.parent
+
+
+def is_all_done(many: Many) -> bool:
+    """Whether every attempt has a result, so that no worker will be asked."""
+    tasks, path = read_tasks(many.tasks), places_of(many.tasks, many.results, None).results
+    if not path.exists():
+        return False
+    with ResultsFile(path) as file:
+        known = {
+            key
+            for key, result in file.results.items()
+            if result.error is None or not many.retry_errors
+        }
+    return all((task.id, n) in known for task in tasks for n in range(1, task.attempts + 1))
 
 
 def _check_files(tasks: Sequence[Task]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from distill.errors import InputError
 
@@ -78,14 +79,20 @@ def task_options(command: Any) -> Any:
     return command
 
 
-def taken_from(options: dict[str, Any], *, dry_run: bool) -> Many | None:
-    """What was asked for, taken out of a command's options; None for one question."""
+def taken_from(options: dict[str, Any], one: object, *, dry_run: bool) -> Many | None:
+    """What was asked for, taken out of a command's options; None for one question.
+
+    ``one`` is what was asked or named for one, if anything. Raises InputError.
+    """
     many = Many(**{name: options.pop(name) for name in Many.__slots__})
     if many.tasks is not None:
+        if one:
+            raise InputError("--tasks has the questions and texts: leave out -c and -q")
         if dry_run:
             raise InputError("--dry-run is for one question, not for --tasks")
         return many
-    for name in ("results", "retry_errors", "check"):
-        if getattr(many, name):
+    context = click.get_current_context()
+    for name in Many.__slots__:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise InputError(f"--{name.replace('_', '-')} is for --tasks FILE")
     return None

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 
 from distill.adapters import NamedAdapter
-from distill.errors import InputError
 from distill.models import OpenAIHandler
 from distill.protocol.endpoints import EVERYWHERE, host_and_port
 from distill.protocol.keys import KEY_VARIABLE, read_worker_key
@@ -45,8 +44,7 @@ class WorkerSettings:
 
 def endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:
     """The model behind ``settings.url``, which answers. Raises InputError, ModelError."""
-    if settings.model is None:
-        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
+    assert settings.model is not None  # as the command line has checked
     # Its own key: the supervisor's must not go to another server.
     key = os.environ.get(WORKER_KEY) or "none"
     handler = OpenAIHandler(

@@ -122,6 +122,8 @@ class CallBudget:
         if line.source != "sampled":
             return NOTHING
         usage = Usage(*msgspec.structs.astuple(line.usage))
+        if line.error is None and not (usage.input_tokens or usage.output_tokens):
+            usage = Usage(prompt_tokens([line.prompt]), prompt_tokens([line.response or ""]))
         return self._tariff.used(usage, line.gpu_s, line.model.device, calls=1)
 
     def forfeit(self) -> None:

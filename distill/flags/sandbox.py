@@ -29,7 +29,8 @@ sandbox = together(
         multiple=True,
         metavar="NAME",
         help="A ready function that the supervisor's code may call (repeatable): search (passages "
-        "by words or a regular expression), retrieve (by meaning).",
+        "by words or a regular expression), retrieve (by meaning), supervisor (sub-runs: questions "
+        "about parts of the text, each with code of its own).",
     ),
 )
 """Of a run."""

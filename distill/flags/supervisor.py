@@ -46,7 +46,8 @@ below = together(
         type=click.IntRange(0, 4),
         default=1,
         show_default=True,
-        help="Levels of sub-runs below the run, where its code can start some.",
+        help="Levels of sub-runs below the run; its code starts some with --primitive supervisor "
+        "or --dialect rlm.",
     ),
     click.option(
         "--dialect",

@@ -109,9 +109,18 @@ def test_secrets_are_told_of_and_never_told(tmp_path: Path) -> None:
     assert "sk-secret" not in done.out + done.err
 
 
+def test_passwords_in_addresses_are_not_shown(tmp_path: Path) -> None:
+    url = "http://me:hunter22@h/v1?api-key=sekret99"
+    done = command(tmp_path, "up", "--show-config", "--base-url", url, OPENAI_BASE_URL=url)
+    assert done.out.count("http://h/v1") == 2
+    assert "hunter22" not in done.out + done.err
+    assert "sekret99" not in done.out + done.err
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ('base-url = "http://me:pw@h/v1"', "secrets are not kept in files"),
         ("max-iteration = 3", "did you mean 'max-iterations'?"),
         ("max_iterations = 3", "did you mean 'max-iterations'?"),
         ('max-iterations = "x"', "max-iterations: 'x' is not a valid integer"),

@@ -47,6 +47,14 @@ def texts(*workers: WorkerStatus, width: int = 200) -> list[str]:
     return [text for text, _ in lines(engine(*workers), width)]
 
 
+def test_a_line_that_says_nothing_new_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(Console(file=io.StringIO()))
+    moved = Progress("run", 1, 15, 3, 3, 0, 20, 1.0)
+    for _ in range(3):
+        display.progress(moved)
+    assert capsys.readouterr().err.count("turn 1/15 · worker calls 3/3") == 1
+
+
 def test_a_line_says_all_of_a_worker() -> None:
     head, line = texts(worker())
     assert head.split()[:2] == ["worker", "state"]

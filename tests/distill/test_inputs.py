@@ -69,6 +69,25 @@ def test_the_encoding_can_be_named(tmp_path: Path) -> None:
         read_context([str(file)])
 
 
+BINARY = b"GIF\x01\x02\xff\xfe" * 50
+
+
+def test_a_binary_file_is_left_out_of_its_folder_and_refused_by_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.bin").write_bytes(BINARY)
+    for _ in range(2):
+        assert read_context([str(tmp_path)])[0] == {"a.txt": "text"}
+    (told,) = caplog.messages
+    assert f"1 file in {tmp_path} left out: {tmp_path / 'b.bin'} is a binary file" in told
+    with pytest.raises(InputError, match="binary"):
+        read_context([str(tmp_path / "b.bin")])
+    (tmp_path / "c.txt").write_bytes("déjà vu\x1a".encode("latin-1"))
+    with pytest.raises(InputError, match=r"c\.txt is not utf-8.*--encoding"):
+        read_context([str(tmp_path)])
+
+
 @pytest.mark.parametrize("encoding", ["klingon", "", "hex", "rot13", "base64", "\0"])
 def test_an_encoding_that_is_none_is_refused(tmp_path: Path, encoding: str) -> None:
     file = tmp_path / "a"

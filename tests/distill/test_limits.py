@@ -13,6 +13,11 @@ from tests.distill.scripted import Supervisor, cell
 GIB = 1 << 30
 
 
+def test_limits_that_are_none_are_refused(ask: Ask) -> None:
+    with pytest.raises(InputError, match=r"limits must be a distill\.Limits, not dict"):
+        ask(cell("1"), limits={"cell_s": 3})
+
+
 def test_every_limit_has_bounds_that_hold_its_default() -> None:
     assert tuple(limits.BOUNDS) == Limits.__struct_fields__
     limits.check(Limits())

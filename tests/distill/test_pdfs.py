@@ -41,12 +41,16 @@ def test_pages_are_parted_by_form_feeds(put: Put, caplog: pytest.LogCaptureFixtu
     assert "on 3 pages" in describe_context(text)
 
 
-def test_a_folder_has_its_pdfs_beside_its_texts(put: Put, tmp_path: Path) -> None:
+def test_a_folder_has_its_pdfs_beside_its_texts(
+    put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     put("in/a.txt", b"plain")
     put("in/b.pdf", pdf(["one", "two"]))
     put("in/deep/c", pdf(["no ending"]))
     put("in/d.png", b"\x89PNG\0\0")
+    scanned = put("in/e.pdf", pdf(["", ""]))
     texts, _ = read_context([str(tmp_path / "in")])
+    assert f"left out: {scanned} has no text on its 2 pages" in caplog.text
     assert texts == {"a.txt": "plain", "b.pdf": "one\ftwo", "deep/c": "no ending"}
     assert list(texts) == ["a.txt", "b.pdf", "deep/c"]
     assert "form feeds" in describe_context(texts)

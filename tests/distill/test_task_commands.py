@@ -22,6 +22,7 @@ from tests.supervisor.processes import kill, wait_until
 
 CODE = "a = worker_batch([query, 'b'])\nFINAL([len(context), a[0]])"
 TEXT = "some text " * 30
+NOBODY = "http://127.0.0.1:9/v1"
 HOLD_S = 60.0
 
 
@@ -99,6 +100,8 @@ def test_up_runs_the_tasks_and_ends(desk: Desk, worker: Endpoint) -> None:
     summary = json.loads((desk.folder / "tasks.results.summary.json").read_text())
     assert (summary["right"], summary["accuracy"]) == (6.0, 1.0)
     assert summary["accuracy_of_all"] == 6 / 7
+    again = command(desk.folder, "up", *desk.asks(tasks), "--worker", "m", "--worker-url", NOBODY)
+    assert (again.code, "6 answered" in again.out) == (2, True), "without any worker"
     trace, problems = validate(desk.folder / "tasks.results.logs")
     assert problems == []
     assert set(trace.runs) == {line["run_id"] for line in desk.lines() if not line["error"]}
