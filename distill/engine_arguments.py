@@ -27,8 +27,6 @@ def worker_settings(
     only_joined: bool,
 ) -> WorkerSettings:
     """The workers of a command line. Raises InputError for options that do not go together."""
-    if url is not None and model is None:
-        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
     if (gpus is not None or cores is not None) and url is not None:
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
@@ -38,6 +36,8 @@ def worker_settings(
     if rates.are_given and url is None:
         raise InputError("--worker-…-per-minute is for --worker-url; a worker here needs no limit")
     _check_joining(listen, only_joined, url, gpus, cores)
+    if url is not None and model is None:
+        raise InputError("--worker-url needs --worker MODEL: the model that this server serves")
     named = tuple(parse(word) for word in adapters)
     if len({adapter.name for adapter in named}) < len(named):
         raise InputError("two adapters have the same name: give --adapter NAME=PATH")

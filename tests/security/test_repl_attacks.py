@@ -47,6 +47,8 @@ class Tampering:
     """The prompts that the worker got before the second cell."""
     stdout: str | None = None
     error: str | None = None
+    is_race: bool = False
+    """Who reads first is the kernel's choice: if it is the cell, nothing has happened."""
     lost: str | None = None
     """Part of what is said of the jail's death."""
     after: tuple[str, str] = HONEST
@@ -163,6 +165,7 @@ SYSTEM = {
         "time.sleep(0.1); worker('x')",
         calls=("x",),
         error="KeyboardInterrupt",
+        is_race=True,
         limits=HURRIED,
     ),
     "the next cell read by a thread of the last": Tampering(
@@ -328,7 +331,8 @@ def test_tampering(repl: REPL, record: Record, name: str) -> None:
         assert case.lost in result.lost
     else:
         assert result.lost is None, result
-        assert (result.error and result.error.name) == case.error, result.error
+        error = result.error and result.error.name
+        assert error == case.error or (case.is_race and error is None), result.error
     if case.stdout is not None:
         assert result.full_stdout == case.stdout
     code, expected = case.after
