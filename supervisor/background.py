@@ -14,8 +14,10 @@ P = ParamSpec("P")
 CLEAN_UP_S = 4.0
 """How long an interrupted caller waits for the work to put its things in order."""
 WAKE_S = 0.5
-"""How often a loop that only waits is woken: IPython's stop button leaves it a callback, of which a
-loop that is asleep does not hear.
+"""How often whoever only waits is woken.
+
+IPython's stop button leaves a loop a callback, of which one that is asleep does not hear; a SIGINT
+that the kernel gave to another thread interrupts no wait of the main one.
 """
 
 _lock = threading.Lock()
@@ -53,7 +55,8 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     job = _Job(work, ended.release)
     home.call_soon_threadsafe(job.start, home)
     try:
-        ended.acquire()
+        while not ended.acquire(timeout=WAKE_S):
+            pass
     except BaseException:
         job.cancel(home)
         ended.acquire(timeout=CLEAN_UP_S)

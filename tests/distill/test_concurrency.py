@@ -286,7 +286,6 @@ def notebook() -> Iterator[Notebook]:
     book.close()
 
 
-@pytest.mark.slow
 def test_a_notebook(tmp_path: Path, notebook: Notebook) -> None:
     """``await arun``, plain ``run``, the stop button; and nothing stays behind."""
     with shared() as (books, server, _, _):
