@@ -31,7 +31,7 @@ from distill.protocol.launcher_link import (
 )
 from distill.protocol.message import LogRecords, Message, Shutdown, Welcome
 from distill.protocol.sockets import Inbound
-from distill.supervisor.children import minimal_environment
+from distill.supervisor.children import last_words, minimal_environment
 from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver
 from distill.traces import records
@@ -93,7 +93,8 @@ class KeeperProcess:
 
     def _spawn(self) -> Spawn:
         argv = (
-            *(sys.executable, "-m", "distill.sandbox.keeper"),
+            # One that crashes says where: faulthandler's words are the last of its log.
+            *(sys.executable, "-X", "faulthandler", "-m", "distill.sandbox.keeper"),
             *("--connect", self._driver.endpoints["sandboxes"], "--keeper", self.name),
             *("--control-fd", "{control_fd}"),
             *("--sandbox", self.tier),
@@ -251,7 +252,8 @@ class KeeperProcess:
         if isinstance(message, NotStarted):
             self._gone(f"the keeper could not be started: {message.detail}")
         elif isinstance(message, Exited):
-            self._gone(f"its keeper died (status {message.status})")
+            words = last_words(self._log)
+            self._gone(f"its keeper died (status {message.status}). {words}".rstrip(". "))
             with contextlib.suppress(OSError):
                 # Each run of a resident engine has a keeper; most have said nothing.
                 if not self._log.stat().st_size:

@@ -275,6 +275,17 @@ def test_a_keeper_that_dies_in_a_cell(repl: REPL) -> None:
     assert value(repl, "a") == "'a#1'"
 
 
+def test_a_keeper_that_crashes_says_where(repl: REPL) -> None:
+    repl.execute("import time\nb = worker(str(time.time()))")
+    assert repl.sandbox is not None
+    pid = repl.sandbox.producer.pid
+    threading.Timer(0.3, os.kill, (pid, signal.SIGABRT)).start()
+    lost = str(repl.execute("time.sleep(5)").lost)
+    assert f"its keeper died (status {-signal.SIGABRT})" in lost
+    assert "Fatal Python error: Aborted" in lost
+    assert "in serve" in lost, "the place in the keeper's loop"
+
+
 def test_a_jail_that_dies_between_cells_and_can_not_come_back(repl: REPL) -> None:
     repl.execute("a = 1")
     repl.execute("import time\nb = worker(str(time.time()))")
