@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.supervisor.journal import texts_of
 from distill.supervisor.provenance import coverage
 from distill.supervisor.readings import Reading
+from distill.traces.contexts import texts_of
 from distill.traces.records import Span
 
 QUOTATIONS = 3

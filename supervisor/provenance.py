@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
 from distill.traces.records import Span
 
 MIN_MATCH_CHARS = 40

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.supervisor.journal import texts_of
 from distill.supervisor.provenance import MIN_MATCH_CHARS, SpanIndex, coverage
+from distill.traces.contexts import texts_of
 from distill.traces.records import Span
 
 letters = st.text("abcdefgh ", min_size=0, max_size=60)
