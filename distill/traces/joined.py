@@ -157,7 +157,7 @@ class Logs:
         self.skipped = []
         for folder in self._wanted:
             joins = {id_: Joins(run) for id_, run in self._runs(folder).items()}
-            for record in lines(folder, records.WORKER_LOG):
+            for _, record in lines(folder, records.WORKER_LOG):
                 if isinstance(record, Skipped):
                     self.skipped.append(record)
                 elif isinstance(record, records.Call) and record.run in joins:

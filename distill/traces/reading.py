@@ -104,8 +104,11 @@ class Trace:
     call_counts: Counter[str] = field(default_factory=Counter)
 
 
-def lines(folder: Path, log: str) -> Iterator[records.AnyRecord | Skipped]:
-    """Every line of one log, as a record or as what was wrong with it; none if there is no log."""
+def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Skipped]]:
+    """Every line of one log with its number, as a record or as what was wrong with it.
+
+    None if there is no such log.
+    """
     if not (folder / log).is_file():
         return
     decode = msgspec.json.Decoder(records.LOG_RECORDS[log]).decode
@@ -115,12 +118,12 @@ def lines(folder: Path, log: str) -> Iterator[records.AnyRecord | Skipped]:
                 record = decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 if line.strip():
-                    yield Skipped(log, number, str(error))
+                    yield number, Skipped(log, number, str(error))
                 continue
             if record.v > records.SCHEMA_VERSION:
-                yield Skipped(log, number, f"schema version {record.v} is newer than this")
+                yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
             else:
-                yield records.whole(record) if isinstance(record, records.Call) else record
+                yield number, records.whole(record) if isinstance(record, records.Call) else record
 
 
 _LISTS: dict[type[records.Record], str] = {
@@ -160,7 +163,7 @@ def read_runs(folder: str | Path) -> Trace:
 
 
 def _enter(trace: Trace, folder: Path, log: str) -> None:
-    for record in lines(folder, log):
+    for _, record in lines(folder, log):
         if isinstance(record, Skipped):
             trace.skipped.append(record)
         elif record.run is None:

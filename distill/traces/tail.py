@@ -37,7 +37,7 @@ def begun_runs(folder: Path) -> dict[str, list[Begun]]:
     starts: dict[str, records.RunStart] = {}
     begun: set[str] = set()
     ends: dict[str, records.RunEnd] = {}
-    for record in lines(folder, records.SUPERVISOR_LOG):
+    for _, record in lines(folder, records.SUPERVISOR_LOG):
         if isinstance(record, Skipped) or record.run is None:
             continue
         if isinstance(record, records.RunStart):

@@ -36,7 +36,7 @@ def validate(folder: str | Path) -> tuple[Trace, list[Problem]]:
     texts = _Texts(Path(folder))
     seen = {id_: _Seen(run, texts) for id_, run in trace.runs.items()}
     strays: Counter[str] = Counter()
-    for record in lines(Path(folder), records.WORKER_LOG):
+    for _, record in lines(Path(folder), records.WORKER_LOG):
         if isinstance(record, Skipped):
             trace.skipped.append(record)
         elif isinstance(record, records.Call) and record.run is not None:

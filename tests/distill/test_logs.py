@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from distill import run
 from distill.errors import InputError, ModelError
-from distill.traces import Logs, read, records, rows, validate
+from distill.traces import Logs, frame, read, records, rows, validate
 from tests.distill.scripted import Supervisor, Worker, cell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +176,28 @@ def test_the_last_score_of_a_scorer_counts(scored: Path) -> None:
     assert len(one.scores) == 3
     assert two.scored == {}
     assert validate(scored)[1] == []
+    told = frame(scored, "runs")
+    assert told["score.exact"].tolist()[0] == 1.0
+    assert told["score.exact"].isna().tolist() == [False, True]
+    table = frame(scored, "scores")
+    assert table[["scorer", "expected"]].values.tolist() == [["exact", [1]], ["judge:m", [1]]]
+
+
+def test_a_frame_has_a_row_each_and_what_the_records_say(folder: Path) -> None:
+    calls = frame(folder)
+    told = [call for each in read(folder).runs.values() for call in each.calls]
+    assert isinstance(calls, pd.DataFrame)
+    assert sorted(calls["id"]) == sorted(call.id for call in told)
+    assert calls["response"].isna().sum() == 2
+    assert calls.groupby("label")["input_tokens"].sum().to_dict() == {"task-0": 21, "task-1": 21}
+    assert calls.loc[calls["chunks"] > 0, "chunk_part"].isin(["one", "two"]).all()
+    assert "token_ids" not in calls
+    assert {"prompt_token_ids", "token_ids", "logprobs"} <= set(frame(folder, ids=True))
+    ended = frame([folder], "runs")
+    assert ended["answer"].tolist() == [[1], [1]]
+    assert ended["status"].tolist() == ["final", "final"]
+    with pytest.raises(InputError, match="no table 'lines'"):
+        frame(folder, "lines")  # type: ignore[arg-type]
 
 
 # -- versions

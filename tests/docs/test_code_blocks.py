@@ -315,6 +315,8 @@ RULES: dict[str, Check] = {
     "bin/distill-worker": lambda words, place: distill_command(["worker", *words], place),
     ".venv/bin/distill run": lambda words, place: distill_command(["run", *words], place),
     ".venv/bin/distill doctor": doctor,
+    "bin/distill doctor": doctor,
+    "bin/distill": distill_command,
     "bin/test": door,
     "python docs/rebuild_schema.py": lambda _, place: python_script(
         ["docs/rebuild_schema.py"], place
@@ -342,7 +344,9 @@ def test_shell_command(command: str, workplace: Path) -> None:
     pytest.fail(f"no rule for {command!r}: add one, so that it is tried")
 
 
-@pytest.mark.parametrize("command", ["bin/distill-up", "bin/test"])
+@pytest.mark.parametrize(
+    "command", ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test"]
+)
 def test_doors_are_scripts_that_can_be_run(command: str) -> None:
     assert os.access(ROOT / command, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / command], check=True)
