@@ -2,9 +2,9 @@
 
     PYTHONPATH=. .venv/bin/python bench/logs_runs.py FOLDER CALLS
 
-A line of worker.jsonl has some 2 kB: a prompt with a passage of the text, the token ids of prompt and
-answer. Every line is valid, every join holds, and every chunk stands in the text where its line says
-(``distill doctor FOLDER``).
+A line of worker.jsonl has some 2 kB: a prompt with a passage of the text, the token ids of prompt
+and answer. Every line is valid, every join holds, and every chunk stands in the text where its line
+says (``distill doctor FOLDER``).
 """
 
 from __future__ import annotations

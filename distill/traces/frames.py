@@ -22,8 +22,8 @@ def frame(named: Named, of: Of = "calls", *, ids: bool = False) -> "pd.DataFrame
         ) from error
     columns: dict[str, list[Any]] = {}
     for count, row in enumerate(rows(named, of, ids=ids)):
-        for name in [each for each in row if each not in columns]:
-            columns[name] = [None] * count  # only some runs have it, as a score
+        if row.keys() - columns.keys():  # only some runs have it, as a score
+            columns |= {name: [None] * count for name in row if name not in columns}
         for name, values in columns.items():
             values.append(row.get(name))
     return pd.DataFrame(columns)
