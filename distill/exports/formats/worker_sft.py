@@ -1,0 +1,73 @@
+"""Worker calls to fine-tune a worker on: what it was asked, what it answered."""
+
+from collections.abc import Iterator
+
+from distill.exports.material import Material
+from distill.exports.row import (
+    OF_CALLS,
+    ChatMessage,
+    Dropped,
+    Format,
+    Made,
+    OriginRow,
+    origin,
+)
+from distill.traces import records
+
+
+class WorkerSftRow(OriginRow, frozen=True, kw_only=True):
+    """A worker call as a conversation.
+
+    Attributes:
+    prompt: what the worker was asked
+    completion: what it answered: one message, of the assistant
+    call: the call's id
+    model: the model that answered
+    """
+
+    prompt: list[ChatMessage]
+    completion: list[ChatMessage]
+    call: str
+    model: str
+
+
+class WorkerSft(Format):
+    """TRL's conversational prompt-completion form."""
+
+    name = "worker-sft"
+    about = "worker calls as prompt and completion, for fine-tuning workers"
+    read_by = "TRL's SFTTrainer (conversational prompt-completion)"
+    row = WorkerSftRow
+    asks = OF_CALLS
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        """A row for each call that was answered in full."""
+        for graded, call in material.calls():
+            if (why := unfit(call)) is not None:
+                yield Dropped(why)
+            elif call.messages is None:
+                yield Dropped("a bare prompt has no messages (worker-sft-text takes it)")
+            else:
+                assert call.response is not None
+                prompt = [ChatMessage(each["role"], each["content"]) for each in call.messages]
+                row = WorkerSftRow(
+                    prompt=prompt,
+                    completion=[ChatMessage("assistant", call.response)],
+                    call=call.id,
+                    model=call.model.model,
+                    **origin(graded),
+                )
+                yield Made(row, graded, (*(each.content for each in prompt), call.response))
+
+
+def unfit(call: records.Call) -> str | None:
+    """Why a call is nothing to learn from, None if it is."""
+    if call.response is None:
+        return "the call failed"
+    if call.source in ("reused", "replayed"):
+        return f"{call.source}: the answer stands in an earlier line"
+    if call.finish_reason == "length":
+        return "the answer was cut off (finish_reason length)"
+    if not call.response.strip():
+        return "the answer is empty"
+    return None
