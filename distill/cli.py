@@ -64,6 +64,7 @@ def cli() -> None:
 )
 @click.option(
     "--prepare",
+    "prepare_only",
     is_flag=True,
     help="Only do all downloads and conversions, for a machine that will have no network.",
 )

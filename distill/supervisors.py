@@ -57,6 +57,13 @@ class RecordedSupervisor(ModelHandler):
         return [self.chat(messages, **kw) for messages in message_batches]
 
 
+def is_replay(supervisor: Any) -> bool:
+    """Whether this, a handler or a name, is a recorded run's, which has its own question."""
+    if isinstance(supervisor, str):
+        return supervisor.startswith(REPLAY)
+    return isinstance(supervisor, RecordedSupervisor)
+
+
 _reading = threading.Lock()
 """A log may be of many runs, and many of them be gone on with at once: it is in memory once."""
 
