@@ -25,7 +25,7 @@ from distill.exports.reading import Source, read_runs, sources
 from distill.exports.row import Dropped, Format, Made, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import Sides, sides
-from distill.exports.writing import DataFiles, FileType, at_once, check_free
+from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
 
 
 @dataclass(slots=True)
@@ -170,10 +170,10 @@ class _Work:
             if not sum(self._export.rows.values()):
                 raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
             made = manifest.made(self._choice, self._read, self._export, folder)
-            (folder / manifest.FILE).write_bytes(manifest.as_json(made))
-            (folder / card.FILE).write_text(
-                card.text(out.name, self._format, self._material.runs, made), "utf-8"
-            )
+            told = card.text(out.name, self._format, self._material.runs, made)
+            for name, data in ((manifest.FILE, manifest.as_json(made)), (card.FILE, told.encode())):
+                with new_file(folder / name) as file:
+                    file.write(data)
         self._export.out = out
         return self._export
 
