@@ -47,7 +47,7 @@ class GradedRun:
     @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
-        return getattr(self.start, "redacted", ())
+        return self.start.redacted
 
     @cached_property
     def group(self) -> str:
