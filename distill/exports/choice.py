@@ -13,7 +13,7 @@ from distill.exports.splits import shares
 from distill.exports.where import Condition, condition
 from distill.exports.writing import FILE_TYPES, FileType
 from distill.inputs import read_context
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

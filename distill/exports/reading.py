@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import InputError
-from distill.supervisor.journal import texts_of
 from distill.traces import Run, records
+from distill.traces.contexts import texts_of
 from distill.traces.reading import Skipped, lines
 
 CHUNK_BYTES = 1 << 20
