@@ -136,9 +136,7 @@ class ResultsFile:
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                     continue  # torn
 
-    def check(
-        self, tasks: list[Task], asked: dict[str, str], supervisor: str | None = None
-    ) -> None:
+    def check(self, tasks: list[Task], asked: dict[str, str], supervisor: str) -> None:
         """Raise InputError where it has results of another question, or of another supervisor."""
         for task in tasks:
             for attempt in range(1, task.attempts + 1):
@@ -148,7 +146,7 @@ class ResultsFile:
                 was = None
                 if result.asked != asked[task.id]:
                     was = f"another question, text or options for the task {task.id!r}"
-                elif supervisor not in (None, result.supervisor):
+                elif supervisor != result.supervisor:
                     was = f"answers of the supervisor {result.supervisor}, not {supervisor}"
                 if was is not None:
                     raise InputError(

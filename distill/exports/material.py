@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.exports.compression import LENGTH_WEIGHT
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
 from distill.exports.where import Condition
@@ -16,8 +17,9 @@ class Material:
     """``runs`` are what was chosen, sub-runs too, in the order of their logs; their ``run.calls``
     are empty: ``calls()`` reads them.
 
-    ``seed`` decides what is left to chance. ``rows`` and ``not_from`` are options of formats that
-    have them: how many rows are wanted, texts of which no row may come.
+    ``seed`` decides what is left to chance. ``rows``, ``not_from`` and ``length_weight`` are
+    options of formats that have them: how many rows are wanted, texts of which no row may come,
+    the share of a reward that length decides.
     """
 
     sources: Sequence[Source]
@@ -26,6 +28,7 @@ class Material:
     seed: int = 0
     rows: int | None = None
     not_from: Sequence[str] = ()
+    length_weight: float = LENGTH_WEIGHT
     dropped: Counter[str] = field(default_factory=Counter)
     """Calls and turns that ``--where`` left out."""
     _is_read: bool = False

@@ -343,7 +343,9 @@ def test_shell_command(command: str, workplace: Path) -> None:
     pytest.fail(f"no rule for {command!r}: add one, so that it is tried")
 
 
-@pytest.mark.parametrize("command", ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test"])
+@pytest.mark.parametrize(
+    "command", ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test"]
+)
 def test_doors_are_scripts_that_can_be_run(command: str) -> None:
     assert os.access(ROOT / command, os.X_OK)
     subprocess.run(["bash", "-n", ROOT / command], check=True)
