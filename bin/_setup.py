@@ -41,13 +41,13 @@ DOWNLOAD_MB = {
         "default worker model SmolLM2-135M": 93,
         "about 170 other packages": 532,
     },
-    "dev": {"20 packages for the tests": 70},
+    "dev": {"20 packages for the tests": 75},
     "ray": {"Ray": 80},
     "pdf": {"a reader of PDFs": 4},
     "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},
-    "export": {"pandas and pyarrow": 65},
+    "export": {"pandas and pyarrow": 67},
     "otlp": {"OpenTelemetry's SDK": 1},
-    "train": {"trl, peft, datasets": 10},
+    "train": {"trl, peft, datasets and what they need": 5},
 }
 DISK_MB = {
     "api": 80,

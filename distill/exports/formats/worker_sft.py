@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from distill.exports.asked import messages_of, text_of
 from distill.exports.material import Material
 from distill.exports.row import (
     OF_CALLS,
@@ -45,11 +46,10 @@ class WorkerSft(Format):
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif call.messages is None:
-                yield Dropped("a bare prompt has no messages (worker-sft-text takes it)")
+            elif isinstance(prompt := messages_of(call, "worker-sft"), Dropped):
+                yield prompt
             else:
                 assert call.response is not None
-                prompt = [ChatMessage(each["role"], each["content"]) for each in call.messages]
                 row = WorkerSftRow(
                     prompt=prompt,
                     completion=[ChatMessage("assistant", call.response)],
@@ -58,6 +58,50 @@ class WorkerSft(Format):
                     **origin(graded),
                 )
                 yield Made(row, graded, (*(each.content for each in prompt), call.response))
+
+
+class WorkerSftTextRow(OriginRow, frozen=True, kw_only=True):
+    """A worker call as text.
+
+    Attributes:
+    prompt: the text as the model saw it, chat template included
+    completion: what it wrote after it, without the token that ends it
+    call: the call's id
+    model: the model that answered
+    """
+
+    prompt: str
+    completion: str
+    call: str
+    model: str
+
+
+class WorkerSftText(Format):
+    """TRL's standard prompt-completion form: for base models, and prompts without a template."""
+
+    name = "worker-sft-text"
+    about = "worker calls as the text that the model saw and the text that it wrote"
+    read_by = "TRL's SFTTrainer (standard prompt-completion)"
+    row = WorkerSftTextRow
+    asks = OF_CALLS
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        """A row for each call that was answered in full, and whose text is known."""
+        for graded, call in material.calls():
+            if (why := unfit(call)) is not None:
+                yield Dropped(why)
+            elif isinstance(prompt := text_of(call, "worker-sft"), Dropped):
+                yield prompt
+            else:
+                assert call.response is not None
+                row = WorkerSftTextRow(
+                    prompt=prompt,
+                    completion=call.response,
+                    call=call.id,
+                    model=call.model.model,
+                    **origin(graded),
+                )
+                yield Made(row, graded, (prompt, call.response))
 
 
 def unfit(call: records.Call) -> str | None:
