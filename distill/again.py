@@ -22,6 +22,7 @@ from distill.orchestrator import (
     ready_supervisor,
     supervisor_below,
 )
+from distill.otlp import collector
 from distill.prices import price_table
 from distill.primitives import primitive
 from distill.progress import Progress
@@ -39,7 +40,12 @@ from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.recording import Answers, ReplayOf
 from distill.supervisor.run_log import RunLog
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_again
+from distill.supervisors import (
+    RecordedSupervisor,
+    check_whole,
+    recorded_run,
+    supervisor_again,
+)
 from distill.traces import Run
 
 
@@ -59,6 +65,8 @@ async def resume_on_loop(
     budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_text: Callable[[str], None] | None = None,
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
@@ -72,9 +80,11 @@ async def resume_on_loop(
     What was used before counts against the run's budget, in which the limits of ``budget`` take the
     place of its own.
 
-    Raises InputError for a run that can't go on, and what ``run`` raises.
+    Raises InputError for a run that can't go on (one whose log is redacted can't), and what ``run``
+    raises.
     """
     given = chosen_primitives(primitives)
+    spans = collector(otlp, content=otlp_content)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -91,7 +101,7 @@ async def resume_on_loop(
     sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
     below = await supervisor_below(host, sub_supervisor, handler)
     backend = await ready_backend(host, worker)
-    async with journal_of(host, recorded.folder, recorded.id) as journal:
+    async with journal_of(host, recorded.folder, recorded.id, spans=spans) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
         assert recorded.start is not None
@@ -133,6 +143,8 @@ async def replay_on_loop(
     answer_check: Callable[..., Any] | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Do a recorded run again: its supervisor says what it said, its cells run anew.
 
@@ -146,6 +158,7 @@ async def replay_on_loop(
     Raises InputError for what is no run, and what ``run`` raises.
     """
     given = chosen_primitives(primitives)
+    spans = collector(otlp, content=otlp_content)
     host = driver.shared()
     recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
     assert recorded.start is not None
@@ -163,7 +176,7 @@ async def replay_on_loop(
     options = dataclasses.replace(options, primitives=primitives, budget=limit, prices=table)
     question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with journal_of(host, folder, run_id) as journal:
+    async with journal_of(host, folder, run_id, spans=spans) as journal:
         asked = Rollout(host, RunLog(journal, run_id), question, options)
         await asked.prepare(handler, backend)
         ctx_k = recorded.start.options.get("worker_ctx_k")
@@ -232,6 +245,7 @@ def check_resumable(
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
     assert recorded.start is not None
+    check_whole(recorded)
     if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
         raise InputError(
             f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"

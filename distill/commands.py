@@ -19,7 +19,14 @@ from distill.endpoint import host_of
 from distill.engine import Engine
 from distill.engine_arguments import metrics_address, supervisor_settings, worker_settings
 from distill.errors import BudgetError, InputError, MachineError, ModelError
-from distill.first_checks import check_folder, check_texts, check_words, checked, is_recorded
+from distill.first_checks import (
+    check_folder,
+    check_texts,
+    check_words,
+    check_written,
+    checked,
+    is_recorded,
+)
 from distill.going_on import says_how_to_go_on
 from distill.inputs import read_context
 from distill.limits import Limits, parse, replaced
@@ -160,6 +167,7 @@ def run(
     many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
+    check_written(options)
     if _only_checked(many, options):
         return 0
     if (named := _named(adapter)) is not None:

@@ -16,17 +16,20 @@ from distill.inputs import read_context
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.orchestrator import default_log_dir
+from distill.otlp import collector
 from distill.prices import price_table
 from distill.rates import Rates
 from distill.ready_primitives import named
+from distill.redaction import Redaction
 from distill.supervisor.text import printable
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import REPLAY, supervisor_from
 from distill.task_commands import check_tasks
 from distill.task_options import Many
+from distill.user_folders import make_private
 
 DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
-    ("adapter", "label", "log_dir", "replay_answers")
+    ("adapter", "label", "log_dir", "otlp", "otlp_content", "replay_answers")
 )
 """Options that a recorded run has from its log."""
 LIMITS = frozenset(f"max_{kind}" for kind in Budget.__slots__)
@@ -46,12 +49,19 @@ def checked(
 ) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
     price_table(options["prices"])
+    check_written(options)
     if many is None:
         return _check_first(
             paths, query, supervisor, base_url, rates, options, looks_only=looks_only
         )
     check_folder(check_tasks(many, options))
     return _named_supervisor(supervisor, base_url, rates)
+
+
+def check_written(options: dict[str, Any]) -> None:
+    """Raise InputError for patterns that can't be redacted, and a collector that is none."""
+    Redaction.of(options["redact"])
+    collector(options["otlp"], content=options["otlp_content"])
 
 
 def _check_first(
@@ -151,7 +161,7 @@ def check_texts(*texts: str | None) -> None:
 def check_folder(folder: Path) -> None:
     """Raise InputError for a log folder that can't be made, or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

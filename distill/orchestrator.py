@@ -13,6 +13,7 @@ from distill.errors import InputError
 from distill.limits import check
 from distill.models import ModelHandler, model_name
 from distill.opening import Opening, checked
+from distill.otlp import Collector, collector
 from distill.packages import described
 from distill.prices import Prices, price_table
 from distill.progress import Progress
@@ -21,11 +22,13 @@ from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
 from distill.ready_primitives import Primitives, check_installed, named
+from distill.redaction import NOTHING, Redaction
 from distill.repl import REPL
 from distill.rollout import Rollout, run_name
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
 from distill.run_result import RunResult
+from distill.run_spans import following
 from distill.spending import settled
 from distill.subruns import Family
 from distill.supervisor import background, dialects, driver
@@ -79,6 +82,9 @@ async def answer_on_loop(
     show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     on_text: Callable[[str], None] | None = None,
+    redact: Sequence[str] = (),
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
@@ -118,6 +124,12 @@ async def answer_on_loop(
       each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
       (maybe again, after a try that failed). What they raise is logged once, and stops nothing.
 
+    - ``redact``: patterns whose matches are blotted out of all that is written ("email", "phone",
+      "card", "iban", "ip", "secret", "re:EXPRESSION"; docs/privacy.md), not of what is sent. Such a
+      run can't be resumed or replayed.
+    - ``otlp``: the address of an OpenTelemetry collector that gets the run's spans as it goes;
+      ``otlp_content``: with its texts (docs/monitoring.md).
+
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
@@ -130,6 +142,7 @@ async def answer_on_loop(
     _check_choice("sandbox", sandbox, Wanted)
     _check_choice("answer_cache", answer_cache, AnswerCaching)
     described(sandbox_packages)
+    redaction, spans = Redaction.of(redact), collector(otlp, content=otlp_content)
     table = price_table(prices)
     host = driver.shared()
     handler = await ready_supervisor(host, supervisor)
@@ -139,7 +152,7 @@ async def answer_on_loop(
     speech = dialects.dialect(dialect)
     chosen = _with_dialect(chosen, speech)
     backend = await ready_backend(host, worker)
-    _check_cache(answer_cache, backend)
+    _check_cache(answer_cache, backend, redaction)
     budget, table = settled(checked_budget(budget), table, backend, handler, below)
     options = Options(
         max_iterations=max_iterations,
@@ -162,9 +175,10 @@ async def answer_on_loop(
         on_progress=on_progress,
         on_text=on_text,
         answer_rules=rules,
+        redaction=redaction,
     )
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with journal_of(host, folder, run_id) as journal:
+    async with journal_of(host, folder, run_id, redaction, spans) as journal:
         family = family_of(host, options, below or handler, backend, messages)
         log, question = RunLog(journal, run_id), Question(query, context)
         asked = Rollout(host, log, question, options, family.sub_runs())
@@ -174,13 +188,21 @@ async def answer_on_loop(
 
 @contextlib.asynccontextmanager
 async def journal_of(
-    host: driver.Driver, folder: str | Path, run_id: str
+    host: driver.Driver,
+    folder: str | Path,
+    run_id: str,
+    redaction: Redaction = NOTHING,
+    spans: Collector | None = None,
 ) -> AsyncIterator[Journal]:
-    """The journal, for this run alone. Raises InputError: the run is under way already."""
+    """The journal, for this run alone; ``spans`` gets those of the run and its sub-runs.
+
+    Raises InputError: the run is under way already.
+    """
     async with host.under_way(run_id):
-        journal = host.open_journal(Path(folder))
+        journal = host.open_journal(Path(folder), redaction)
         try:
-            yield journal
+            with following(journal, run_id, spans):
+                yield journal
         finally:
             host.release_journal(journal)
 
@@ -288,7 +310,12 @@ def _check_given(
         check(limits)
 
 
-def _check_cache(answer_cache: AnswerCaching, backend: Backend) -> None:
+def _check_cache(answer_cache: AnswerCaching, backend: Backend, redaction: Redaction) -> None:
+    if answer_cache == "shared" and redaction:
+        raise InputError(
+            "an answer cache that runs share keeps prompts and answers as they are, and redact "
+            'wants none of them written so: use answer_cache="run"'
+        )
     if answer_cache == "shared" and backend.card(None) is None:
         raise InputError(
             "an answer cache that runs share is for workers of this engine: of an endpoint's model "

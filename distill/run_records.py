@@ -87,6 +87,7 @@ class RunRecords:
         options, repl = self._options, self._repl
         return {
             **logged(options),
+            "redact": list(options.redaction.told),
             "supervisor_url": self._supervisor.url,
             **options.answer_rules.logged(),
             "worker_window_tokens": repl.namespace["worker_window_tokens"],

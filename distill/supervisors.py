@@ -28,12 +28,13 @@ class RepliesEndError(ModelError):
 class RecordedSupervisor(ModelHandler):
     """Replies what the supervisor of a recorded run replied, turn by turn.
 
-    ``opening`` are the messages before its first reply.
+    ``opening`` are the messages before its first reply. Raises InputError: its log is redacted.
     """
 
     endpoint = ""
 
     def __init__(self, run: Run) -> None:
+        check_whole(run)
         self.run = run
         self.model = f"{REPLAY}{run.id}"
         content = {message.index: message.content for message in run.messages}
@@ -55,6 +56,16 @@ class RecordedSupervisor(ModelHandler):
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
         """Reply to several runs."""
         return [self.chat(messages, **kw) for messages in message_batches]
+
+
+def check_whole(recorded: Run) -> None:
+    """Raise InputError for a run whose log is redacted: what is blotted out can't be done again."""
+    assert recorded.start is not None
+    if told := recorded.start.options.get("redact"):
+        raise InputError(
+            f"run {recorded.id} was redacted ({', '.join(map(str, told))}): its log lacks what was "
+            "blotted out, so it can't be gone on with or done again; ask the question anew"
+        )
 
 
 _reading = threading.Lock()
