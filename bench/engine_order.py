@@ -42,8 +42,10 @@ class AsAsked:
         self.producers = backend.producers
 
     def submit(self, submission: Submission) -> None:
-        """Queue the requests."""
-        self._backend.submit(dataclasses.replace(submission, interactive=True))
+        """Queue the requests, each asked alone: those that are asked at once are grouped."""
+        for request in submission.requests:
+            alone = dataclasses.replace(submission, requests=[request], interactive=True)
+            self._backend.submit(alone)
 
 
 @dataclasses.dataclass(frozen=True)

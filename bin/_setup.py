@@ -41,12 +41,34 @@ DOWNLOAD_MB = {
         "default worker model SmolLM2-135M": 93,
         "about 170 other packages": 532,
     },
-    "dev": {"17 packages for the tests": 20},
+    "dev": {"20 packages for the tests": 75},
     "ray": {"Ray": 80},
     "pdf": {"a reader of PDFs": 4},
     "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},
+    "export": {"pandas and pyarrow": 67},
+    "otlp": {"OpenTelemetry's SDK": 1},
+    "train": {"trl, peft, datasets and what they need": 5},
 }
-DISK_MB = {"api": 80, "cpu": 2500, "gpu": 9500, "dev": 120, "ray": 210, "pdf": 10, "retrieve": 105}
+DISK_MB = {
+    "api": 80,
+    "cpu": 2500,
+    "gpu": 9500,
+    "dev": 290,
+    "ray": 210,
+    "pdf": 10,
+    "retrieve": 105,
+    "export": 220,
+    "otlp": 5,
+    "train": 60,
+}
+READERS = ("doctor", "export", "score", "show", "view")
+"""Commands that read logs, and need no engine."""
+EXTRAS = {"export": ["export"], "train": ["export", "train"]}
+"""What a command needs beside its profile's parts."""
+TESTED = ("ray", "pdf", "retrieve", "export", "otlp", "train")
+"""Extras that the tests use."""
+CHECKED = ("up", "worker")
+"""Commands that can have their arguments read before anything is installed for them."""
 
 
 class SetupError(Exception):
@@ -85,6 +107,8 @@ def with_config(arguments: list[str]) -> list[str]:
 
 def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     """Return the profile for a command line; `chosen` is $DISTILL_PROFILE, or empty."""
+    if arguments and arguments[0] in READERS:
+        return "api"
     if any(word == "--worker-url" or word.startswith("--worker-url=") for word in arguments):
         return "api"
     if chosen:
@@ -97,7 +121,7 @@ def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
 
 def wanted_extras(arguments: list[str]) -> list[str]:
     """Return the parts that a command line needs beside its profile's."""
-    wanted = []
+    wanted = list(EXTRAS.get(arguments[0], ())) if arguments else []
     if any(word == "--ray" or word.startswith("--ray=") for word in arguments):
         wanted.append("ray")
     pairs = zip(arguments, [*arguments, ""][1:], strict=True)
@@ -109,6 +133,8 @@ def wanted_extras(arguments: list[str]) -> list[str]:
         wanted.append("retrieve")
     if any(word.lower().endswith(".pdf") for word in arguments):
         wanted.append("pdf")
+    if any(word == "--otlp" or word.startswith("--otlp=") for word in arguments):
+        wanted.append("otlp")
     return wanted
 
 
@@ -127,7 +153,7 @@ def has_nvidia_gpu() -> bool:
 
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
-    return [engine, "dev", "ray", "pdf", "retrieve"] if profile == "test" else [profile]
+    return [engine, "dev", *TESTED] if profile == "test" else [profile]
 
 
 def requirement_files(part: str) -> list[Path]:
@@ -452,7 +478,8 @@ def main(words: list[str]) -> int:
         if not only_help(arguments):
             parts += wanted_extras(wanted)
         if not is_ready(venv, parts):
-            if profile in ("cpu", "gpu") and (code := check_arguments(venv, engine, arguments)):
+            is_checked = profile in ("cpu", "gpu") and arguments[0] in CHECKED
+            if is_checked and (code := check_arguments(venv, engine, arguments)):
                 return code
             prepare(venv, parts)
     except SetupError as error:

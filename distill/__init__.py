@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill.dry_run import Estimate, estimate
     from distill.engine import Engine
     from distill.evaluation import Evaluation, aevaluate, evaluate
+    from distill.exports import Export, export
     from distill.limits import Limits
     from distill.models import (
         LMResponse,
@@ -37,6 +38,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "ExecResult",
+    "Export",
     "LMResponse",
     "Limits",
     "ModelHandler",
@@ -51,6 +53,7 @@ __all__ = [
     "build_system_prompt",
     "estimate",
     "evaluate",
+    "export",
     "primitive",
     "replay",
     "resume",
@@ -63,6 +66,7 @@ _HOMES = {
     "dry_run": ("Estimate", "estimate"),
     "engine": ("Engine",),
     "evaluation": ("Evaluation", "aevaluate", "evaluate"),
+    "exports": ("Export", "export"),
     "limits": ("Limits",),
     "models": ("LMResponse", "ModelHandler", "OpenAIHandler", "Usage", "VLLMHandler"),
     "orchestrator": ("arun", "run"),

@@ -6,22 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.answers import AnswerRules, rules_from
+from distill.answers import rules_from
 from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import Limits
-from distill.models import ModelHandler, model_name
+from distill.limits import check as check_limits
+from distill.models import ModelHandler
 from distill.opening import Opening
-from distill.orchestrator import (
-    checked_budget,
-    chosen_primitives,
-    default_log_dir,
-    family_of,
-    journal_of,
-    ready_backend,
-    ready_supervisor,
-    supervisor_below,
-)
+from distill.option_checks import checked_budget, chosen_primitives
+from distill.orchestrator import default_log_dir, journal_of
 from distill.otlp import collector
 from distill.prices import price_table
 from distill.primitives import primitive
@@ -31,11 +24,11 @@ from distill.question import Question
 from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
-from distill.rollout import Rollout, run_name
+from distill.rollout import run_name
+from distill.run_models import RunModels, ready_backend, ready_models
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
 from distill.run_result import RunResult
-from distill.spending import settled
 from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.recording import Answers, ReplayOf
@@ -47,6 +40,7 @@ from distill.supervisors import (
     supervisor_again,
 )
 from distill.traces import Run
+from distill.traces.records import RunStart
 
 
 async def resume_on_loop(
@@ -80,11 +74,13 @@ async def resume_on_loop(
     What was used before counts against the run's budget, in which the limits of ``budget`` take the
     place of its own.
 
-    Raises InputError for a run that can't go on (one whose log is redacted can't), and what ``run``
+    Raises InputError for a run that can't go on (one that was redacted can't), and what ``run``
     raises.
     """
     given = chosen_primitives(primitives)
     spans = collector(otlp, content=otlp_content)
+    own_limits = {} if limits is None else {"limits": check_limits(limits)}
+    own_budget = checked_budget(budget)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -94,41 +90,27 @@ async def resume_on_loop(
         messages=messages,
     )
     recorded = await driver.in_thread(host, check, log_dir, run_id)
-    handler = await ready_supervisor(
-        host, supervisor or await driver.in_thread(host, _supervisor_of, recorded)
-    )
-    assert recorded.start is not None
-    sub_supervisor = sub_supervisor or recorded.start.options.get("sub_supervisor")
-    below = await supervisor_below(host, sub_supervisor, handler)
-    backend = await ready_backend(host, worker)
+    supervisor = supervisor or await driver.in_thread(host, _supervisor_of, recorded)
+    sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
+    models = await ready_models(host, supervisor, worker, sub_supervisor)
     async with journal_of(host, recorded.folder, recorded.id, spans=spans) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
-        assert recorded.start is not None
-        told = recorded.start.options
-        options = read_back(
-            Options,
-            told,
-            primitives={**ready_of(told), **given},
+        options = _options_of(
+            recorded,
+            primitives={**ready_of(_start(recorded).options), **given},
             repl_class=repl_class,
-            packages=_package_names(told),
-            sources=recorded.start.context.sources,
-            sub_supervisor=None if below is None else model_name(below),
-            sandbox=_tier_again(told, sandbox),
+            sandbox=sandbox,
+            answer_check=answer_check,
             on_progress=on_progress,
             on_text=on_text,
-            answer_rules=_rules_of(told, answer_check),
-            **({} if limits is None else {"limits": limits}),
+            **own_limits,
         )
-        table = options.prices.before(price_table())
-        limit = options.budget.replaced(checked_budget(budget))
-        limit, table = settled(limit, table, backend, handler, below)
-        options = dataclasses.replace(options, budget=limit, prices=table)
-        question = Question(recorded.start.query, recorded.context())
+        options = dataclasses.replace(options, budget=options.budget.replaced(own_budget))
+        options = models.settled(options)
+        question = Question(_start(recorded).query, recorded.context())
         log = RunLog(journal, recorded.id, len(recorded.messages))
-        family = family_of(host, options, below or handler, backend, messages)
-        asked = Rollout(host, log, question, options, family.sub_runs())
-        await asked.prepare(handler, backend, recorded)
+        asked = await models.rollout(host, log, question, options, messages, recorded)
         return await asked.go_on(recorded)
 
 
@@ -161,45 +143,68 @@ async def replay_on_loop(
     spans = collector(otlp, content=otlp_content)
     host = driver.shared()
     recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
-    assert recorded.start is not None
     handler = RecordedSupervisor(recorded)
     backend = RecordedBackend(recorded) if worker is None else await ready_backend(host, worker)
-    options = dataclasses.replace(
-        _replay_options(recorded, "log" if worker is None else "worker"),
+    options = _replay_options(
+        recorded,
+        "log" if worker is None else "worker",
+        given,
         repl_class=repl_class,
-        sandbox=_tier_again(recorded.start.options, sandbox),
+        sandbox=sandbox,
+        answer_check=answer_check,
         on_progress=on_progress,
-        answer_rules=_rules_of(recorded.start.options, answer_check),
     )
-    primitives = {**_absent(recorded, repl_class), **options.primitives, **given}
-    limit, table = settled(options.budget, options.prices.before(price_table()), backend, handler)
-    options = dataclasses.replace(options, primitives=primitives, budget=limit, prices=table)
-    question = Question(recorded.start.query, await driver.in_thread(host, recorded.context))
+    models = RunModels(handler, backend)
+    options = models.settled(options)
+    question = Question(_start(recorded).query, await driver.in_thread(host, recorded.context))
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id, spans=spans) as journal:
-        asked = Rollout(host, RunLog(journal, run_id), question, options)
-        await asked.prepare(handler, backend)
-        ctx_k = recorded.start.options.get("worker_ctx_k")
+        asked = await models.rollout(host, RunLog(journal, run_id), question, options)
+        ctx_k = _start(recorded).options.get("worker_ctx_k")
         return await asked.ask(label, ctx_k, handler.opening)
 
 
-def _replay_options(recorded: Run, answers: Answers) -> Options:
-    """The options of the recorded run, as far as they are its replay's."""
+def _start(recorded: Run) -> RunStart:
+    """How the run began: it has, or nobody could have named it."""
     assert recorded.start is not None
-    told, asks = recorded.start.options, answers == "worker"
-    # A replay has no supervisor for sub-runs: what they gave comes from the log alone.
-    ready = {name: each for name, each in ready_of(told).items() if each != "supervisor"}
-    turns = sum(not turn.forced for turn in recorded.turns)
-    was_forced = turns < len(recorded.turns)
+    return recorded.start
+
+
+def _options_of(
+    recorded: Run, *, sandbox: Wanted, answer_check: Callable[..., Any] | None, **given: Any
+) -> Options:
+    """The options of a recorded run; what no log holds is given. Raises InputError."""
+    start = _start(recorded)
+    told = start.options
     options = read_back(
         Options,
         told,
-        primitives=ready if asks else {},
-        repl_class=REPL,
-        packages=_package_names(told),
-        sources=recorded.start.context.sources,
-        on_progress=None,
+        packages=tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ())),
+        sources=start.context.sources,
+        sandbox=_tier_again(told, sandbox),
+        answer_rules=rules_from(
+            told.get("answer_schema"), told.get("quote_check", False), answer_check
+        ),
+        **given,
+    )
+    return dataclasses.replace(options, prices=options.prices.before(price_table()))
+
+
+def _replay_options(
+    recorded: Run, answers: Answers, given: Mapping[str, Any], **own: Any
+) -> Options:
+    """The options of the recorded run, as far as they are its replay's."""
+    told, asks = _start(recorded).options, answers == "worker"
+    # A replay has no supervisor for sub-runs: what they gave comes from the log alone.
+    ready = {name: each for name, each in ready_of(told).items() if each != "supervisor"}
+    absent = _absent(recorded, own["repl_class"])
+    turns = sum(not turn.forced for turn in recorded.turns)
+    was_forced = turns < len(recorded.turns)
+    options = _options_of(
+        recorded,
+        primitives={**absent, **(ready if asks else {}), **given},
         replay_of=ReplayOf(str(recorded.folder.resolve()), recorded.id, answers),
+        **own,
     )
     return dataclasses.replace(
         options,
@@ -220,18 +225,12 @@ def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., An
 
         return function
 
-    assert recorded.start is not None
-    told = recorded.start.options.get("primitives", {}) if repl_class is REPL else {}
+    told = _start(recorded).options.get("primitives", {}) if repl_class is REPL else {}
     return {
         name: primitive(**terms)(absent(name))
         for name, terms in told.items()
         if name not in SEED_NAMES
     }
-
-
-def _package_names(told: Mapping[str, Any]) -> tuple[str, ...]:
-    """The packages of a recorded run, which are logged with their versions."""
-    return tuple(named.partition(" ")[0] for named in told.get("sandbox_packages", ()))
 
 
 def check_resumable(
@@ -244,8 +243,8 @@ def check_resumable(
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
-    assert recorded.start is not None
     check_whole(recorded)
+    assert recorded.start is not None
     if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
         raise InputError(
             f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
@@ -286,17 +285,12 @@ def _builds_messages(told: Mapping[str, Any]) -> bool:
     return may_ask and told.get("prompt") == "function"
 
 
-def _rules_of(told: Mapping[str, Any], answer_check: Callable[..., Any] | None) -> AnswerRules:
-    """What the answer of a recorded run must be."""
-    return rules_from(told.get("answer_schema"), told.get("quote_check", False), answer_check)
-
-
 def _supervisor_of(recorded: Run) -> ModelHandler:
     """The supervisor that goes on with a run if nobody names another."""
-    assert recorded.start is not None
-    replay_of = recorded.start.options.get("replay_of")
+    start = _start(recorded)
+    replay_of = start.options.get("replay_of")
     if replay_of is None:
-        return supervisor_again(recorded.start)
+        return supervisor_again(start)
     return RecordedSupervisor(recorded_run(replay_of["folder"], replay_of["run"]))
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``distill up | run | worker | doctor``.
+"""The command line: ``distill up | run | worker | doctor | export``.
 
 The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
 those of ``distill.errors``; 130 is Ctrl-C.
@@ -19,6 +19,7 @@ import click
 
 from distill import config_file
 from distill.errors import DistillError, InputError, MachineError
+from distill.flags.export import export_options
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.settings import config
@@ -63,6 +64,7 @@ def cli() -> None:
 )
 @click.option(
     "--prepare",
+    "prepare_only",
     is_flag=True,
     help="Only do all downloads and conversions, for a machine that will have no network.",
 )
@@ -191,6 +193,22 @@ def doctor(
         if run_folder is not None:
             return checks.check_run(run_folder, as_json=as_json)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)
+
+
+@cli.command(epilog=EXIT_CODES)
+@export_options
+def export(**options: Any) -> int:
+    """Write runs down as a data set for training. RUN is a log folder, or FOLDER#ID.
+
+    \b
+    Examples:
+      distill export runs/kjv -f worker-sft --select correct --dedup -o data/worker
+      distill export runs/* -f supervisor-sft --split train=0.9,test=0.1 -o data/supervisor
+    """  # noqa: D301
+    from distill.exports import command
+
+    with _errors(False):
+        return command.run(**options)
 
 
 def _forget_unasked(options: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ from distill.endpoint import address_of
 from distill.errors import InputError
 from distill.user_folders import config_folder
 
-NOT_IN_A_FILE = frozenset(("config", "show_config", "prepare", "check", "check_only", "dry_run"))
+NOT_IN_A_FILE = frozenset(
+    ("config", "show_config", "prepare_only", "check", "check_only", "dry_run")
+)
 """Parameters that say what to do now."""
 SECRETS = ("OPENAI_API_KEY", "DISTILL_WORKER_KEY")
 SURROUNDINGS = ("OPENAI_BASE_URL",)

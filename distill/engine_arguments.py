@@ -1,32 +1,85 @@
-"""Which worker servers a command line asks for: devices, the supervisor's own, metrics."""
+"""The engine that a command line asks for: its workers and their devices, sandbox, metrics."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from distill.adapters import needed_rank, parse
-from distill.errors import InputError
+from distill.budget import Budget
+from distill.errors import InputError, MachineError
+from distill.limits import Limits, replaced
+from distill.limits import parse as parse_limits
 from distill.protocol.endpoints import host_and_port
 from distill.protocol.errors import LocalProtocolError
-from distill.rates import Rates
+from distill.rates import taken_from as rates_from
+from distill.ray_options import check_ray, with_cluster
+from distill.resident import SandboxSettings
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.worker_settings import DEFAULT_MODEL, WorkerSettings
 
 LOOPBACK = "127.0.0.1"
 
 
-def worker_settings(
-    model: str | None,
-    url: str | None,
-    gpus: str | None,
-    cores: str | None,
-    window_tokens: int | None,
-    adapters: Sequence[str],
-    max_lora_rank: int | None,
-    chat_template: str | None,
-    rates: Rates,
-    listen: str | None,
-    only_joined: bool,
-) -> WorkerSettings:
-    """The workers of a command line. Raises InputError for options that do not go together."""
+@dataclass(frozen=True, slots=True)
+class EngineArguments:
+    """The engine that a command line asks for.
+
+    ``supervisor`` are worker servers for the supervisor alone, ``metrics_at`` is where Prometheus
+    asks: address and port. None: there is no such thing.
+    """
+
+    workers: WorkerSettings
+    supervisor: WorkerSettings | None
+    sandbox: SandboxSettings
+    metrics_at: tuple[str, int] | None
+
+    def check_devices(self, budget: Budget) -> None:
+        """Raise MachineError where GPUs are not there, or two are one, or Ray is not installed.
+
+        Raises InputError where the time of devices is limited, and there are none.
+        """
+        budget.check_devices(there=self.workers.url is None or self.supervisor is not None)
+        if self.workers.ray is not None:
+            check_ray()
+        own = self.supervisor.gpus if self.supervisor is not None else ()
+        if not (self.workers.gpus or own):
+            return
+        from distill.worker_server import gpus
+        from distill.worker_server.errors import WorkerError
+
+        try:
+            gpus.check_apart((*self.workers.gpus, *own), gpus.list_gpus())
+        except WorkerError as error:
+            raise MachineError(str(error)) from error
+
+
+def taken_from(options: dict[str, Any], supervisor: str | None) -> EngineArguments:
+    """The engine, taken out of the options of a command whose ``supervisor`` is so called.
+
+    Raises InputError for options that do not go together.
+    """
+    workers = with_cluster(_worker_settings(options), options)
+    devices = options.pop("supervisor_gpus"), options.pop("supervisor_cores")
+    metrics = options.pop("metrics_port")
+    return EngineArguments(
+        workers,
+        supervisor_settings(supervisor, *devices, workers),
+        SandboxSettings(
+            replaced(Limits(), parse_limits(options.pop("limits"))),
+            options.pop("sandbox_packages"),
+            options.pop("sandbox"),
+        ),
+        None if metrics is None else metrics_address(metrics),
+    )
+
+
+def _worker_settings(options: dict[str, Any]) -> WorkerSettings:
+    """The workers, taken out of a command's options."""
+    model, url = options.pop("worker"), options.pop("worker_url")
+    gpus, cores = options.pop("gpus"), options.pop("cores")
+    adapters, max_lora_rank = options.pop("adapters"), options.pop("max_lora_rank")
+    chat_template = options.pop("chat_template")
+    listen, only_joined = options.pop("listen"), options.pop("only_joined")
+    rates = rates_from(options, "worker")
     if (gpus is not None or cores is not None) and url is not None:
         raise InputError("--gpus and --cores are not for --worker-url: that server has its own")
     if gpus is not None and cores is not None:
@@ -46,7 +99,7 @@ def worker_settings(
         url,
         split_devices("--gpus", gpus),
         split_devices("--cores", cores),
-        window_tokens,
+        options.pop("window_tokens"),
         rates,
         named,
         max_lora_rank or needed_rank(named),

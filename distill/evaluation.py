@@ -30,7 +30,7 @@ from distill.scorers import Sample, Scorer, scorer_from
 from distill.supervisor import background
 from distill.supervisor.backends import Backend
 from distill.supervisor.workers import SUPERVISOR_PREFIX
-from distill.supervisors import REPLAY, RecordedSupervisor, supervisor_from
+from distill.supervisors import is_replay, supervisor_from
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT, SCORER
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Task, Tasks, fingerprints, read_tasks
@@ -164,7 +164,7 @@ def _told_once() -> Iterator[None]:
 
 async def _asker(supervisor: Any, worker: Any, log_dir: Path, options: dict[str, Any]) -> Asker:
     is_name = isinstance(supervisor, str)
-    if isinstance(supervisor, RecordedSupervisor) or (is_name and supervisor.startswith(REPLAY)):
+    if is_replay(supervisor):
         raise InputError("a replay does one recorded run again: tasks need another supervisor")
     if isinstance(worker, Engine):
         if supervisor is not None and not is_name:

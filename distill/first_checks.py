@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from distill.models import ModelHandler
 from distill.orchestrator import default_log_dir
 from distill.otlp import collector
 from distill.prices import price_table
-from distill.rates import Rates
+from distill.rates import UNLIMITED, Rates
 from distill.ready_primitives import named
 from distill.redaction import Redaction
 from distill.supervisor.text import printable
 from distill.supervisor.workers import SUPERVISOR_PREFIX
-from distill.supervisors import REPLAY, supervisor_from
+from distill.supervisors import is_replay, supervisor_from
 from distill.task_commands import check_tasks
 from distill.task_options import Many
 from distill.user_folders import make_private
@@ -36,26 +37,54 @@ LIMITS = frozenset(f"max_{kind}" for kind in Budget.__slots__)
 """Of these, what may be changed when a run goes on."""
 
 
-def checked(
-    many: Many | None,
-    paths: Sequence[str],
-    query: str | None,
-    supervisor: str | None,
-    base_url: str | None,
-    rates: Rates,
-    options: dict[str, Any],
-    *,
-    looks_only: bool = False,
-) -> ModelHandler | None:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command line asks: one question, many, or a recorded run; or nothing yet.
+
+    ``rates`` are those of the supervisor's endpoint.
+    """
+
+    many: Many | None
+    paths: tuple[str, ...]
+    query: str | None
+    supervisor: str | None
+    base_url: str | None
+    options: dict[str, Any]
+    rates: Rates = UNLIMITED
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the question and the text are those of a recorded run."""
+        return is_replay(self.supervisor) or self.options.get("resume") is not None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one question, of a recorded run or not."""
+        return self.many is None and (self.query is not None or self.is_recorded)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the supervisor is a model of the engine's own."""
+        return (self.supervisor or "").startswith(SUPERVISOR_PREFIX)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The run's options without those that nobody set."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in self.options.items()
+            if value is not None
+        }
+
+
+def checked(asked: Asked, *, looks_only: bool = False) -> ModelHandler | None:
     """The supervisor, None for a local one, when one question or many have been checked."""
-    price_table(options["prices"])
-    check_written(options)
-    if many is None:
-        return _check_first(
-            paths, query, supervisor, base_url, rates, options, looks_only=looks_only
-        )
-    check_folder(check_tasks(many, options))
-    return _named_supervisor(supervisor, base_url, rates)
+    price_table(asked.options["prices"])
+    check_written(asked.options)
+    if asked.many is None:
+        return _check_first(asked, looks_only=looks_only)
+    check_folder(check_tasks(asked.many, asked.options))
+    return _named_supervisor(asked)
 
 
 def check_written(options: dict[str, Any]) -> None:
@@ -64,73 +93,76 @@ def check_written(options: dict[str, Any]) -> None:
     collector(options["otlp"], content=options["otlp_content"])
 
 
-def _check_first(
-    paths: Sequence[str],
-    query: str | None,
-    supervisor: str | None,
-    base_url: str | None,
-    rates: Rates,
-    options: dict[str, Any],
-    *,
-    looks_only: bool = False,
-) -> ModelHandler | None:
+def _check_first(asked: Asked, *, looks_only: bool) -> ModelHandler | None:
     """All that can be wrong and is cheap to see, before anything expensive starts."""
+    options = asked.options
     named(options["primitives"])
-    if is_recorded(paths, query, supervisor, options):
-        if options.get("resume") is not None:
-            check_resumable(options["resume"])
-        if supervisor is None and (rates.are_given or base_url is not None):
-            raise InputError(NO_MODEL)
-        if supervisor is None:
-            return None
-        return _named_supervisor(supervisor, base_url, rates)
-    if query is None and paths:
+    check_recorded(asked)
+    if asked.is_recorded:
+        return _check_again(asked)
+    if asked.query is None:
+        _check_waiting(asked)
+    else:
+        if not asked.query.strip():
+            raise InputError("the question is empty")
+        if asked.paths:
+            read_context(asked.paths, options["encoding"], looks_only=looks_only)
+    check_folder(options.get("log_dir") or default_log_dir().parent)
+    return _named_supervisor(asked)
+
+
+def _check_again(asked: Asked) -> ModelHandler | None:
+    """The supervisor that a recorded run is given; None: its own, or a local one."""
+    if asked.options.get("resume") is not None:
+        check_resumable(asked.options["resume"])
+    if asked.supervisor is None and (asked.rates.are_given or asked.base_url is not None):
+        raise InputError(NO_MODEL)
+    return None if asked.supervisor is None else _named_supervisor(asked)
+
+
+def _check_waiting(asked: Asked) -> None:
+    """Raise InputError for what an engine that waits for questions does not take."""
+    if asked.paths:
         raise InputError("a text but no question: add --query TEXT")
-    is_local = (supervisor or "").startswith(SUPERVISOR_PREFIX)
-    asked = base_url or rates.are_given or options.get("log_dir") or options["label"]
-    asked = asked or options["answer_schema"] is not None or options["quote_check"]
-    if query is None and (asked or (supervisor and not is_local)):
+    options = asked.options
+    of_a_question = (
+        (asked.supervisor and not asked.is_local)
+        or asked.base_url
+        or asked.rates.are_given
+        or options.get("log_dir")
+        or options["label"]
+        or options["answer_schema"] is not None
+        or options["quote_check"]
+    )
+    if of_a_question:
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
             "--supervisor-…-per-minute, --log-dir, --label, --answer-schema and --quote-check to "
             "`distill run`"
         )
-    if query is not None:
-        if not query.strip():
-            raise InputError("the question is empty")
-        if paths:
-            read_context(paths, options["encoding"], looks_only=looks_only)
-    check_folder(options.get("log_dir") or default_log_dir().parent)
-    return _named_supervisor(supervisor, base_url, rates)
 
 
-def _named_supervisor(
-    supervisor: str | None, base_url: str | None, rates: Rates
-) -> ModelHandler | None:
+def _named_supervisor(asked: Asked) -> ModelHandler | None:
     """The supervisor; None for a local one, which is asked of the engine once it is up."""
-    if supervisor is not None and supervisor.startswith(SUPERVISOR_PREFIX):
-        check_local(base_url, rates)
+    if asked.is_local:
+        check_local(asked.base_url, asked.rates)
         return None
-    return supervisor_from(supervisor, base_url, rates=rates)
+    return supervisor_from(asked.supervisor, asked.base_url, rates=asked.rates)
 
 
-def is_recorded(
-    paths: Sequence[str], query: str | None, supervisor: str | None, options: dict[str, Any]
-) -> bool:
-    """Whether the question and the text are those of a recorded run."""
-    replayed = supervisor is not None and supervisor.startswith(REPLAY)
-    resumed = options.get("resume") is not None
+def check_recorded(asked: Asked) -> None:
+    """Raise InputError for what a recorded run can't be given, and for what only it can be."""
+    replayed, resumed = is_replay(asked.supervisor), asked.options.get("resume") is not None
     if replayed and resumed:
         raise InputError("--resume goes on with a run, --supervisor replay:… does one again")
-    if (replayed or resumed) and (paths or query is not None):
+    if (replayed or resumed) and (asked.paths or asked.query is not None):
         raise InputError("a recorded run has its own question and text: leave out -c and -q")
-    if options["replay_answers"] != "log" and not replayed:
+    if asked.options["replay_answers"] != "log" and not replayed:
         raise InputError(NO_REPLAY)
     if (replayed or resumed) and (typed := _typed(DECIDED - LIMITS if resumed else DECIDED)):
         raise InputError(f"a recorded run has its own options: leave out {', '.join(typed)}")
-    if resumed and options.get("log_dir") is not None:
+    if resumed and asked.options.get("log_dir") is not None:
         raise InputError("--resume appends to the run's own log folder: leave out --log-dir")
-    return replayed or resumed
 
 
 def _typed(names: frozenset[str]) -> list[str]:

@@ -5,44 +5,44 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from distill.answers import rules_from
 from distill.budget import Budget
 from distill.errors import InputError
-from distill.limits import check
-from distill.models import ModelHandler, model_name
-from distill.opening import Opening, checked
+from distill.models import ModelHandler
+from distill.opening import Opening
+from distill.option_checks import (
+    check_cache,
+    check_options,
+    checked_budget,
+    chosen_dialect,
+    chosen_primitives,
+    with_dialect,
+)
 from distill.otlp import Collector, collector
-from distill.packages import described
 from distill.prices import Prices, price_table
 from distill.progress import Progress
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
-from distill.ready_primitives import Primitives, check_installed, named
+from distill.ready_primitives import Primitives
 from distill.redaction import NOTHING, Redaction
 from distill.repl import REPL
-from distill.rollout import Rollout, run_name
+from distill.rollout import run_name
+from distill.run_models import ready_models
 from distill.run_options import Options
-from distill.run_repl import SEED_NAMES
 from distill.run_result import RunResult
 from distill.run_spans import following
-from distill.spending import settled
-from distill.subruns import Family
-from distill.supervisor import background, dialects, driver
+from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
-from distill.supervisor.backends import Backend, HandlerBackend
-from distill.supervisor.dialects import Dialect, DialectName
+from distill.supervisor.backends import Backend
+from distill.supervisor.dialects import DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
-from distill.supervisor.text import printable
-from distill.supervisors import RecordedSupervisor, supervisor_beside, supervisor_from
+from distill.supervisors import is_replay
 from distill.user_folders import state_folder
-
-MAX_DEPTH = 4
-"""Levels of sub-runs: each may have ``sub_questions.AT_ONCE`` jails at once."""
 
 
 def default_log_dir() -> Path:
@@ -134,30 +134,13 @@ async def answer_on_loop(
     ModelError; whatever it raises, the trace is complete.
     """
     check_question(query, context)
-    _check_given(label, messages, limits, show_context_chars)
-    _check_limits(max_iterations, output_limit, max_depth)
-    chosen = chosen_primitives(primitives)
-    rules = rules_from(answer_schema, quote_check, answer_check)
-    _check_choice("dialect", dialect, DialectName)
-    _check_choice("sandbox", sandbox, Wanted)
-    _check_choice("answer_cache", answer_cache, AnswerCaching)
-    described(sandbox_packages)
-    redaction, spans = Redaction.of(redact), collector(otlp, content=otlp_content)
-    table = price_table(prices)
-    host = driver.shared()
-    handler = await ready_supervisor(host, supervisor)
-    if isinstance(handler, RecordedSupervisor):
+    if is_replay(supervisor):
         raise InputError("a recorded run has its own question: distill.replay(RUN) does it again")
-    below = await supervisor_below(host, sub_supervisor, handler)
-    speech = dialects.dialect(dialect)
-    chosen = _with_dialect(chosen, speech)
-    backend = await ready_backend(host, worker)
-    _check_cache(answer_cache, backend, redaction)
-    budget, table = settled(checked_budget(budget), table, backend, handler, below)
+    speech = chosen_dialect(dialect)
     options = Options(
         max_iterations=max_iterations,
-        output_limit=output_limit or speech.output_limit,
-        primitives=chosen,
+        output_limit=speech.output_limit if output_limit is None else output_limit,
+        primitives=with_dialect(chosen_primitives(primitives), speech),
         repl_class=repl_class,
         record=record,
         worker_options=dict(worker_options or {}),
@@ -167,22 +150,25 @@ async def answer_on_loop(
         sources=tuple(sources),
         answer_cache=answer_cache,
         max_depth=max_depth,
-        sub_supervisor=None if below is None else model_name(below),
         dialect=dialect,
-        budget=budget,
-        prices=table,
+        budget=checked_budget(budget),
+        prices=price_table(prices),
         show_context_chars=show_context_chars,
         on_progress=on_progress,
         on_text=on_text,
-        answer_rules=rules,
-        redaction=redaction,
+        answer_rules=rules_from(answer_schema, quote_check, answer_check),
+        redaction=Redaction.of(redact),
     )
+    check_options(options, label, messages)
+    spans = collector(otlp, content=otlp_content)
+    host = driver.shared()
+    models = await ready_models(host, supervisor, worker, sub_supervisor)
+    check_cache(answer_cache, models.backend)
+    options = models.settled(options)
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with journal_of(host, folder, run_id, redaction, spans) as journal:
-        family = family_of(host, options, below or handler, backend, messages)
+    async with journal_of(host, folder, run_id, options.redaction, spans) as journal:
         log, question = RunLog(journal, run_id), Question(query, context)
-        asked = Rollout(host, log, question, options, family.sub_runs())
-        await asked.prepare(handler, backend)
+        asked = await models.rollout(host, log, question, options, messages)
         return await asked.ask(label, worker_ctx_k, messages)
 
 
@@ -212,128 +198,3 @@ run.__name__ = run.__qualname__ = "run"
 answer_on_loop.__qualname__ = "run"  # what Python calls it when its arguments are wrong
 arun = background.arriving(answer_on_loop)
 arun.__name__ = arun.__qualname__ = "arun"
-
-
-async def ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
-    """The supervisor, made ready; by its name where it is one (which may ask its endpoint)."""
-    if isinstance(given, str):
-        given = await driver.in_thread(host, supervisor_from, given)
-    if not isinstance(given, ModelHandler):
-        raise InputError(
-            "the supervisor must be a ModelHandler, for example OpenAIHandler(…), or a name such "
-            f"as 'recipe:find', not {type(given).__name__}"
-        )
-    await driver.in_thread(host, given.prepare)
-    return given
-
-
-async def supervisor_below(
-    host: driver.Driver, given: ModelHandler | str | None, supervisor: ModelHandler
-) -> ModelHandler | None:
-    """The supervisor of sub-runs, if it is another."""
-    if isinstance(given, str):
-        given = await driver.in_thread(host, supervisor_beside, supervisor, given)
-    return None if given is None else await ready_supervisor(host, given)
-
-
-async def ready_backend(host: driver.Driver, worker: Any) -> Backend:
-    """What answers worker calls: a handler, made ready, or a fleet."""
-    if isinstance(worker, ModelHandler):
-        await driver.in_thread(host, worker.prepare)
-        return HandlerBackend(host, worker)
-    if not isinstance(worker, Backend):
-        raise InputError(
-            "the worker must be a ModelHandler, for example VLLMHandler('default'), "
-            f"not {type(worker).__name__}"
-        )
-    return worker
-
-
-def family_of(
-    host: driver.Driver,
-    options: Options,
-    supervisor: ModelHandler,
-    backend: Backend,
-    messages: Any = None,
-) -> Family:
-    """What sub-runs of a run share. Messages that are no function are for its question alone."""
-    return Family.of_depth(
-        options.max_depth,
-        host=host,
-        supervisor=None if isinstance(supervisor, RecordedSupervisor) else supervisor,
-        backend=backend,
-        messages=messages if callable(messages) else None,
-    )
-
-
-def chosen_primitives(given: Any) -> dict[str, Callable[..., Any] | str]:
-    """The functions and ready primitives that were asked for, by the names that cells get."""
-    primitives: dict[Any, Any] = named(given)
-    for name, value in primitives.items():
-        is_named = isinstance(name, str) and name.isidentifier()
-        if not (is_named and (callable(value) or isinstance(value, str))):
-            raise InputError(f"primitives[{name!r}] must be a function under a name of Python's")
-        if name in (*SEED_NAMES, "FINAL"):
-            raise InputError(f"primitives[{name!r}] would replace a name that every run has")
-    check_installed(primitives)
-    return primitives
-
-
-def _with_dialect(
-    primitives: dict[str, Callable[..., Any] | str], speech: Dialect
-) -> dict[str, Callable[..., Any] | str]:
-    """The primitives with those that the dialect needs. Raises InputError: they have its names."""
-    if taken := speech.names & primitives.keys():
-        raise InputError(f"primitives {sorted(taken)} would replace names of {speech.name}'s")
-    return {**speech.primitives, **primitives}
-
-
-def _check_choice(name: str, given: Any, choices: Any) -> None:
-    if given not in get_args(choices):
-        raise InputError(f"{name} is one of {', '.join(get_args(choices))}, not {given!r}")
-
-
-def _check_given(
-    label: str | None, messages: Opening | None, limits: Limits | None, show_context_chars: int
-) -> None:
-    """Raise InputError for what the run could not be begun with."""
-    if label is not None and printable(label) != label:
-        raise InputError("the label has a lone surrogate: it was not decoded as it was written")
-    if show_context_chars < 0 or (show_context_chars and messages is not None):
-        raise InputError(
-            "show_context_chars is a number of characters from 0 on, and for the prompt that is "
-            "built: messages= are sent as they are"
-        )
-    if messages is not None and not callable(messages):
-        checked(messages)
-    if limits is not None:
-        check(limits)
-
-
-def _check_cache(answer_cache: AnswerCaching, backend: Backend, redaction: Redaction) -> None:
-    if answer_cache == "shared" and redaction:
-        raise InputError(
-            "an answer cache that runs share keeps prompts and answers as they are, and redact "
-            'wants none of them written so: use answer_cache="run"'
-        )
-    if answer_cache == "shared" and backend.card(None) is None:
-        raise InputError(
-            "an answer cache that runs share is for workers of this engine: of an endpoint's model "
-            'nobody knows whether it is still the same; use answer_cache="run"'
-        )
-
-
-def checked_budget(budget: Any) -> Budget:
-    """The budget, or one without limits. Raises InputError: it is none."""
-    if not isinstance(budget, Budget | None):
-        raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
-    return budget or Budget()
-
-
-def _check_limits(max_iterations: int, output_limit: int | None, max_depth: int) -> None:
-    if max_iterations < 1:
-        raise InputError("max_iterations must be at least 1")
-    if not 0 <= max_depth <= MAX_DEPTH:
-        raise InputError(f"max_depth, levels of sub-runs, is 0 to {MAX_DEPTH}, not {max_depth}")
-    if output_limit is not None and output_limit < 100:
-        raise InputError("output_limit must be at least 100 characters")

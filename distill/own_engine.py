@@ -1,14 +1,17 @@
-"""The engine that a command brings up: its start, its wait for questions, what people are told."""
+"""The engine that a command brings up: downloads, start, wait for questions, what people hear."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
 from distill.display import Display
-from distill.errors import MachineError
+from distill.errors import MachineError, ModelError
 from distill.resident import Resident
-from distill.supervisor.keyring import worker_key_path
+from distill.supervisor.keyring import server_keys, worker_key_path
+from distill.user_folders import cache_folder
 from distill.worker_settings import WorkerSettings
 
 
@@ -77,6 +80,25 @@ def stay(resident: Resident, display: Display) -> int:
         resident.wait()
         raise MachineError("the engine's launcher died, and the workers with it; start it again")
     return 0
+
+
+def prepare(*wanted: WorkerSettings) -> None:
+    """Do the downloads and conversions that a run would do. Raises ModelError."""
+    from distill.worker_server import model
+    from distill.worker_server.errors import WorkerError
+
+    for settings in wanted:
+        if settings.url is not None:
+            click.echo("nothing to prepare: the worker is behind --worker-url", err=True)
+            continue
+        try:
+            folder = model.resolve(settings.model, cache_folder())
+        except WorkerError as error:
+            raise ModelError(str(error)) from error
+        click.echo(f"ready: {folder.path}", err=True)
+        if settings.listen is not None:
+            server_keys()
+            click.echo(f"ready: {worker_key_path()}", err=True)
 
 
 def distill_command() -> str:

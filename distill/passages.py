@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
 
 PASSAGE_CHARS = 1000
 """The most that a passage has; it is cut at the last seam in its second half."""

@@ -68,6 +68,7 @@ class RunRecords:
             worker=self._backend.name,
             label=label,
             parent=parent,
+            redacted=self._options.redaction.told,
             options={
                 **self._told_options(),
                 "worker_ctx_k": worker_ctx_k,
@@ -87,7 +88,6 @@ class RunRecords:
         options, repl = self._options, self._repl
         return {
             **logged(options),
-            "redact": list(options.redaction.told),
             "supervisor_url": self._supervisor.url,
             **options.answer_rules.logged(),
             "worker_window_tokens": repl.namespace["worker_window_tokens"],

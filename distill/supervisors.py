@@ -28,7 +28,7 @@ class RepliesEndError(ModelError):
 class RecordedSupervisor(ModelHandler):
     """Replies what the supervisor of a recorded run replied, turn by turn.
 
-    ``opening`` are the messages before its first reply. Raises InputError: its log is redacted.
+    ``opening`` are the messages before its first reply. Raises InputError: the run was redacted.
     """
 
     endpoint = ""
@@ -58,14 +58,20 @@ class RecordedSupervisor(ModelHandler):
         return [self.chat(messages, **kw) for messages in message_batches]
 
 
-def check_whole(recorded: Run) -> None:
+def check_whole(run: Run) -> None:
     """Raise InputError for a run whose log is redacted: what is blotted out can't be done again."""
-    assert recorded.start is not None
-    if told := recorded.start.options.get("redact"):
+    if run.start is not None and run.start.redacted:
         raise InputError(
-            f"run {recorded.id} was redacted ({', '.join(map(str, told))}): its log lacks what was "
+            f"run {run.id} was redacted ({', '.join(run.start.redacted)}): its log lacks what was "
             "blotted out, so it can't be gone on with or done again; ask the question anew"
         )
+
+
+def is_replay(supervisor: Any) -> bool:
+    """Whether this, a handler or a name, is a recorded run's, which has its own question."""
+    if isinstance(supervisor, str):
+        return supervisor.startswith(REPLAY)
+    return isinstance(supervisor, RecordedSupervisor)
 
 
 _reading = threading.Lock()

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.supervisor.journal import texts_of
-from distill.supervisor.provenance import coverage
 from distill.supervisor.readings import Reading
+from distill.traces.contexts import texts_of
+from distill.traces.coverage import read_chars
 from distill.traces.records import Span
 
 QUOTATIONS = 3
@@ -59,9 +59,6 @@ def gather(
 ) -> Evidence:
     """The evidence for ``answer`` among what the workers read and said."""
     texts = dict(texts_of(context))
-    places: dict[str | None, list[tuple[int, int]]] = {}
-    for span in spans:
-        places.setdefault(span.part, []).append((span.start, span.end))
     wanted = normalise(str(answer)) if answer is not None else ""
     said = Counter(normalise(reading.response) for reading in readings)
     agreeing = {words for words in said if wanted and _holds(words, wanted)}
@@ -76,7 +73,7 @@ def gather(
         others=tuple(others[:OTHERS_SHOWN]),
         quotations=tuple(_quotations(answer, texts, readings)),
         passages=len({(r.span.part, r.span.start, r.span.end) for r in readings}),
-        read_chars=coverage(places),
+        read_chars=read_chars(spans),
         total_chars=sum(len(text) for text in texts.values()),
     )
 

@@ -25,6 +25,7 @@ from distill.redaction import Redaction
 from distill.supervisor.redacted import RunRedactor, without
 from distill.supervisor.text import printable_json
 from distill.traces import records
+from distill.traces.contexts import texts_of
 from distill.user_folders import make_private
 
 READ_BYTES = 1 << 16
@@ -259,17 +260,3 @@ def _check_keys(value: Any) -> None:
             raise TypeError(f"a dict's keys must be str, not {type(key).__name__}")
         if isinstance(item, dict | list | tuple):
             _check_keys(item)
-
-
-def texts_of(context: Any) -> Iterable[tuple[str | None, str]]:
-    """The texts of a context with their index or key; a plain text has None."""
-    if isinstance(context, str):
-        yield None, context
-        return
-    items = context.items() if isinstance(context, dict) else enumerate(context)
-    for key, value in items:
-        if isinstance(value, str):
-            yield str(key), value
-        elif isinstance(value, list | dict):
-            for inner, text in texts_of(value):
-                yield f"{key}/{inner}", text

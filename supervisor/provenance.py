@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
+from distill.traces.coverage import MIN_MATCH_CHARS
 from distill.traces.records import Span
 
-MIN_MATCH_CHARS = 40
 PROMPT_LIMIT_CHARS = 500_000
 """What of a prompt is looked at: no worker's window holds more, and a flood must cost little."""
 SMALLEST_BLOCK_CHARS = 20
@@ -217,14 +217,3 @@ def common_suffix(text: str, start: int, prompt: str, position: int, most: int) 
         if text.startswith(piece, start - count - step):
             count += step
     return count
-
-
-def coverage(spans: dict[str | None, list[tuple[int, int]]]) -> int:
-    """Characters that at least one of the spans covers, by part of the context."""
-    total = 0
-    for pairs in spans.values():
-        reached = 0
-        for start, end in sorted(pairs):
-            total += max(0, end - max(start, reached))
-            reached = max(reached, end)
-    return total

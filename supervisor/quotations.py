@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.supervisor.evidence import Quotation
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
 
 SINGLE = "\u2018\u2019\u201a\u201b\u2032"
 DOUBLE = "\u201c\u201d\u201e\u201f\u2033\xab\xbb"

@@ -2,8 +2,8 @@
 
 What a record tells by structure stays: ids, hashes, kinds, counts, times. Texts keep their length,
 so spans and messages that are places in a prompt stay true; a span whose two ends would differ
-(a match begins in the instruction and ends in the passage) is dropped, and so are the token ids and
-log-probabilities of whatever was changed, which would tell it all.
+(a match begins in the instruction and ends in the passage) is dropped. Token ids and
+log-probabilities, which tell all of a text, are dropped in all records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,9 +17,9 @@ from distill.traces import records
 
 KEPT = frozenset(
     "v t run producer parent id key sha256 file context_sha256 usage supervisor_usage worker_usage "
-    "tree versions event kind status source role reason finish_reason ended_by message_spans spans "
-    "prompt_token_ids token_ids logprobs weights_hash tokenizer_hash template_hash "
-    "adapter_hash".split()
+    "tree versions redacted event kind status source role reason finish_reason ended_by "
+    "message_spans spans prompt_token_ids token_ids logprobs weights_hash tokenizer_hash "
+    "template_hash adapter_hash".split()
 )
 """Fields that are no text of anybody's, or are seen to apart."""
 COUNTED = frozenset(("options", "detail", "sampling"))
@@ -35,8 +35,6 @@ class RunRedactor:
     def __init__(self, redaction: Redaction) -> None:
         self.redaction = redaction
         self.parts: Parts = {}
-        self._has_changed = False
-        """A message has: what the supervisor was sent is not what the log says."""
 
     def context(self, context: Any) -> Any:
         """The run's context as it is to be stored; from now on spans are held against it."""
@@ -49,31 +47,21 @@ class RunRedactor:
         self.parts = {}
 
     def record(self, record: records.AnyRecord) -> records.AnyRecord:
-        """The record as it is to be written; the same object where nothing is blotted out."""
+        """The record as it is to be written."""
         if isinstance(record, records.Call):
             return self._call(record)
-        redacted = without(self.redaction, record)
-        if isinstance(record, records.Message | records.Compaction):
-            self._has_changed |= redacted is not record
-        if isinstance(redacted, records.Turn) and (self._has_changed or redacted is not record):
-            return _without_ids(redacted)
-        return redacted
+        if isinstance(record, records.Turn):
+            return without(self.redaction, _without_ids(record))
+        return without(self.redaction, record)
 
     def _call(self, call: records.Call) -> records.Call:
-        prompt = _plain(call.prompt)
-        redacted = without(self.redaction, msgspec.structs.replace(call, prompt=""))
-        blotted, spans = self._prompt(self.redaction.text(prompt), call.spans)
-        is_same = redacted.response == call.response and redacted.messages == call.messages
-        if blotted == prompt and is_same and redacted.error == call.error:
-            # Its ids tell no more than its texts.
-            return msgspec.structs.replace(redacted, prompt=call.prompt, spans=spans)
-        return _without_ids(
-            msgspec.structs.replace(
-                redacted,
-                prompt=text_json(blotted),
-                spans=spans,
-                context_sha256=call.context_sha256 if spans else "",
-            )
+        plain = msgspec.structs.replace(_without_ids(call), prompt="")
+        prompt, spans = self._prompt(self.redaction.text(_plain(call.prompt)), call.spans)
+        return msgspec.structs.replace(
+            without(self.redaction, plain),
+            prompt=text_json(prompt),
+            spans=spans,
+            context_sha256=call.context_sha256 if spans else "",
         )
 
     def _prompt(

@@ -255,6 +255,8 @@ def setup() -> ModuleType:
         (["--query", "x", "--worker-url", "u"], "", True, "api"),
         (["--worker-url=u"], "gpu", False, "api"),
         (["--worker", "some/model"], "", False, "cpu"),
+        (["run", "-q", "view"], "", False, "cpu"),
+        (["view", "runs/isaac"], "gpu", True, "api"),
     ],
 )
 def test_profile(
@@ -273,8 +275,10 @@ def test_profile(
         (["--primitive=retrieve", "--ray"], ["ray", "retrieve"]),
         (["-q", "retrieve", "--primitive"], []),
         (["-c", "My Report.PDF", "-q", "x"], ["pdf"]),
+        (["up", "-q", "export", "--otlp=http://127.0.0.1:4318"], ["otlp"]),
+        (["export", "runs/isaac"], ["export"]),
     ],
-    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong", "pdf"],
+    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong", "pdf", "otlp", "export"],
 )
 def test_an_extra_is_installed_where_it_is_asked_for(
     setup: ModuleType, arguments: list[str], wanted: list[str]
@@ -303,7 +307,8 @@ def test_unknown_profile_is_named(setup: ModuleType) -> None:
 
 
 def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:
-    assert setup.parts_of("test", "cpu") == ["cpu", "dev", "ray", "pdf", "retrieve"]
+    tested = ["ray", "pdf", "retrieve", "export", "otlp", "train"]
+    assert setup.parts_of("test", "cpu") == ["cpu", "dev", *tested]
     assert setup.parts_of("api", "cpu") == ["api"]
 
 
@@ -371,7 +376,7 @@ def test_versions_in_the_setup_are_those_of_the_project(setup: ModuleType) -> No
 # -------------------------------------------------------------------------------- the doors
 
 
-DOORS = ["bin/distill-up", "bin/test"]
+DOORS = ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test"]
 
 
 @pytest.fixture

@@ -76,7 +76,12 @@ class ParentCall(Part, frozen=True):
 
 
 class RunStart(Record, frozen=True, tag="run_start"):
-    """A run begins; everything that decided how it goes. ``parent``: it is a sub-run of another."""
+    """A run begins; everything that decided how it goes. ``parent``: it is a sub-run of another.
+
+    ``redacted`` names the patterns whose matches were replaced before anything was written: the
+    texts of such a run are not what was sent, so its lines have no ids and no log-probabilities,
+    and it can't be resumed or replayed.
+    """
 
     query: str
     context: ContextRef
@@ -86,6 +91,7 @@ class RunStart(Record, frozen=True, tag="run_start"):
     versions: dict[str, str]
     label: str | None = None
     parent: ParentCall | None = None
+    redacted: tuple[str, ...] = ()
 
 
 class Process(Record, frozen=True, tag="process"):

@@ -1,5 +1,6 @@
 """What is blotted out is in no file of a run, and what is left is true."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from distill import RunResult, evaluate, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.redaction import MASK, READY, Redaction
-from distill.supervisor.answer_cache import shared_path
 from distill.traces import Run, read
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
 
@@ -135,7 +135,7 @@ def test_no_file_of_the_log_holds_a_secret(ask: Ask, log: Path, logged: Callable
     assert_clean(log)
     told = logged()
     assert told.start is not None
-    assert told.start.options["redact"] == [*ALL, "re:1"]
+    assert told.start.redacted == (*ALL, "re:1")
     assert told.context().startswith(f"Jane Roe, {MASK * len(EMAIL)}, pays")
     assert len(told.context()) == len(CONTEXT) == told.start.context.chars
     assert told.answer == {MASK * len(EMAIL): [MASK * 19, MASK * 16, 42]}
@@ -167,39 +167,29 @@ def test_a_match_over_the_edge_of_a_passage_drops_its_span(
     assert call.context_sha256 == ""
 
 
-def test_ids_of_what_was_changed_are_dropped(tmp_path: Path) -> None:
-    from distill.supervisor.redacted import RunRedactor
-    from distill.traces import records
+@pytest.mark.parametrize("wanted", [(), ("email",)])
+def test_no_ids_are_left(wanted: tuple[str, ...], ask: Ask, logged: Callable[[], Run]) -> None:
+    """They tell all of a text; the endpoint of this test gives some for every reply."""
+    told_ids: dict[str, Any] = {
+        "prompt_token_ids": [1, 2], "token_ids": [3], "logprobs": [-0.5]
+    }  # fmt: skip
 
-    driver = records.Producer("driver", "driver", 1)
-    place = {"t": 1.0, "run": "r", "producer": driver, "turn": 1}
-    ids: dict[str, Any] = {"prompt_token_ids": (1, 2), "token_ids": (3,), "logprobs": (-0.5,)}
+    class Exact(Worker):
+        def chat(self, messages: Any, **kw: Any) -> Any:
+            return dataclasses.replace(super().chat(messages, **kw), **told_ids)
 
-    def call(prompt: str, response: str) -> records.Call:
-        return records.Call(
-            **place, **ids, id="c", cell=1, call=1, item=0, function="worker", attempt=1,
-            prompt=prompt, response=response, finish_reason="stop",
-            usage=records.TokenUsage(2, 1), sampling={}, model=records.Model("m"),
-        )  # fmt: skip
+    class Boss(Supervisor):
+        def chat(self, messages: Any, **kw: Any) -> Any:
+            return dataclasses.replace(super().chat(messages, **kw), **told_ids)
 
-    def turn() -> records.Turn:
-        return records.Turn(
-            **place, **ids, request_messages=1, reply_index=1, model="m",
-            usage=records.TokenUsage(2, 1), elapsed_s=1.0, cells=0,
-        )  # fmt: skip
-
-    def message(content: str) -> records.Message:
-        return records.Message(**place, index=0, role="user", content=content)
-
-    redactor = RunRedactor(Redaction(ALL))
-    for record in (call("plain", "text"), turn()):
-        kept: Any = redactor.record(record)
-        assert (kept.prompt_token_ids, kept.token_ids, kept.logprobs) == tuple(ids.values())
-    redactor.record(message("harmless"))
-    redactor.record(message(f"to {EMAIL}"))
-    for record in (call(EMAIL, "text"), call("plain", EMAIL), turn()):
-        dropped: Any = redactor.record(record)
-        assert (dropped.prompt_token_ids, dropped.token_ids, dropped.logprobs) == (None,) * 3
+    boss = Boss(cell("print(worker('plain'))\nFINAL(1)"))
+    ask(supervisor=boss, worker=Exact(), redact=wanted)
+    told = logged()
+    (turn,), (call,) = told.turns, told.calls
+    assert (turn.token_ids, turn.prompt_token_ids) == ((None, None) if wanted else ((3,), (1, 2)))
+    assert (turn.logprobs, call.logprobs) == ((None, None) if wanted else ((-0.5,), (-0.5,)))
+    assert (call.token_ids is None) == bool(wanted)
+    assert call.prompt == "plain"
 
 
 @pytest.mark.parametrize("kind", [list, dict])
@@ -254,13 +244,12 @@ def test_a_cell_that_failed_asks_again_and_gets_what_it_asked_for(ask: Ask) -> N
 def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         ask(cell("x = worker('one')"), ModelError("down"), redact=["email"])
-    for again in (
-        lambda: resume(log, Supervisor(), Worker()),
-        lambda: replay(log, log_dir=tmp_path / "again"),
-        lambda: replay(log, Worker(), log_dir=tmp_path / "again"),
-    ):
-        with pytest.raises(InputError, match=r"was redacted \(email\)"):
-            again()
+    refused = pytest.raises(InputError, match=r"was redacted \(email\)")
+    with refused:
+        resume(log, Supervisor(), Worker())
+    for worker in (None, Worker()):
+        with refused:
+            replay(log, worker, log_dir=tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -268,21 +257,22 @@ def test_the_shared_answer_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="keeps prompts and answers as they are"):
         run("What?", "text", Supervisor(), Worker(), log_dir=tmp_path / "log",
             redact=["email"], answer_cache="shared")  # fmt: skip
-    assert not shared_path().exists() or EMAIL.encode() not in shared_path().read_bytes()
 
 
 def test_a_run_beside_is_not_redacted(ask: Ask, log: Path) -> None:
     """Two runs share a folder; each is written as it was asked for."""
-    plain = Supervisor(
-        lambda _: (ask(cell(f"FINAL('{EMAIL}')"), redact=["email"]), cell(f"FINAL('{EMAIL}')"))[1]
-    )
-    ask(supervisor=plain)
+    code = cell(f"FINAL('{EMAIL}')")
+
+    def reply(_messages: Any) -> str:
+        ask(code, redact=["email"])
+        return code
+
+    ask(reply)
     first, second = read(log).runs.values()
     assert sorted((first.answer, second.answer)) == [EMAIL, MASK * len(EMAIL)]
 
 
 def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
-
     tasks = [
         {"id": "t1", "query": f"who has {EMAIL}?", "context": CONTEXT, "label": EMAIL},
         {"id": "t2", "query": "fails", "context": f"{CARD} text"},

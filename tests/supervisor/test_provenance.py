@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.supervisor.journal import texts_of
-from distill.supervisor.provenance import MIN_MATCH_CHARS, SpanIndex, coverage
+from distill.supervisor.provenance import SpanIndex
+from distill.traces.contexts import texts_of
+from distill.traces.coverage import MIN_MATCH_CHARS
 from distill.traces.records import Span
 
 letters = st.text("abcdefgh ", min_size=0, max_size=60)
@@ -109,16 +110,3 @@ def test_a_long_prompt_and_a_long_context_are_quick() -> None:
     spans = index.spans(context[:300_000])
     assert sum(span.end - span.start for span in spans) == 300_000
     assert SpanIndex("a" * 200_000).spans("a" * 100_000)
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from([None, "a", "b"]),
-        st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted).map(tuple)),
-    )
-)
-def test_coverage_counts_each_character_once(
-    spans: dict[str | None, list[tuple[int, int]]],
-) -> None:
-    brute = sum(len({c for a, b in pairs for c in range(a, b)}) for pairs in spans.values())
-    assert coverage(spans) == brute

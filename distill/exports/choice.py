@@ -1,0 +1,83 @@
+"""What an export is asked for, and whether it can be had."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.errors import InputError
+from distill.exports.columns import pyarrow
+from distill.exports.formats import format_of
+from distill.exports.row import Format
+from distill.exports.selection import SELECTS, Select
+from distill.exports.splits import shares
+from distill.exports.where import Condition, condition
+from distill.exports.writing import FILE_TYPES, FileType
+from distill.inputs import read_context
+from distill.supervisor.journal import texts_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The options of ``export``, as they were given."""
+
+    format: str
+    where: tuple[str, ...] = ()
+    select: Select = "all"
+    score: str | None = None
+    correct_from: float = 1.0
+    dedup: bool = False
+    split: str | Mapping[str, float] | None = None
+    seed: int = 0
+    as_: FileType = "jsonl"
+    rows: int | None = None
+    not_from: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise InputError for what can't be had, in the order of the command line."""
+        wanted = self.wanted_format()
+        self.conditions()
+        for flag, value, known in (
+            ("select", self.select, SELECTS),
+            ("as", self.as_, FILE_TYPES),
+        ):
+            if value not in known:
+                raise InputError(f"--{flag} is one of {', '.join(known)}, not {value!r}")
+        if not 0 <= self.correct_from <= 1:
+            raise InputError(f"--correct-from is a score from 0 to 1, not {self.correct_from:g}")
+        self.shares()
+        if self.as_ == "parquet":
+            if wanted.only_jsonl:
+                raise InputError(f"{wanted.name} is read as JSON lines: leave out --as parquet")
+            pyarrow()
+        if not wanted.is_picked and (self.rows is not None or self.not_from):
+            raise InputError(f"--rows and --not-from are for few-shot, not for {wanted.name}")
+        if self.rows is not None and self.rows < 1:
+            raise InputError(f"--rows is 1 or more, not {self.rows}")
+
+    def wanted_format(self) -> Format:
+        """The format. Raises InputError."""
+        return format_of(self.format)
+
+    def conditions(self) -> list[Condition]:
+        """The expressions, each understood. Raises InputError for one that the format can't ask."""
+        asks = self.wanted_format().asks
+        found = [condition(text) for text in self.where]
+        for each in found:
+            if each.level not in asks:
+                names = ", ".join(f"{level}.…" for level in asks)
+                raise InputError(
+                    f"--where {each.text!r} asks about each {each.level}; what becomes a row of "
+                    f"{self.format} can be asked about {names} only"
+                )
+        return found
+
+    def shares(self) -> dict[str, float]:
+        """The splits with their shares. Raises InputError."""
+        return shares(self.split)
+
+    def forbidden_texts(self) -> list[str]:
+        """The texts of ``not_from``, files or folders. Raises InputError."""
+        if not self.not_from:
+            return []
+        context, _ = read_context([str(Path(path).expanduser()) for path in self.not_from], "utf-8")
+        return [text for _, text in texts_of(context)]

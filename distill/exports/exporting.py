@@ -1,0 +1,219 @@
+"""``export``: from log folders to a data set.
+
+::
+
+    folders ──► runs, graded ──► --where, --select ──► format ──► --dedup ──► --split ──► files
+      │              ▲                                   ▲                                  │
+      │          results files                     worker calls,                     manifest, card
+      └──────────────────────────────────────────► one at a time
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from distill.errors import InputError
+from distill.exports import card, manifest
+from distill.exports.choice import Choice
+from distill.exports.duplicates import Seen
+from distill.exports.grading import graded_runs
+from distill.exports.material import Material
+from distill.exports.reading import Source, read_runs, sources
+from distill.exports.row import Dropped, Format, Made, Row
+from distill.exports.selection import Select, chosen_runs
+from distill.exports.splits import Sides, sides
+from distill.exports.writing import DataFiles, FileType, at_once, check_free
+
+
+@dataclass(slots=True)
+class Export:
+    """What came of it: counts, and what was dropped, by reason. ``out`` is None of a dry run.
+
+    ``rows`` are those of each split, ``runs`` those that were chosen, of ``runs_read``;
+    ``skipped_lines`` of the logs could not be read. ``warnings`` say what whoever trains on the
+    files should know.
+    """
+
+    format: str
+    out: Path | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
+    runs_read: int = 0
+    dropped_runs: Counter[str] = field(default_factory=Counter)
+    dropped_rows: Counter[str] = field(default_factory=Counter)
+    skipped_lines: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def export(
+    runs: Sequence[str | Path] | str | Path,
+    out: str | Path | None = None,
+    *,
+    format: str,  # noqa: A002  (what --format is called in Python)
+    where: str | Sequence[str] = (),
+    select: Select = "all",
+    score: str | None = None,
+    correct_from: float = 1.0,
+    dedup: bool = False,
+    split: str | Mapping[str, float] | None = None,
+    seed: int = 0,
+    as_: FileType = "jsonl",
+    rows: int | None = None,
+    not_from: Sequence[str | Path] = (),
+    results: Sequence[str | Path] = (),
+    dry_run: bool = False,
+) -> Export:
+    """Write runs down as a data set for training, in the folder ``out``.
+
+    ``runs`` are log folders (all their runs) or ``FOLDER#ID``. All expressions of ``where`` must
+    hold (docs/export.md). ``select`` keeps all runs, or of each group (the same question about the
+    same text) the ``best`` by score, the ``correct`` ones (of a score of at least ``correct_from``)
+    or the ``shortest`` of these. Scores are those of the logs and of the results files beside them,
+    or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
+    drops rows that are there already, to the letter or all but. ``split`` shares the texts out, by
+    ``seed``. ``as_`` is the kind of file. ``rows`` and ``not_from`` are of few-shot demonstrations:
+    how many, and files of which none may come. A ``dry_run`` counts, and writes nothing.
+
+    Raises InputError for what can't be used, for an ``out`` that is not empty, and where no row is
+    left; nothing is written then.
+    """
+    choice = Choice(
+        format=format,
+        where=(where,) if isinstance(where, str) else tuple(where),
+        select=select,
+        score=score,
+        correct_from=correct_from,
+        dedup=dedup,
+        split=split,
+        seed=seed,
+        as_=as_,
+        rows=rows,
+        not_from=tuple(map(str, not_from)),
+    )
+    choice.check()
+    if not dry_run:
+        if out is None:
+            raise InputError("name a folder for the data set: --out DIR, or --dry-run for none")
+        out = Path(out).expanduser()
+        check_free(out)
+    read = sources([runs] if isinstance(runs, str | Path) else runs)
+    files = [_there(Path(each).expanduser()) for each in results]
+    for source in read:
+        read_runs(source)
+    work = _Work(choice, read, files)
+    return work.count() if dry_run else work.write(Path(out or ""))
+
+
+def _there(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError(f"there is no results file {file}")
+    return file
+
+
+class _Rows(Protocol):
+    """Where rows go."""
+
+    def write(self, split: str, row: Row) -> None: ...
+
+
+class _Nowhere:
+    """Where the rows of a dry run go."""
+
+    def write(self, split: str, row: Row) -> None:
+        """Forget it."""
+
+
+class _Work:
+    """One export: its runs are read."""
+
+    def __init__(self, choice: Choice, read: Sequence[Source], results: Sequence[Path]) -> None:
+        self._choice, self._read = choice, read
+        self._format: Format = choice.wanted_format()
+        graded, unfit = graded_runs(read, results, choice.score)
+        conditions = choice.conditions()
+        runs, dropped = chosen_runs(graded, conditions, choice.select, choice.correct_from)
+        self._export = Export(
+            choice.format,
+            runs=len(runs),
+            runs_read=len(graded) + sum(unfit.values()),
+            dropped_runs=dropped + Counter(unfit),
+        )
+        self._material = Material(
+            read,
+            runs,
+            conditions,
+            seed=choice.seed,
+            rows=choice.rows,
+            not_from=choice.forbidden_texts(),
+        )
+        self._sides: Sides = sides(runs, choice.shares(), choice.seed)
+
+    def count(self) -> Export:
+        """What would come of it."""
+        self._into(_Nowhere())
+        return self._export
+
+    def write(self, out: Path) -> Export:
+        """The data set, whole or not at all."""
+        with at_once(out) as folder:
+            files = DataFiles(folder, self._choice.as_, self._format.row)
+            with contextlib.closing(files):
+                self._into(files)
+            if not sum(self._export.rows.values()):
+                raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
+            made = manifest.made(self._choice, self._read, self._export, folder)
+            (folder / manifest.FILE).write_bytes(manifest.as_json(made))
+            (folder / card.FILE).write_text(
+                card.text(out.name, self._format, self._material.runs, made), "utf-8"
+            )
+        self._export.out = out
+        return self._export
+
+    def _into(self, files: _Rows) -> None:
+        export, seen = self._export, Seen() if self._choice.dedup else None
+        export.rows = dict.fromkeys(self._choice.shares(), 0)
+        for each in self._format.rows(self._material):
+            if isinstance(each, Dropped):
+                export.dropped_rows[each.reason] += 1
+            elif seen is not None and (double := seen.check(each.texts)) is not None:
+                export.dropped_rows[f"{double} duplicate"] += 1
+            else:
+                self._add(each, files)
+        export.dropped_rows += self._material.dropped
+        export.skipped_lines = sum(len(source.skipped) for source in self._read)
+        export.warnings = self._warnings()
+
+    def _add(self, made: Made, files: _Rows) -> None:
+        split = self._sides.of(made.of)
+        try:
+            files.write(split, made.row)
+        except UnicodeEncodeError:
+            self._export.dropped_rows["UTF-8 can't hold its text (a lone surrogate)"] += 1
+        else:
+            self._export.rows[split] += 1
+
+    def _warnings(self) -> list[str]:
+        rows = self._export.rows
+        found = [
+            f"the split {name} has no row: there are few texts; try another --seed"
+            for name, count in rows.items()
+            if not count and any(rows.values())
+        ]
+        fewest = self._format.fewest_rows
+        return found + [
+            f"the split {name} has {count} rows, and {self._format.read_by} takes no fewer than "
+            f"{fewest}"
+            for name, count in rows.items()
+            if 0 < count < fewest
+        ]
+
+
+def told_drops(export: Export) -> str:
+    """The drops on one line, most frequent first."""
+    both = [*export.dropped_runs.most_common(), *export.dropped_rows.most_common()]
+    runs = [f"{count:,} runs: {reason}" for reason, count in export.dropped_runs.most_common()]
+    rows = [f"{count:,} × {reason}" for reason, count in export.dropped_rows.most_common()]
+    return "Dropped: " + "; ".join([*runs, *rows]) if both else "The runs have nothing that fits"

@@ -1,0 +1,195 @@
+"""Demonstrations for a worker's prompt: a chunk of text, and what was answered about it.
+
+Few, and unlike each other. Out of all calls a bounded pool is kept, the same number for each length
+of chunk (in powers of two), by a hash of the seed and the call. Out of the pool comes, again and
+again, what is farthest from all that came before, the lengths in turn: farthest-point sampling
+(Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"), by the Jaccard distance
+of the words of chunk and of response; a text that was not drawn on yet goes before others.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from distill.exports.duplicates import plain
+from distill.exports.formats.worker_sft import unfit
+from distill.exports.graded import GradedRun
+from distill.exports.material import Material
+from distill.exports.overlap import Texts
+from distill.exports.row import OF_CALLS, Dropped, Format, Made, OriginRow, origin
+from distill.traces import records
+
+DEFAULT_ROWS = 32
+POOL = 256
+"""Candidates for each length of chunk."""
+LEAST_CHARS = 40
+"""Of a chunk: what is shorter may be the question's own words."""
+WORDS_CHARS = 4_000
+"""Of a chunk, whose words are compared."""
+PLACE = "{chunk}"
+
+
+class FewShotRow(OriginRow, frozen=True, kw_only=True):
+    """A demonstration.
+
+    Attributes:
+    chunk: the passage, as it stands in the text
+    instruction: what was asked, with `{chunk}` where the passage stood
+    response: what was answered
+    chunk_chars: length of the passage
+    response_chars: length of the answer
+    call: the call's id
+    model: the model that answered
+    """
+
+    chunk: str
+    instruction: str
+    response: str
+    chunk_chars: int
+    response_chars: int
+    call: str
+    model: str
+
+
+class FewShot(Format):
+    """Rows in ascending length of the chunk, so that a budget is met by cutting the end."""
+
+    name = "few-shot"
+    about = "demonstrations for the prompts of workers, unlike each other and of all lengths"
+    read_by = "whoever writes a worker's prompt"
+    row = FewShotRow
+    asks = OF_CALLS
+    is_picked = True
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        """The demonstrations that were picked; each call that was not is dropped, with why."""
+        forbidden = Texts(material.not_from)
+        pools: dict[int, _Pool] = {}
+        for graded, call in material.calls():
+            if (why := unfit(call)) is not None:
+                yield Dropped(why)
+            elif (shown := _shown(call)) is None:
+                yield Dropped("no passage of the text stands in the prompt")
+            elif forbidden.share(shown[0]):
+                yield Dropped("from a text that it must not be from (--not-from)")
+            else:
+                candidate = _candidate(graded, call, *shown, material.seed)
+                pool = pools.setdefault(candidate.row.chunk_chars.bit_length(), _Pool())
+                if not pool.take(candidate):
+                    yield Dropped("not picked: there are enough")
+        wanted = material.rows or DEFAULT_ROWS
+        picked = _picked([pools[length].candidates() for length in sorted(pools)], wanted)
+        for _ in range(sum(len(pool.candidates()) for pool in pools.values()) - len(picked)):
+            yield Dropped("not picked: there are enough")
+        for each in sorted(picked, key=lambda each: (each.row.chunk_chars, each.rank)):
+            yield Made(each.row, each.graded, (each.row.chunk, each.row.response))
+
+
+def _shown(call: records.Call) -> tuple[str, str] | None:
+    """The longest passage in a prompt, and the instruction around it; None: there is none."""
+    span = max(call.spans, key=lambda span: span.end - span.start, default=None)
+    if span is None or span.end - span.start < LEAST_CHARS:
+        return None
+    chunk = call.prompt[span.prompt_start : span.prompt_start + span.end - span.start]
+    for message in call.messages or ({"content": call.prompt},):
+        if chunk in message["content"]:
+            return chunk, message["content"].replace(chunk, PLACE, 1)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    row: FewShotRow
+    graded: GradedRun
+    rank: bytes
+    chunk_words: frozenset[str]
+    response_words: frozenset[str]
+
+    def distance(self, other: "_Candidate") -> float:
+        """0 to 1: half of it by the words of the chunk, half by those of the response."""
+        return (
+            _jaccard(self.chunk_words, other.chunk_words)
+            + _jaccard(self.response_words, other.response_words)
+        ) / 2
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    shared = len(one & other)
+    both = len(one) + len(other) - shared
+    return 1 - shared / both if both else 0.0
+
+
+def _candidate(
+    graded: GradedRun, call: records.Call, chunk: str, instruction: str, seed: int
+) -> _Candidate:
+    assert call.response is not None
+    row = FewShotRow(
+        chunk=chunk,
+        instruction=instruction,
+        response=call.response,
+        chunk_chars=len(chunk),
+        response_chars=len(call.response),
+        call=call.id,
+        model=call.model.model,
+        **origin(graded),
+    )
+    return _Candidate(
+        row,
+        graded,
+        blake2b(f"{seed}:{call.id}".encode(), digest_size=16).digest(),
+        frozenset(plain(chunk[:WORDS_CHARS]).split()),
+        frozenset(plain(call.response[:WORDS_CHARS]).split()),
+    )
+
+
+class _Pool:
+    """The candidates of one length with the lowest ranks, of equal ones the first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[bytes, int, _Candidate]] = []
+        self._texts: set[tuple[str, str]] = set()
+        self._count = 0
+
+    def take(self, candidate: _Candidate) -> bool:
+        """Whether nothing had to go for it: itself, or another."""
+        texts = (candidate.row.chunk, candidate.row.response)
+        if texts in self._texts:
+            return False
+        self._texts.add(texts)
+        self._count += 1
+        low = bytes(255 - byte for byte in candidate.rank)  # the heap's lowest goes first
+        heapq.heappush(self._heap, (low, self._count, candidate))
+        if len(self._heap) <= POOL:
+            return True
+        gone = heapq.heappop(self._heap)[2]
+        self._texts.discard((gone.row.chunk, gone.row.response))
+        return False
+
+    def candidates(self) -> list[_Candidate]:
+        """By rank."""
+        return sorted((each[2] for each in self._heap), key=lambda each: each.rank)
+
+
+def _picked(pools: Sequence[list[_Candidate]], wanted: int) -> list[_Candidate]:
+    """Candidates far from each other, one of each length in turn."""
+    left = [[(each, 1.0) for each in pool] for pool in pools]
+    picked: list[_Candidate] = []
+    drawn_on: Counter[str] = Counter()
+    while len(picked) < wanted and any(left):
+        for pool in left:
+            if not pool or len(picked) == wanted:
+                continue
+            best = max(
+                range(len(pool)),
+                key=lambda place: (-drawn_on[pool[place][0].row.document], pool[place][1], -place),
+            )
+            newest, _ = pool.pop(best)
+            picked.append(newest)
+            drawn_on[newest.row.document] += 1
+            for others in left:
+                others[:] = [
+                    (each, min(nearest, each.distance(newest))) for each, nearest in others
+                ]
+    return picked

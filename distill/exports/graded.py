@@ -1,0 +1,74 @@
+"""A run and what is known of how good it was."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from distill.traces import Run, records
+
+
+@dataclass
+class GradedRun:
+    """A run with its scores, by scorer. ``score`` is that of the scorer that decides.
+
+    ``root`` is the run at the top, whose sub-run it is (itself, if it is none): scores are that
+    run's. ``task`` is the root's label.
+    """
+
+    run: Run
+    root: "GradedRun" = field(init=False, repr=False)
+    scores: dict[str, float] = field(default_factory=dict)
+    score: float | None = None
+    is_task: bool = False
+    """A results file of `--tasks` tells of it: its label is that of a task."""
+
+    def __post_init__(self) -> None:
+        self.root = self
+
+    @property
+    def start(self) -> records.RunStart:
+        """Its first record: a run without one is not exported."""
+        assert self.run.start is not None
+        return self.run.start
+
+    @property
+    def task(self) -> str | None:
+        """The root's label."""
+        return self.root.start.label
+
+    @property
+    def document(self) -> str:
+        """SHA-256 of the text that it asked about."""
+        return self.start.context.sha256
+
+    @property
+    def redacted(self) -> tuple[str, ...]:
+        """The patterns that were redacted in it."""
+        return getattr(self.start, "redacted", ())
+
+    @cached_property
+    def group(self) -> str:
+        """Equal for runs whose roots put the same question to the same text."""
+        asked = f"{self.root.document}\n{self.root.start.query}"
+        return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:16]
+
+    @property
+    def tokens(self) -> int:
+        """Of both models, in and out, sub-runs included; 0 of a run that was cut off."""
+        if self.run.end is None:
+            return 0
+        used = self.run.end.tree or self.run.end
+        both = (used.supervisor_usage, used.worker_usage)
+        return sum(each.input_tokens + each.output_tokens for each in both)
+
+    @property
+    def dollars(self) -> float | None:
+        """What it cost, sub-runs included; None where that is not known."""
+        end = self.run.end
+        if end is None:
+            return None
+        if end.tree is not None:
+            return end.tree.dollars
+        if end.supervisor_dollars is None or end.worker_dollars is None:
+            return None
+        return end.supervisor_dollars + end.worker_dollars

@@ -1,0 +1,145 @@
+"""The folders that are exported: which runs they hold, and their worker calls one by one."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill.errors import InputError
+from distill.supervisor.journal import texts_of
+from distill.traces import Run, records
+from distill.traces.reading import Skipped, lines
+
+CHUNK_BYTES = 1 << 20
+SKIPPED_TOLD = 20
+"""Of the lines of an input that could not be read, in its manifest."""
+
+
+@dataclass(slots=True)
+class InputFile:
+    """A file as it was read: its first ``bytes`` bytes, which have this SHA-256."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(slots=True)
+class Source:
+    """A log folder; ``only`` are the runs that were named, None: all of them."""
+
+    folder: Path
+    only: set[str] | None
+    files: list[InputFile] = field(default_factory=list)
+    runs: dict[str, Run] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    """Without those of worker.jsonl until that was read."""
+
+    def calls(self) -> Iterator[records.Call]:
+        """Its worker calls, read from the disk each time; one is in memory at a time."""
+        if not (self.folder / records.WORKER_LOG).is_file():
+            return
+        known = {(each.file, each.line) for each in self.skipped}
+        for _, record in lines(self.folder, records.WORKER_LOG):
+            if isinstance(record, records.Call):
+                yield record
+            elif isinstance(record, Skipped) and (record.file, record.line) not in known:
+                self.skipped.append(record)
+
+
+def sources(runs: Sequence[str | Path]) -> list[Source]:
+    """The log folders that FOLDER and FOLDER#ID name, each once. Raises InputError."""
+    found: dict[Path, Source] = {}
+    for named in runs:
+        folder, run_id = _named(named)
+        if not (folder / records.SUPERVISOR_LOG).is_file():
+            raise InputError(
+                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
+            )
+        source = found.setdefault(folder.resolve(), Source(folder, set()))
+        if run_id is None:
+            source.only = None
+        elif source.only is not None:
+            source.only.add(run_id)
+    if not found:
+        raise InputError("nothing to export: name a log folder, or FOLDER#ID")
+    return list(found.values())
+
+
+def _named(run: str | Path) -> tuple[Path, str | None]:
+    folder = Path(run).expanduser()
+    if "#" in folder.name and not folder.is_dir():
+        before, _, run_id = str(folder).rpartition("#")
+        return Path(before), run_id
+    return folder, None
+
+
+def read_runs(source: Source) -> None:
+    """Read its runs but for their worker calls. Raises InputError where a named one is missing."""
+    for log in (records.SUPERVISOR_LOG, records.WORKER_LOG):
+        if (path := source.folder / log).is_file():
+            source.files.append(_hashed(path))
+    for _, record in lines(source.folder, records.SUPERVISOR_LOG):
+        if isinstance(record, Skipped):
+            source.skipped.append(record)
+        elif record.run is not None:
+            run = source.runs.setdefault(record.run, Run(record.run, source.folder))
+            _add(run, record)
+    missing = sorted((source.only or set()) - set(source.runs))
+    if missing:
+        some = ", ".join(list(source.runs)[-8:]) or "none"
+        raise InputError(f"{source.folder} has no run {missing[0]}; there are {some}")
+
+
+LISTS: dict[type[records.Record], str] = {
+    records.Message: "messages",
+    records.Turn: "turns",
+    records.Compaction: "compactions",
+    records.Cell: "cells",
+    records.Batch: "batches",
+    records.Primitive: "primitives",
+}
+
+
+def _add(run: Run, record: records.AnyRecord) -> None:
+    match record:
+        case records.RunStart():
+            run.start = record
+        case records.RunEnd():
+            run.end = record
+        case records.Final():
+            run.final = run.final or record
+        case _ if type(record) in LISTS:
+            getattr(run, LISTS[type(record)]).append(record)
+
+
+def _hashed(path: Path) -> InputFile:
+    """Of what is there now: a driver may append to it meanwhile."""
+    digest, left = hashlib.sha256(), path.stat().st_size
+    size = left
+    with path.open("rb") as file:
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return InputFile(path, size - left, digest.hexdigest())
+
+
+def part_hashes(run: Run) -> set[str]:
+    """The SHA-256 of the text that a run asked about, and of each text of a list or dict in it.
+
+    A text that can't be read has only the first, which the log has.
+    """
+    assert run.start is not None
+    whole = run.start.context
+    if whole.kind == "text":
+        return {whole.sha256}
+    try:
+        parts = json.loads((run.folder / whole.file).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {whole.sha256}
+    return {whole.sha256} | {
+        hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+        for _, text in texts_of(parts)
+        if text.strip()
+    }

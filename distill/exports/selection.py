@@ -1,0 +1,82 @@
+"""``--where`` on runs, and ``--select``: which runs are exported."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+from distill.exports.graded import GradedRun
+from distill.exports.where import Condition
+
+Select = Literal["all", "best", "correct", "shortest"]
+SELECTS: tuple[Select, ...] = get_args(Select)
+UNSCORED = "not scored"
+
+
+def chosen_runs(
+    runs: Iterable[GradedRun],
+    conditions: Sequence[Condition],
+    select: Select,
+    correct_from: float,
+) -> tuple[list[GradedRun], Counter[str]]:
+    """The runs that are left, and how many were dropped for which reason.
+
+    ``select`` looks at the runs that pass, within each group (the same question about the same
+    text): ``best`` has the highest score, ``correct`` are those of at least ``correct_from``,
+    ``shortest`` is the one of these with the fewest tokens. Of equals the one with fewer tokens,
+    then fewer turns, then the older counts. Sub-runs go where their root goes.
+    """
+    passing: list[GradedRun] = []
+    dropped: Counter[str] = Counter()
+    of_runs = [each for each in conditions if each.level == "run"]
+    for graded in runs:
+        failed = next((each for each in of_runs if not each({"run": graded})), None)
+        if failed is None:
+            passing.append(graded)
+        else:
+            dropped[f"--where {failed.text}"] += 1
+    if select == "all":
+        return passing, dropped
+    roots = {graded.root.run.id: graded.root for graded in passing}
+    groups: dict[str, list[GradedRun]] = {}
+    for root in roots.values():
+        groups.setdefault(root.group, []).append(root)
+    verdicts: dict[str, str | None] = {}
+    for group in groups.values():
+        verdicts |= _verdicts(group, select, correct_from)
+    kept = []
+    for graded in passing:
+        if (verdict := verdicts[graded.root.run.id]) is None:
+            kept.append(graded)
+        else:
+            dropped[verdict] += 1
+    return kept, dropped
+
+
+def _verdicts(
+    group: Sequence[GradedRun], select: Select, correct_from: float
+) -> dict[str, str | None]:
+    """Why a run of the group is dropped, by its id; None: it stays."""
+    found: dict[str, str | None] = {}
+    candidates = []
+    for root in group:
+        if root.score is None:
+            found[root.run.id] = UNSCORED
+        elif select != "best" and root.score < correct_from:
+            found[root.run.id] = "not correct"
+        else:
+            candidates.append(root)
+    if select == "correct":
+        return found | {root.run.id: None for root in candidates}
+    winner = min(candidates, key=_best if select == "best" else _shortest, default=None)
+    for root in candidates:
+        found[root.run.id] = None if root is winner else f"not the {select} of its group"
+    return found
+
+
+def _best(root: GradedRun) -> tuple[float, tuple[int, int, float]]:
+    assert root.score is not None
+    return -root.score, _shortest(root)
+
+
+def _shortest(root: GradedRun) -> tuple[int, int, float]:
+    return root.tokens, len(root.run.turns), root.start.t

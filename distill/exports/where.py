@@ -1,0 +1,198 @@
+"""``--where``: an expression over documented fields, in Python's words, without Python's powers.
+
+``run.status == "final" and call.output_tokens < 200``. It is parsed by Python's own parser, and
+what is not in the tables here is refused; nothing of it is ever handed to ``eval``.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import re2
+
+from distill.errors import InputError
+from distill.exports.fields import FIELDS
+from distill.exports.row import LEVELS, Level
+
+LIMIT_CHARS = 4_000
+Env = Mapping[str, Any]
+"""What the names stand for: ``run`` (a GradedRun), and a ``turn``, ``cell`` or ``call`` of it."""
+Part = Callable[[Env], Any]
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """Nothing is less or more than a field that has no value."""
+    return lambda left, right: left is not None and right is not None and compare(left, right)
+
+
+def _is_in(left: Any, right: Any) -> bool:
+    if right is None or (left is None and isinstance(right, str)):
+        return False
+    return left in right
+
+
+def _of_numbers(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def apply(left: Any, right: Any) -> Any:
+        if left is None or right is None:
+            return None
+        for each in (left, right):
+            if not isinstance(each, int | float):
+                raise TypeError(f"{type(each).__name__} is no number")
+        return work(left, right)
+
+    return apply
+
+
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Is: operator.eq,
+    ast.IsNot: operator.ne,
+    ast.Lt: _ordered(operator.lt),
+    ast.LtE: _ordered(operator.le),
+    ast.Gt: _ordered(operator.gt),
+    ast.GtE: _ordered(operator.ge),
+    ast.In: _is_in,
+    ast.NotIn: lambda left, right: not _is_in(left, right),
+}
+ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: _of_numbers(operator.add),
+    ast.Sub: _of_numbers(operator.sub),
+    ast.Mult: _of_numbers(operator.mul),
+    ast.Div: _of_numbers(operator.truediv),
+}
+FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "len": (1, lambda value: 0 if value is None else len(value)),
+    "lower": (1, lambda text: None if text is None else str(text).lower()),
+    "matches": (2, lambda text, pattern: text is not None and bool(re2.search(pattern, str(text)))),
+}
+"""Name → how many arguments, and what it does. ``matches`` takes linear time on any text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An expression that was understood; ``level`` is the deepest thing that it asks about."""
+
+    text: str
+    level: Level
+    _test: Part
+
+    def __call__(self, env: Env) -> bool:
+        """Whether it holds. Raises InputError where the values are not what it takes them for."""
+        try:
+            return bool(self._test(env))
+        except (TypeError, ValueError, ArithmeticError, LookupError, re2.error) as error:
+            raise InputError(
+                f"--where {self.text!r} can't be said of run {env['run'].run.id}: {error}"
+            ) from error
+
+
+def condition(text: str) -> Condition:
+    """The condition of an expression. Raises InputError that says what may be written."""
+    if len(text) > LIMIT_CHARS:
+        raise InputError(f"--where has {len(text):,} characters, of {LIMIT_CHARS:,} at most")
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"--where {text!r} is no expression: {error}") from None
+    reader = _Reader(text)
+    test = reader.part(tree.body)
+    return Condition(text, max(reader.levels, key=LEVELS.index, default="run"), test)
+
+
+class _Reader:
+    """Turns a tree into functions, and notes which levels it asks about."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.levels: set[Level] = set()
+
+    def part(self, node: ast.expr) -> Part:
+        """What this part of the expression comes to."""
+        match node:
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+                return self._call(name, arguments)
+            case ast.Attribute(value=ast.Name(id=root), attr=name):
+                return self._field(root, name)
+            case ast.Subscript(value=inner, slice=ast.Constant(value=str() as key)):
+                return self._item(inner, key)
+            case ast.Compare():
+                return self._comparison(node)
+            case _:
+                return self._joined(node)
+
+    def _joined(self, node: ast.expr) -> Part:
+        match node:
+            case ast.Constant(value=str() | int() | float() | None as value):
+                return lambda _: value
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                parts = [self.part(each) for each in elements]
+                return lambda env: [part(env) for part in parts]
+            case ast.BoolOp(op=joins, values=values):
+                parts = [self.part(each) for each in values]
+                decide = all if isinstance(joins, ast.And) else any
+                return lambda env: decide(part(env) for part in parts)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.part(operand)
+                return lambda env: not inner(env)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return lambda _: -number
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in ARITHMETIC:
+                work, before, after = ARITHMETIC[type(sign)], self.part(left), self.part(right)
+                return lambda env: work(before(env), after(env))
+            case _:
+                raise self._refusal(f"{ast.unparse(node)!r} can't be written here")
+
+    def _comparison(self, node: ast.Compare) -> Part:
+        parts = [self.part(each) for each in (node.left, *node.comparators)]
+        compare = [COMPARISONS[type(each)] for each in node.ops]
+
+        def compared(env: Env) -> bool:
+            values = [part(env) for part in parts]
+            pairs = zip(compare, values, values[1:], strict=False)
+            return all(holds(left, right) for holds, left, right in pairs)
+
+        return compared
+
+    def _call(self, name: str, arguments: list[ast.expr]) -> Part:
+        count, function = FUNCTIONS.get(name, (-1, None))
+        if function is None or len(arguments) != count:
+            raise self._refusal(f"{name}(…) with {len(arguments)} arguments is no function")
+        work, parts = function, [self.part(each) for each in arguments]
+        return lambda env: work(*(part(env) for part in parts))
+
+    def _field(self, root: str, name: str) -> Part:
+        if root == "score":
+            return self._score(name)
+        if root not in FIELDS:
+            raise self._refusal(f"there is no {root!r}")
+        if name not in FIELDS[root]:
+            raise self._refusal(f"{root} has no {name!r}")
+        self.levels.add(root)  # type: ignore[arg-type]  # the roots are the levels
+        get = FIELDS[root][name].get
+        return lambda env: None if env[root] is None else get(env[root])
+
+    def _score(self, name: str) -> Part:
+        self.levels.add("run")
+        return lambda env: env["run"].scores.get(name)
+
+    def _item(self, node: ast.expr, key: str) -> Part:
+        if isinstance(node, ast.Name) and node.id == "score":
+            return self._score(key)
+        inner = self.part(node)
+
+        def item(env: Env) -> Any:
+            value = inner(env)
+            return value.get(key) if isinstance(value, dict) else None
+
+        return item
+
+    def _refusal(self, what: str) -> InputError:
+        names = "; ".join(f"{root}.{{{', '.join(fields)}}}" for root, fields in FIELDS.items())
+        return InputError(
+            f"--where {self._text!r}: {what}. There are {names}; score.NAME or score['NAME']; "
+            f"{', '.join(f'{name}()' for name in FUNCTIONS)}; and or not, == != < <= > >= in, "
+            "is None, + - * /"
+        )

@@ -1,0 +1,98 @@
+"""What of a prompt is instruction: what a worker was told beside the passages of the text.
+
+A prompt is its template's marks, passages of the context (the log's spans), and the rest: the
+instruction. A passage may also hold a few characters of the instruction that happen to stand beside
+it in the text, and white space; so white space beside a passage is left out.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from distill.traces.records import Call, Span
+
+PASSAGE = "⟨passage⟩"
+REWRITTEN_CHARS = 40
+"""So much between two spans that follow each other in the text, too, belongs to one passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """An instruction: what stands before, between and after passages; and how many answered calls
+    of a run used it. ``first`` is the id of one of them.
+    """
+
+    pieces: tuple[str, ...]
+    calls: int
+    first: str
+
+    @property
+    def text(self) -> str:
+        """On one page, with a mark where each passage was."""
+        return PASSAGE.join(self.pieces)
+
+
+def of(calls: Iterable[Call]) -> tuple[Instruction, ...]:
+    """The distinct instructions of all calls that were answered, the most used first."""
+    used: Counter[tuple[str, ...]] = Counter()
+    first: dict[tuple[str, ...], str] = {}
+    for call in calls:
+        if call.response is None:
+            continue
+        pieces = pieces_of(call)
+        used[pieces] += 1
+        first.setdefault(pieces, call.id)
+    return tuple(Instruction(each, count, first[each]) for each, count in used.most_common())
+
+
+def pieces_of(call: Call) -> tuple[str, ...]:
+    """The instruction of one call, cut where its passages are; one piece if there is none."""
+    passages = passages_of(call)
+    pieces: list[str] = []
+    told: list[str] = []
+    for start, end in _told(call):
+        at = start
+        for begin, stop in passages:
+            if stop <= start or begin >= end:
+                continue
+            told.append(call.prompt[at : max(begin, at)])
+            between = "".join(told).strip()
+            # Passages that follow each other are one mark: how many there were is no instruction.
+            if between or not pieces:
+                pieces.append(between)
+            told, at = [], max(at, stop)
+        told.append(call.prompt[at:end] + "\n")
+    pieces.append("".join(told).strip())
+    return tuple(pieces)
+
+
+def passages_of(call: Call) -> list[tuple[int, int]]:
+    """Where the passages of the context are in the prompt: ``start:end``, in order."""
+    found: list[tuple[int, int]] = []
+    last: Span | None = None
+    for span in sorted(call.spans, key=lambda each: each.prompt_start):
+        end = min(span.prompt_start + span.end - span.start, len(call.prompt))
+        if not 0 <= span.prompt_start < end:
+            continue
+        if last is not None and _is_one(last, span):
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((span.prompt_start, end))
+        last = span
+    return found
+
+
+def _is_one(last: Span, span: Span) -> bool:
+    """Whether two spans are one passage of which a few characters were rewritten."""
+    between = span.prompt_start - (last.prompt_start + last.end - last.start)
+    left_out = span.start - last.end
+    return (
+        span.part == last.part and between <= REWRITTEN_CHARS and 0 <= left_out <= REWRITTEN_CHARS
+    )
+
+
+def _told(call: Call) -> Iterator[tuple[int, int]] | Sequence[tuple[int, int]]:
+    """Where in the prompt the messages are; all of it, where the log does not say."""
+    if call.message_spans is None:
+        return [(0, len(call.prompt))]
+    return ((each.start, each.end) for each in call.message_spans)
