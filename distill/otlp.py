@@ -173,6 +173,7 @@ class Sender:
         while self._exporter.is_awaited and time.monotonic() < due_s:
             time.sleep(0.02)
         self._exporter.shutdown()
+        atexit.unregister(self.close)
 
 
 def _place(ids: SpanIds) -> Any:
