@@ -25,7 +25,7 @@ from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import run_name
-from distill.run_models import RunModels, ready_backend, ready_models
+from distill.run_models import RunModels, check_worker, ready_backend, ready_supervisors
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
 from distill.run_result import RunResult
@@ -81,6 +81,7 @@ async def resume_on_loop(
     spans = collector(otlp, content=otlp_content)
     own_limits = {} if limits is None else {"limits": check_limits(limits)}
     own_budget = checked_budget(budget)
+    check_worker(worker)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -92,7 +93,8 @@ async def resume_on_loop(
     recorded = await driver.in_thread(host, check, log_dir, run_id)
     supervisor = supervisor or await driver.in_thread(host, _supervisor_of, recorded)
     sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
-    models = await ready_models(host, supervisor, worker, sub_supervisor)
+    supervisors = await ready_supervisors(host, supervisor, sub_supervisor)
+    models = RunModels(*supervisors, await ready_backend(host, worker))
     async with journal_of(host, recorded.folder, recorded.id, spans=spans) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
@@ -154,7 +156,7 @@ async def replay_on_loop(
         answer_check=answer_check,
         on_progress=on_progress,
     )
-    models = RunModels(handler, backend)
+    models = RunModels(handler, None, backend)
     options = models.settled(options)
     question = Question(_start(recorded).query, await driver.in_thread(host, recorded.context))
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()

@@ -1,4 +1,4 @@
-"""The command line: ``distill up | run | worker | doctor | export``.
+"""The command line: ``distill up | run | worker | doctor | export | view``.
 
 The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
 those of ``distill.errors``; 130 is Ctrl-C.
@@ -209,6 +209,37 @@ def export(**options: Any) -> int:
 
     with _errors(False):
         return command.run(**options)
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Serve the page at this port of 127.0.0.1 (default: any that is free).",
+)
+@click.option("--open", "opens", is_flag=True, help="Open it in a browser.")
+@click.option(
+    "--export",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the page and all its data into one HTML file instead.",
+)
+def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None) -> int:
+    """Look at runs in a browser, also while they go on (RUN is a log folder; default: the newest).
+
+    \b
+    Examples:
+      distill view runs/today
+      distill view runs/today --export page.html
+    """  # noqa: D301  (as above)
+    from distill.view import command
+
+    with _errors(False):
+        return command.view(folders, port=port, opens=opens, target=target)
 
 
 def _forget_unasked(options: dict[str, Any]) -> None:

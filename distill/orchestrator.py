@@ -14,6 +14,7 @@ from distill.models import ModelHandler
 from distill.opening import Opening
 from distill.option_checks import (
     check_cache,
+    check_first_turn,
     check_options,
     checked_budget,
     chosen_dialect,
@@ -31,7 +32,7 @@ from distill.ready_primitives import Primitives
 from distill.redaction import NOTHING, Redaction
 from distill.repl import REPL
 from distill.rollout import run_name
-from distill.run_models import ready_models
+from distill.run_models import RunModels, check_worker, ready_backend, ready_supervisors
 from distill.run_options import Options
 from distill.run_result import RunResult
 from distill.run_spans import following
@@ -160,15 +161,25 @@ async def answer_on_loop(
         redaction=Redaction.of(redact),
     )
     check_options(options, label, messages)
+    check_worker(worker)
     spans = collector(otlp, content=otlp_content)
-    host = driver.shared()
-    models = await ready_models(host, supervisor, worker, sub_supervisor)
+    host, question = driver.shared(), Question(query, context)
+    handler, below = await ready_supervisors(host, supervisor, sub_supervisor)
+    check_first_turn(
+        handler,
+        options.budget,
+        options.prices,
+        question,
+        messages,
+        dialect=dialect,
+        show_context_chars=show_context_chars,
+    )
+    models = RunModels(handler, below, await ready_backend(host, worker))
     check_cache(answer_cache, models.backend)
     options = models.settled(options)
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
     async with journal_of(host, folder, run_id, options.redaction, spans) as journal:
-        log, question = RunLog(journal, run_id), Question(query, context)
-        asked = await models.rollout(host, log, question, options, messages)
+        asked = await models.rollout(host, RunLog(journal, run_id), question, options, messages)
         return await asked.ask(label, worker_ctx_k, messages)
 
 

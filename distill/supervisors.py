@@ -15,6 +15,7 @@ from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.traces import Run, read, records
+from distill.traces.naming import folder_and_run
 
 DEFAULT_SUPERVISOR = "recipe:find"
 REPLAY = "replay:"
@@ -84,9 +85,8 @@ def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
     ``run_id`` is for who has the two apart. Raises InputError: there is none.
     """
     folder = Path(named)
-    if run_id is None and "#" in folder.name and not folder.is_dir():
-        before, _, run_id = str(named).rpartition("#")
-        folder = Path(before)
+    if run_id is None:
+        folder, run_id = folder_and_run(named)
     with _reading:
         begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
     own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]

@@ -82,6 +82,22 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.task, self.attempt
 
 
+def results_in(path: Path) -> Iterator[TaskResult]:
+    """Every line of a results file. Raises InputError where one is something else, OSError."""
+    decoder = msgspec.json.Decoder(TaskResult)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield decoder.decode(line)
+            except msgspec.ValidationError as error:
+                raise InputError(
+                    f"{path}, line {number} is no result of a task ({error}): choose another file "
+                    "with --results"
+                ) from error
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue  # torn
+
+
 class ResultsFile:
     """The results of one evaluation; a context manager. One process at a time writes to it.
 
@@ -102,7 +118,7 @@ class ResultsFile:
             raise self._unusable(error) from error
         try:
             self._take()
-            for result in self._read():
+            for result in results_in(self.path):
                 self.results[result.key] = result
         except BaseException:
             self.close()
@@ -126,23 +142,7 @@ class ResultsFile:
                     ) from error
             time.sleep(0.05)
 
-    def _read(self) -> Iterator[TaskResult]:
-        decoder = msgspec.json.Decoder(TaskResult)
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield decoder.decode(line)
-                except msgspec.ValidationError as error:
-                    raise InputError(
-                        f"{self.path}, line {number} is no result of a task ({error}): choose "
-                        "another file with --results"
-                    ) from error
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue  # torn
-
-    def check(
-        self, tasks: list[Task], asked: dict[str, str], supervisor: str | None = None
-    ) -> None:
+    def check(self, tasks: list[Task], asked: dict[str, str], supervisor: str) -> None:
         """Raise InputError where it has results of another question, or of another supervisor."""
         for task in tasks:
             for attempt in range(1, task.attempts + 1):
@@ -152,7 +152,7 @@ class ResultsFile:
                 was = None
                 if result.asked != asked[task.id]:
                     was = f"another question, text or options for the task {task.id!r}"
-                elif supervisor not in (None, result.supervisor):
+                elif supervisor != result.supervisor:
                     was = f"answers of the supervisor {result.supervisor}, not {supervisor}"
                 if was is not None:
                     raise InputError(

@@ -11,8 +11,6 @@
 import asyncio
 import atexit
 import contextlib
-import contextvars
-import functools
 import logging
 import os
 import resource
@@ -22,7 +20,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from distill.caller import WAITER
 from distill.errors import InputError
 from distill.protocol import client_link, placer_link, sandbox_link, worker_link
 from distill.protocol.endpoints import published
@@ -348,28 +345,4 @@ async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) ->
 
     Its callers bound how many run at once (a jail's calls in flight, a backend's batches).
     """
-    future: asyncio.Future[Any] = driver.loop.create_future()
-    context = contextvars.copy_context()
-    context.run(WAITER.set, future)
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, StopIteration) or not isinstance(error, Exception):
-            # Neither can cross a task: SystemExit would end the loop for every run.
-            future.set_exception(RuntimeError(f"a host function raised {error!r}"))
-        else:
-            future.set_exception(error)
-
-    def work() -> Callable[[], object]:
-        outcome: tuple[Any, BaseException | None]
-        try:
-            outcome = (context.run(function, *args), None)
-        except BaseException as error:  # noqa: BLE001  (the awaiting task raises it)
-            outcome = (None, error)
-        return functools.partial(driver.loop.call_soon_threadsafe, settle, *outcome)
-
-    driver.call_threads.run(work)
-    return await future
+    return await driver.call_threads.call(function, *args)

@@ -1,6 +1,6 @@
 """A supervisor's conversations as they were sent, and which of its replies are worth learning."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distill.exports.graded import GradedRun
@@ -82,21 +82,17 @@ def _stretches(graded: GradedRun, good: set[int]) -> Iterator[Conversation | Dro
         learnt = good & {turn.reply_index for turn in turns}
         if learnt:
             last = max(turns, key=lambda turn: turn.reply_index)
-            said = _said(graded.run, last, lambda index, learnt=learnt: int(index in learnt))
-            yield Conversation(graded, said, last.model)
+            yield Conversation(graded, _said(graded.run, last, learnt), last.model)
         else:
             yield Dropped("no reply whose code ran to its end")
 
 
-def _said(run: Run, turn: records.Turn, weight: Callable[[int], int]) -> list[Said]:
-    """The request of a turn, and its reply."""
-    sent = [
-        Said(each.role, each.content, weight(each.index))
-        for each in run.messages[: turn.request_messages]
-    ]
+def _said(run: Run, turn: records.Turn, learnt: set[int]) -> list[Said]:
+    """The request of a turn, and its reply; messages of these indices have weight 1."""
+    said = [Said(each.role, each.content, int(each.index in learnt)) for each in run.messages]
+    sent = said[: turn.request_messages]
     if turn.compactions:
         cut = run.compactions[turn.compactions - 1]
         added = [Said(each["role"], each["content"], 0) for each in cut.added]
         sent = [*sent[: cut.opening], *added, *sent[cut.kept_from :]]
-    reply = run.messages[turn.reply_index]
-    return [*sent, Said(reply.role, reply.content, weight(reply.index))]
+    return [*sent, said[turn.reply_index]]

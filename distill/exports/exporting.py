@@ -25,7 +25,7 @@ from distill.exports.reading import Source, read_runs, sources
 from distill.exports.row import Dropped, Format, Made, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import Sides, sides
-from distill.exports.writing import DataFiles, FileType, at_once, check_free
+from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
 
 
 @dataclass(slots=True)
@@ -63,6 +63,7 @@ def export(
     as_: FileType = "jsonl",
     rows: int | None = None,
     not_from: Sequence[str | Path] = (),
+    length_weight: float | None = None,
     results: Sequence[str | Path] = (),
     dry_run: bool = False,
 ) -> Export:
@@ -75,7 +76,8 @@ def export(
     or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
     drops rows that are there already, to the letter or all but. ``split`` shares the texts out, by
     ``seed``. ``as_`` is the kind of file. ``rows`` and ``not_from`` are of few-shot demonstrations:
-    how many, and files of which none may come. A ``dry_run`` counts, and writes nothing.
+    how many, and files of which none may come; ``length_weight`` is of episodes: the most that the
+    length of an answer takes of its reward. A ``dry_run`` counts, and writes nothing.
 
     Raises InputError for what can't be used, for an ``out`` that is not empty, and where no row is
     left; nothing is written then.
@@ -92,6 +94,7 @@ def export(
         as_=as_,
         rows=rows,
         not_from=tuple(map(str, not_from)),
+        length_weight=length_weight,
     )
     choice.check()
     if not dry_run:
@@ -149,6 +152,8 @@ class _Work:
             rows=choice.rows,
             not_from=choice.forbidden_texts(),
         )
+        if choice.length_weight is not None:
+            self._material.length_weight = choice.length_weight
         self._sides: Sides = sides(runs, choice.shares(), choice.seed)
 
     def count(self) -> Export:
@@ -165,10 +170,10 @@ class _Work:
             if not sum(self._export.rows.values()):
                 raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
             made = manifest.made(self._choice, self._read, self._export, folder)
-            (folder / manifest.FILE).write_bytes(manifest.as_json(made))
-            (folder / card.FILE).write_text(
-                card.text(out.name, self._format, self._material.runs, made), "utf-8"
-            )
+            told = card.text(out.name, self._format, self._material.runs, made)
+            for name, data in ((manifest.FILE, manifest.as_json(made)), (card.FILE, told.encode())):
+                with new_file(folder / name) as file:
+                    file.write(data)
         self._export.out = out
         return self._export
 

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from distill.traces import Run, records
 
@@ -19,6 +20,8 @@ class GradedRun:
     root: "GradedRun" = field(init=False, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     score: float | None = None
+    label: Any = None
+    """The expected answer, where a score or a results file says it."""
     is_task: bool = False
     """A results file of `--tasks` tells of it: its label is that of a task."""
 
@@ -44,7 +47,7 @@ class GradedRun:
     @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
-        return getattr(self.start, "redacted", ())
+        return self.start.redacted
 
     @cached_property
     def group(self) -> str:

@@ -91,11 +91,14 @@ def _results_by_run(files: Iterable[Path]) -> dict[str, TaskResult]:
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
     """Of one scorer the last score counts; one that could not be told is none."""
     run: Run = graded.run
-    told = [(each.t, each.scorer, each.value) for each in getattr(run, "scores", ())]
+    told = [(each.t, each.scorer, each.value) for each in run.scores]
+    labels = [each.label for each in run.scores]
     if result is not None:
         graded.is_task = True
+        labels.append(result.label)
         if result.scorer is not None and isinstance(result.score, float):
             told.append((result.t, result.scorer, result.score))
+    graded.label = next((each for each in reversed(labels) if each is not None), None)
     for _, scorer, value in sorted(told, key=lambda each: each[0]):
         if value is None:
             graded.scores.pop(scorer, None)

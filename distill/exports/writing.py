@@ -36,7 +36,7 @@ class JsonLines:
     """One JSON object a line."""
 
     def __init__(self, path: Path, _row: type[Row]) -> None:
-        self._file = _new(path)
+        self._file = new_file(path)
         self._encoder = msgspec.json.Encoder()
 
     def write(self, row: Row) -> None:
@@ -51,7 +51,7 @@ class Parquet:
 
     def __init__(self, path: Path, row: type[Row]) -> None:
         self._arrow, self._schema = pyarrow(), arrow_schema(row)
-        self._file = _new(path)
+        self._file = new_file(path)
         self._writer = self._arrow.parquet.ParquetWriter(
             self._file, self._schema, compression="zstd"
         )
@@ -80,8 +80,8 @@ class Parquet:
 KINDS: dict[FileType, type[JsonLines] | type[Parquet]] = {"jsonl": JsonLines, "parquet": Parquet}
 
 
-def _new(path: Path) -> Any:
-    """A new file for this user alone: it holds the text."""
+def new_file(path: Path) -> Any:
+    """A new file for this user alone, open to be written: data sets hold the texts."""
     return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", BUFFER_BYTES)
 
 

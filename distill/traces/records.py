@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUPERVISOR_LOG = "supervisor.jsonl"
 WORKER_LOG = "worker.jsonl"
 CONTEXT_FOLDER = "contexts"
 SPOOL_FOLDER = "spool"
 
-ProcessKind = Literal["driver", "launcher", "placer", "sandbox", "worker_server"]
+ProcessKind = Literal["driver", "launcher", "placer", "sandbox", "scorer", "worker_server"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -324,6 +324,23 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     tree: TreeUse | None = None
 
 
+class Score(Record, frozen=True, tag="score"):
+    """What a scorer says of a run that has ended: appended later, while no run writes.
+
+    ``value`` is 0 to 1, null where the scorer could not tell; a run without such a record is not
+    scored. The last record of one ``scorer`` counts, earlier ones stay. ``label`` is what the
+    answer was held against; ``usage`` and ``dollars`` are what a judge has cost.
+    """
+
+    scorer: str
+    value: float | None
+    detail: str = ""
+    label: Any = None
+    usage: TokenUsage | None = None
+    dollars: float | None = None
+    elapsed_s: float = 0.0
+
+
 class Span(Part, frozen=True, omit_defaults=True):
     """Characters ``prompt_start…`` of a prompt are ``start:end`` of the context.
 
@@ -436,6 +453,7 @@ SupervisorRecord = (
     | Batch
     | Final
     | RunEnd
+    | Score
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call

@@ -44,6 +44,7 @@ DOCUMENTS = (
     "docs/runs.md",
     "docs/settings.md",
     "docs/tasks.md",
+    "docs/traces.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)

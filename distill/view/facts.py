@@ -1,0 +1,98 @@
+"""What is known of one run so far: its records as they came, and its worker calls as columns."""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.models import Usage
+from distill.prices import FREE, Price, PriceTable
+from distill.traces import Run, records
+from distill.view.columns import CallColumns, CallLine
+
+_LISTS: dict[type[records.Record], str] = {
+    records.Process: "processes",
+    records.Event: "events",
+    records.Message: "messages",
+    records.Turn: "turns",
+    records.Compaction: "compactions",
+    records.Cell: "cells",
+    records.Batch: "batches",
+    records.Primitive: "primitives",
+}
+
+
+class RunFacts:
+    """Grows as lines come. ``told`` is the run without its calls; ``key`` names it on the page."""
+
+    def __init__(self, run: str, folder: Path, key: str) -> None:
+        self.key = key
+        self.told = Run(run, folder)
+        self.calls = CallColumns()
+        self.version = 0
+        """Counts what came: whoever has seen this number has seen all."""
+        self.first_t = self.last_t = 0.0
+        self.driver_pid = 0
+        self._table = PriceTable()
+        self._prices: dict[str, Price] = {}
+
+    def add(self, record: records.SupervisorRecord) -> None:
+        """A record of ``supervisor.jsonl``."""
+        self._note(record.t)
+        told = self.told
+        match record:
+            case records.RunStart():
+                told.start = record
+                self._take_prices(record.options)
+            case records.RunEnd():
+                told.end = record
+            case records.Final():
+                told.final = told.final or record
+            case _:
+                getattr(told, _LISTS[type(record)]).append(record)
+        if record.producer.kind == "driver":
+            self.driver_pid = record.producer.pid
+
+    def add_call(self, line: CallLine, offset: int, length: int) -> None:
+        """A call of ``worker.jsonl``."""
+        self._note(line.t)
+        self.calls.add(line, offset, length, self._call_dollars(line))
+
+    def _note(self, t: float) -> None:
+        self.version += 1
+        self.first_t = min(self.first_t or t, t)
+        self.last_t = max(self.last_t, t)
+
+    # -- dollars, by the prices that the run was given
+
+    def _take_prices(self, options: dict[str, Any]) -> None:
+        try:
+            self._table = msgspec.convert(options.get("prices") or {}, PriceTable)
+        except msgspec.ValidationError:
+            self._table = PriceTable()
+
+    def turn_dollars(self, turn: records.Turn) -> float:
+        """What a turn cost; 0 where nobody knows."""
+        model = self.told.start.supervisor if self.told.start is not None else turn.model
+        return self._dollars(model, turn.usage, turn.device, turn.gpu_s)
+
+    def _call_dollars(self, line: CallLine) -> float:
+        if line.source != "sampled":
+            return 0.0
+        model = self.told.start.worker if self.told.start is not None else line.model.model
+        return self._dollars(model, line.usage, line.model.device, line.gpu_s)
+
+    def _dollars(self, model: str, used: records.TokenUsage, device: str, gpu_s: float) -> float:
+        if model not in self._prices:
+            # The log has the prices of this run's own models: where they were asked is known.
+            found = (p for p in self._table.models if any(fnmatchcase(model, n) for n in p.models))
+            self._prices[model] = next(found, FREE)
+        usage = Usage(
+            used.input_tokens,
+            used.output_tokens,
+            cached_input_tokens=used.cached_input_tokens,
+            cache_write_tokens=used.cache_write_tokens,
+        )
+        dollars = self._prices[model].of_call(usage)
+        return dollars + (self._table.device_dollars(device, gpu_s) if gpu_s else 0.0)

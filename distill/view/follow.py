@@ -1,0 +1,144 @@
+"""The two logs of one folder, read on from where the last look ended."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.traces import Skipped, records
+from distill.view.columns import CallLine
+from distill.view.facts import RunFacts
+
+LOOK_BYTES = 8 << 20
+"""Read at a time, while who asks for a page waits."""
+SKIPPED_KEPT = 200
+
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    records.SUPERVISOR_LOG: msgspec.json.Decoder(records.SupervisorRecord),
+    records.WORKER_LOG: msgspec.json.Decoder(CallLine | records.Process | records.Event),
+}
+_CALL = msgspec.json.Decoder(records.Call)
+
+
+class FollowedFolder:
+    """One log folder. ``lock`` is held while its runs change. Raises InputError: no log there."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        if not (folder / records.SUPERVISOR_LOG).is_file():
+            raise InputError(
+                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
+            )
+        self.folder, self.number = folder, number
+        self.lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.runs: dict[str, RunFacts] = {}
+        self.skipped: list[Skipped] = []
+        self.skipped_lines = 0
+        self.is_read = False
+        """All that was there has been read once."""
+        self._read_bytes = dict.fromkeys(_DECODERS, 0)
+        self._lines = dict.fromkeys(_DECODERS, 0)
+
+    def look(self) -> bool:
+        """Read what has come, some of it at a time; whether there is more."""
+        with self.lock:
+            # All of the supervisor's log first: a run's start has the prices of its calls.
+            more = any(self._look(log) for log in _DECODERS)
+            self.is_read = self.is_read or not more
+        return more
+
+    def _look(self, log: str) -> bool:
+        try:
+            with (self.folder / log).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                begin = self._read_bytes[log]
+                if size < begin:  # another file by this name
+                    self._begin()
+                    return True
+                file.seek(begin)
+                data = file.read(LOOK_BYTES)
+                while b"\n" not in data and (piece := file.read(LOOK_BYTES)):
+                    data += piece
+        except FileNotFoundError:
+            return False
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read(log, whole, begin)
+        self._read_bytes[log] += len(whole)
+        return bool(whole) and self._read_bytes[log] < size
+
+    def _read(self, log: str, data: bytes, begin: int) -> None:
+        decode = _DECODERS[log].decode
+        for line in data.splitlines(keepends=True) if b"\r" not in data else _lines(data):
+            self._lines[log] += 1
+            if line.strip():
+                try:
+                    self._take(log, decode(line), begin, len(line))
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    self._skip(log, str(error))
+            begin += len(line)
+
+    def _take(self, log: str, record: Any, offset: int, length: int) -> None:
+        if record.v > records.SCHEMA_VERSION:
+            self._skip(log, f"schema version {record.v} is newer than this")
+        elif record.run is None:
+            return
+        elif isinstance(record, CallLine):
+            self._run(record.run).add_call(record, offset, length)
+        elif log == records.SUPERVISOR_LOG:  # the processes of the other log are the same
+            self._run(record.run).add(record)
+
+    def _run(self, run: str) -> RunFacts:
+        if run not in self.runs:
+            self.runs[run] = RunFacts(run, self.folder, f"{self.number}.{len(self.runs)}")
+        return self.runs[run]
+
+    def _skip(self, log: str, reason: str) -> None:
+        self.skipped_lines += 1
+        if len(self.skipped) < SKIPPED_KEPT:
+            self.skipped.append(Skipped(log, self._lines[log], reason))
+
+    def lines(self, run: RunFacts, rows: range) -> list[bytes]:
+        """The lines of calls, as they stand in the file. Raises OSError."""
+        with (self.folder / records.WORKER_LOG).open("rb") as file:
+            places = [(run.calls.offsets[row], run.calls.lengths[row]) for row in rows]
+            return [os.pread(file.fileno(), length, offset) for offset, length in places]
+
+
+def whole_call(line: bytes) -> records.Call:
+    """A call's line with all that it has. Raises msgspec.MsgspecError."""
+    return records.whole(_CALL.decode(line))
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Lines as a file has them: only a line feed ends one."""
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
+
+
+def lock_holders(folders: list[FollowedFolder]) -> dict[int, int]:
+    """The pid of the driver that writes each folder, by the folder's number.
+
+    From /proc/locks: to try the lock would have a driver that starts just then refuse the folder.
+    """
+    wanted = {}
+    for each in folders:
+        try:
+            told = (each.folder / ".lock").stat()
+        except OSError:
+            continue
+        device = f"{os.major(told.st_dev):02x}:{os.minor(told.st_dev):02x}"
+        wanted[f"{device}:{told.st_ino}"] = each.number
+    try:
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return {}
+    found = {}
+    for line in locks.splitlines():
+        words = line.split()
+        if len(words) >= 6 and words[1] == "FLOCK" and words[5] in wanted:
+            found[wanted[words[5]]] = int(words[4])
+    return found

@@ -1,0 +1,219 @@
+// What one wants to know first: the answer, how it ended, what it took, how much was read, and when.
+
+import { Drawing } from "./canvas.js";
+import { el, fill, json, longText, shown } from "./dom.js";
+import { count, counted, dollars, percent, seconds, short, when } from "./numbers.js";
+import { Timeline } from "./timeline.js";
+
+const ENDS = {
+  final: ["good", "answered"],
+  forced: ["warn", "forced: its last reply, unchecked"],
+  unanswered: ["bad", "no answer"],
+  failed: ["bad", "failed"],
+  cancelled: ["warn", "cancelled"],
+  running: ["live", "running"],
+  "cut off": ["warn", "cut off: no end in the log"],
+};
+
+export function badge(status) {
+  const [kind, text] = ENDS[status] ?? ["warn", status];
+  return el("span", { class: `badge ${kind}` }, text);
+}
+
+export class Overview {
+  constructor(app) {
+    this.app = app;
+    this.timeline = new Timeline(app);
+    this.top = el("div", { class: "top" });
+    this.figures = el("dl", { class: "figures" });
+    this.strip = new CoverageStrip(app, 46);
+    this.stripNote = el("p", { class: "note" });
+    this.more = el("div", { class: "more-facts" });
+    this.root = el(
+      "div",
+      { class: "overview" },
+      this.top,
+      this.figures,
+      el("section", {}, el("h2", {}, "What was read"), this.stripNote, this.strip.root),
+      el("section", {}, el("h2", {}, "When"), this.timeline.root),
+      this.more,
+    );
+  }
+
+  update() {
+    const { app } = this;
+    const { run, calls } = app;
+    this.head(run);
+    fill(this.figures, this.figureList(run, calls));
+    const { share, read, total } = app.coverage;
+    fill(
+      this.stripNote,
+      run.context.missing
+        ? `The text can't be shown: ${run.context.missing}`
+        : `Workers have read ${percent(share)} of the text: ${count(read)} of ${counted(total, "character")}. ` +
+            "Darker was read more often; a click opens the place.",
+    );
+    this.strip.update();
+    this.timeline.update();
+    this.details(run);
+  }
+
+  head(run) {
+    const signs = json([run.status, run.query, run.answer, run.end?.error, this.app.isLoading]);
+    if (signs === this.headShown) return;
+    this.headShown = signs;
+    const answer = run.answer;
+    const hasAnswer = answer !== null && answer !== undefined;
+    fill(
+      this.top,
+      el("p", { class: "status" }, badge(run.status), this.relatives(run)),
+      el("h2", { class: "question" }, longText(run.query || "(no question in the log)", "question-text")),
+      this.cautions(run).map((text) => el("p", { class: "caution" }, text)),
+      el(
+        "div",
+        { class: hasAnswer ? "answer" : "answer none" },
+        el("h3", {}, "Answer"),
+        hasAnswer ? longText(json(answer), "answer-text") : run.status === "running" ? "not yet" : "none",
+      ),
+    );
+  }
+
+  relatives(run) {
+    const links = [];
+    const link = (other, text) =>
+      el("button", { class: "link", type: "button", onclick: () => this.app.openRun(other.key) }, text);
+    const parent = this.app.state.runs.find((each) => each.id === run.short.parent);
+    if (parent) links.push(link(parent, "a sub-run: its parent"));
+    for (const each of this.app.state.runs)
+      if (each.parent === run.id && each.key !== run.key && links.length < 12)
+        links.push(link(each, `sub-run: ${each.query.slice(0, 40)}`));
+    return links;
+  }
+
+  cautions(run) {
+    const { end } = run;
+    const told = [];
+    if (end?.error) told.push(end.error);
+    if (end?.answer_problem) told.push(`This is no answer that passes: ${end.answer_problem}`);
+    if (end?.ended_by) told.push(`The budget of ${end.ended_by.replace("_", " ")} ended it.`);
+    return told;
+  }
+
+  figureList(run, calls) {
+    const { end } = run;
+    const budget = run.start?.options?.budget ?? {};
+    const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
+    const total = (column) => (calls.columns[column] ?? []).reduce((a, b) => a + b, 0);
+    const of = (limit, say) => (typeof limit === "number" ? `of at most ${say(limit)}` : "");
+    const notes = (...parts) => parts.filter(Boolean).join(", ");
+    const bad = run.cells.filter((cell) => cell.status === "error" || cell.status === "lost").length;
+    const spent =
+      end && end.supervisor_dollars !== null && end.worker_dollars !== null
+        ? end.supervisor_dollars + end.worker_dollars
+        : end ? null : sum(run.turns, "dollars") + calls.dollars.reduce((a, b) => a + b, 0);
+    const device = end?.gpu_s || total("gpu") / 1000 + sum(run.turns, "gpu_s");
+    const figure = (name, value, note) =>
+      el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
+    return [
+      figure("Read", percent(this.app.coverage.share), counted(this.app.coverage.total, "character")),
+      figure("Turns", count(run.turns.length), notes(of(budget.turns, count), counted(run.cells.length, "cell"), bad && `${count(bad)} failed`)),
+      figure("Worker calls", run.short.calls < 1e6 ? count(run.short.calls) : short(run.short.calls), notes(of(budget.worker_calls, short), `${count(run.short.failed)} failed`)),
+      figure("Supervisor", `${short(sum(run.turns, "input"))} → ${short(sum(run.turns, "output"))}`, "tokens in → out"),
+      figure("Workers", `${short(total("input"))} → ${short(total("output"))}`, "tokens in → out"),
+      figure("Cost", dollars(spent), spent === null ? "a model has no price" : of(budget.dollars, dollars) || "by the price table"),
+      figure("Time", seconds(run.short.elapsed_s), of(budget.wall_s, seconds) || when(run.t0)),
+      figure("Device", device ? seconds(device) : "–", of(budget.gpu_s, seconds) || (device ? "of worker servers" : "no time in the log")),
+    ];
+  }
+
+  details(run) {
+    if (this.detailsOf === `${run.key}/${run.short.version}/${this.app.state.skipped_lines}`) return;
+    this.detailsOf = `${run.key}/${run.short.version}/${this.app.state.skipped_lines}`;
+    const open = new Set([...this.more.querySelectorAll("details[open]")].map((each) => each.dataset.name));
+    const block = (name, text) =>
+      el("details", { "data-name": name, open: open.has(name) }, el("summary", {}, name), text());
+    const { start, events, processes } = run;
+    const skipped = this.app.state.skipped;
+    fill(
+      this.more,
+      el("p", { class: "facts" },
+        fact("Supervisor", run.short.supervisor), fact("Worker", run.short.worker),
+        fact("Run", run.id), fact("Folder", run.folder), run.short.label && fact("Label", run.short.label),
+        (start?.context.sources ?? []).slice(0, 20).map((file) => fact("File", file))),
+      skipped.length > 0 &&
+        block(`Lines that could not be read (${count(this.app.state.skipped_lines)})`, () =>
+          longText(skipped.map((each) => `${each.folder}/${each.file}:${each.line}: ${each.reason}`).join("\n"))),
+      start && block("Options", () => longText(json({ ...start.options, versions: start.versions }))),
+      processes.length > 0 &&
+        block(`Processes (${count(processes.length)})`, () =>
+          longText(processes.map((each) => `${each.name} (${each.kind}, pid ${each.pid}) ${detail(each.detail)}`).join("\n"))),
+      events.length > 0 &&
+        block(`Events (${count(events.length)})`, () =>
+          longText(events.map((each) => `${seconds(each.t - run.t0)}  ${each.who}  ${each.event}`).join("\n"))),
+    );
+  }
+}
+
+function fact(name, value) {
+  return el("span", { class: "fact" }, el("b", {}, name), " ", shown(value));
+}
+
+function detail(value) {
+  return Object.keys(value).length ? JSON.stringify(value) : "";
+}
+
+// The whole text as a strip: each pixel's share that was read, and how often.
+export class CoverageStrip {
+  constructor(app, height) {
+    this.app = app;
+    this.mark = null;
+    this.drawing = new Drawing("Which parts of the text workers have read", height, (...given) => this.draw(...given), {
+      class: "strip",
+      tabindex: "0",
+    });
+    this.root = this.drawing.element;
+    this.root.addEventListener("click", (event) => this.go(event.offsetX / this.drawing.width));
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      const first = app.coverage.segments[0];
+      this.go(first ? first[0] / app.coverage.total : 0);
+    });
+  }
+
+  go(share) {
+    const { coverage } = this.app;
+    if (!coverage?.total) return;
+    const at = Math.max(0, Math.min(coverage.total - 1, Math.floor(share * coverage.total)));
+    let part = coverage.bases.findLastIndex((base) => base <= at);
+    while (part > 0 && coverage.parts[part][1] === 0) part--;
+    this.app.openText(part, at - coverage.bases[part]);
+  }
+
+  update() {
+    this.drawing.redraw();
+  }
+
+  draw(context, width, colour) {
+    const { coverage } = this.app;
+    const height = this.drawing.height;
+    context.fillStyle = colour("unread");
+    context.fillRect(0, 0, width, height);
+    if (!coverage?.total) return;
+    const { shares, readings } = coverage.bins(width);
+    const most = Math.max(1, ...readings);
+    context.fillStyle = colour("read");
+    for (let x = 0; x < width; x++) {
+      if (!shares[x]) continue;
+      const often = Math.log1p(readings[x]) / Math.log1p(most);
+      context.globalAlpha = 0.3 + 0.7 * often;
+      const part = Math.max(3, shares[x] * height);
+      context.fillRect(x, height - part, 1, part);
+    }
+    context.globalAlpha = 1;
+    if (this.mark === null) return;
+    const x = (this.mark / coverage.total) * width;
+    context.fillStyle = colour("mark");
+    context.fillRect(Math.round(x) - 1, 0, 3, height);
+  }
+}
