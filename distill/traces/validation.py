@@ -84,7 +84,8 @@ def _numbering_problems(run: Run) -> list[str]:
     }
     if _has_ended(run):
         cells = {cell.cell for cell in run.cells}
-        called = [each.cell for each in (*run.batches, *run.primitives)]
+        called = [batch.cell for batch in run.batches]
+        called += [primitive.cell for primitive in run.primitives]
         called += [run.final.cell] if run.final is not None else []
         loose = sum(cell not in cells for cell in called)
         if loose:
