@@ -29,12 +29,13 @@ class RepliesEndError(ModelError):
 class RecordedSupervisor(ModelHandler):
     """Replies what the supervisor of a recorded run replied, turn by turn.
 
-    ``opening`` are the messages before its first reply.
+    ``opening`` are the messages before its first reply. Raises InputError: the run was redacted.
     """
 
     endpoint = ""
 
     def __init__(self, run: Run) -> None:
+        check_whole(run)
         self.run = run
         self.model = f"{REPLAY}{run.id}"
         content = {message.index: message.content for message in run.messages}
@@ -56,6 +57,15 @@ class RecordedSupervisor(ModelHandler):
     def chat_batch(self, message_batches: Any, **kw: Any) -> list[LMResponse]:
         """Reply to several runs."""
         return [self.chat(messages, **kw) for messages in message_batches]
+
+
+def check_whole(run: Run) -> None:
+    """Raise InputError for a run whose log is redacted: what is blotted out can't be done again."""
+    if run.start is not None and run.start.redacted:
+        raise InputError(
+            f"run {run.id} was redacted ({', '.join(run.start.redacted)}): its log lacks what was "
+            "blotted out, so it can't be gone on with or done again; ask the question anew"
+        )
 
 
 def is_replay(supervisor: Any) -> bool:

@@ -26,6 +26,7 @@ from distill.protocol.endpoints import published
 from distill.protocol.errors import LocalProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
+from distill.redaction import NOTHING, Redaction
 from distill.supervisor import background, keyring, run_directory
 from distill.supervisor.activity import Activity
 from distill.supervisor.call_threads import CallThreads
@@ -237,16 +238,19 @@ class Driver:
 
     # -- events
 
-    def open_journal(self, folder: Path) -> Journal:
+    def open_journal(self, folder: Path, redaction: Redaction = NOTHING) -> Journal:
         """The journal of a folder, shared by the runs that use it; events go there too.
 
-        Raises InputError if the folder can't be used.
+        ``redaction`` is of events, from now on. Raises InputError if the folder can't be used.
         """
         folder = folder.resolve()
-        if folder not in self._journals:
-            journal = self._journals[folder] = Journal(folder)
+        is_new = folder not in self._journals
+        if is_new:
+            self._journals[folder] = Journal(folder)
+        self._journals[folder].redact(redaction)
+        if is_new:
             for record in self._history:
-                self._log_to(journal, record)
+                self._log_to(self._journals[folder], record)
             self._tell_last_word()
         self._uses[folder] += 1
         return self._journals[folder]

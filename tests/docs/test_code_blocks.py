@@ -42,6 +42,7 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
+    "docs/scores.md",
     "docs/settings.md",
     "docs/tasks.md",
     "docs/traces.md",
