@@ -1,7 +1,7 @@
 """The text that a run asked about, by slices: what the page shows at a time."""
 
 from distill.errors import InputError
-from distill.supervisor.journal import texts_of
+from distill.traces.contexts import texts_of
 from distill.view.facts import RunFacts
 
 SLICE_CHARS = 20_000
