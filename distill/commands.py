@@ -25,6 +25,7 @@ from distill.first_checks import (
     check_recorded,
     check_texts,
     check_words,
+    check_written,
     checked,
 )
 from distill.going_on import says_how_to_go_on
@@ -144,6 +145,7 @@ def run(
     many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
+    check_written(options)
     if many is not None:
         check_folder(check_tasks(many, options, supervisor))
         if many.check:

@@ -19,19 +19,22 @@ from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.option_checks import check_first_turn
 from distill.orchestrator import default_log_dir
+from distill.otlp import collector
 from distill.prices import price_table
 from distill.question import Question
 from distill.rates import UNLIMITED, Rates
 from distill.ready_primitives import named
+from distill.redaction import Redaction
 from distill.supervisor.text import printable
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import is_replay, supervisor_from
 from distill.task_commands import check_tasks
 from distill.task_options import Many
+from distill.user_folders import make_private
 from distill.worker_settings import WorkerSettings
 
 DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
-    ("adapter", "label", "log_dir", "replay_answers")
+    ("adapter", "label", "log_dir", "otlp", "otlp_content", "replay_answers")
 )
 """Options that a recorded run has from its log."""
 LIMITS = frozenset(f"max_{kind}" for kind in Budget.__slots__)
@@ -87,6 +90,7 @@ def checked(
     starts.
     """
     price_table(asked.options["prices"])
+    check_written(asked.options)
     if asked.many is not None:
         check_folder(check_tasks(asked.many, asked.options, asked.supervisor))
         return _named_supervisor(asked)
@@ -95,6 +99,12 @@ def checked(
     if asked.is_recorded:
         return _check_again(asked, workers)
     return _check_new(asked, looks_only=looks_only)
+
+
+def check_written(options: dict[str, Any]) -> None:
+    """Raise InputError for patterns that can't be redacted, and a collector that is none."""
+    Redaction.of(options["redact"])
+    collector(options["otlp"], content=options["otlp_content"])
 
 
 def _check_new(asked: Asked, *, looks_only: bool) -> ModelHandler | None:
@@ -203,7 +213,7 @@ def check_texts(*texts: str | None) -> None:
 def check_folder(folder: Path) -> None:
     """Raise InputError for a log folder that can't be made, or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -50,6 +50,11 @@ def check_options(options: Options, label: str | None, messages: Opening | None)
         raise InputError("output_limit must be at least 100 characters")
     _check_choice("sandbox", options.sandbox, Wanted)
     _check_choice("answer_cache", options.answer_cache, AnswerCaching)
+    if options.answer_cache == "shared" and options.redaction:
+        raise InputError(
+            "an answer cache that runs share keeps prompts and answers as they are, and redact "
+            'wants none of them written so: use answer_cache="run"'
+        )
     described(options.packages)
 
 

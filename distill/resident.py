@@ -166,6 +166,8 @@ class Resident:
                 sandbox=self._sandbox.tier,
                 budget=Budget.taken_from(options),
                 on_progress=on_progress,
+                otlp=options.get("otlp"),
+                otlp_content=bool(options.get("otlp_content")),
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -207,6 +209,8 @@ class Resident:
             label=asked["label"],
             sandbox=self._sandbox.tier,
             on_progress=on_progress,
+            otlp=asked["otlp"],
+            otlp_content=asked["otlp_content"],
         )
         return result, self._summary(result, supervisor, workers)
 

@@ -68,6 +68,7 @@ class RunRecords:
             worker=self._backend.name,
             label=label,
             parent=parent,
+            redacted=self._options.redaction.told,
             options={
                 **self._told_options(),
                 "worker_ctx_k": worker_ctx_k,

@@ -34,13 +34,20 @@ DEFAULT_DOLLARS = 5.0
 def settled(
     budget: Budget, table: PriceTable, backend: Backend, *supervisors: ModelHandler | None
 ) -> tuple[Budget, PriceTable]:
-    """The budget with its default cap, and the prices of these models and of devices.
+    """The budget of a run with its default cap, and the prices of these models and of devices.
 
     Raises InputError where dollars are limited and a price is not known.
     """
-    rows, unknown = [], []
     asked = [_asked(each) for each in supervisors if each is not None]
-    for model, endpoint in dict.fromkeys((*asked, (backend.name, backend.endpoint))):
+    return settled_for([*asked, (backend.name, backend.endpoint)], budget, table)
+
+
+def settled_for(
+    asked: Iterable[tuple[str, str | None]], budget: Budget, table: PriceTable, what: str = "run"
+) -> tuple[Budget, PriceTable]:
+    """The same for what asks these models, each at an endpoint; ``what`` it is, in a word."""
+    rows, unknown = [], []
+    for model, endpoint in dict.fromkeys(asked):
         price = table.price(model, endpoint)
         if price is None:
             unknown.append((model, endpoint))
@@ -51,10 +58,10 @@ def settled(
         raise InputError(f"the dollars can't be limited: {_how_to_add(*unknown[0])}")
     for model, endpoint in unknown:
         if endpoint is not None:
-            _tell_once(f"what this run costs is not known: {_how_to_add(model, endpoint)}")
+            _tell_once(f"what this {what} costs is not known: {_how_to_add(model, endpoint)}")
     costs = any(row.most_input or row.output for row in rows) or bool(table.devices)
     if costs and not unknown and budget.dollars is None:
-        _tell_once(f"a run may cost up to ${DEFAULT_DOLLARS:.2f} (--max-dollars sets it)")
+        _tell_once(f"a {what} may cost up to ${DEFAULT_DOLLARS:.2f} (--max-dollars sets it)")
         budget = dataclasses.replace(budget, dollars=DEFAULT_DOLLARS)
     return budget, PriceTable(models=tuple(rows), devices=table.devices)
 
