@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from quality_process import CONTESTANTS
 from sandbox_report import machine, number, table
 
-Z_95 = 1.96
+from distill.intervals import wilson
+
 Cell = tuple[str, int]
 """A family of tasks, and the size of the texts."""
 
@@ -92,17 +92,8 @@ class Figures:
 def accuracy(rows: list[Row]) -> dict[str, Any]:
     """How many are right, and Wilson's 95 % interval of the share."""
     right, count = sum(row.right for row in rows), len(rows)
-    low, high = interval(right, count)
+    low, high = wilson(right / count, count)
     return {"right": right, "count": count, "low": low, "high": high}
-
-
-def interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    share = right / count
-    middle = share + Z_95**2 / (2 * count)
-    half = Z_95 * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2))
-    scale = 1 + Z_95**2 / count
-    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
 
 
 def size_name(size_bytes: int) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from sandbox_report import OURS, Figures, machine, number
 
+from distill.bar_picture import GREY, OTHER_COLOUR, OURS_COLOUR, line, svg, text
+
 WIDTH, LEFT, RIGHT, ROW, GAP = 860, 190, 110, 22, 46
 """Pixels: the whole width, the names' column, the values' column, a bar's row, between panels."""
-OURS_COLOUR, OTHER_COLOUR, TEXT_COLOUR, LINE_COLOUR = "#1f6f54", "#9aa5ad", "#24292f", "#d7dde2"
 
 
 @dataclass
@@ -44,14 +44,8 @@ def draw(figures: Figures, path: Path) -> None:
     note = (
         f"Smaller is better; logarithmic scales. Only distill's cells are jailed. {machine_name}."
     )
-    parts.append(_text(LEFT, top + 14, note, size=12, colour="#57606a"))
-    path.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">\n'
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
-    )
+    parts.append(text(LEFT, top + 14, note, size=12, colour=GREY))
+    path.write_text(svg(parts, WIDTH, height))
 
 
 def _panels(figures: Figures) -> list[Panel]:
@@ -94,43 +88,20 @@ def _panel(panel: Panel, top: int) -> list[str]:
         return LEFT + span * (math.log10(value) - low) / (high - low)
 
     bottom = top + 10 + ROW * len(panel.values)
-    parts = [_text(LEFT, top, f"{panel.title}, {panel.unit}", size=14, bold=True)]
+    parts = [text(LEFT, top, f"{panel.title}, {panel.unit}", size=14, bold=True)]
     for power in range(low, high + 1):
         x = place(10**power)
-        parts.append(_line(x, top + 8, x, bottom))
-        parts.append(
-            _text(x, bottom + 12, f"{10**power:g}", size=10, colour="#57606a", at="middle")
-        )
+        parts.append(line(x, top + 8, x, bottom))
+        parts.append(text(x, bottom + 12, f"{10**power:g}", size=10, colour=GREY, at="middle"))
     for row, (name, value) in enumerate(sorted(panel.values.items(), key=lambda item: item[1])):
         y = top + 12 + ROW * row
         tail = place(panel.tails.get(name, value))
         colour = OURS_COLOUR if name == OURS else OTHER_COLOUR
-        parts.append(_text(LEFT - 8, y + 12, name, size=12, bold=name == OURS, at="end"))
+        parts.append(text(LEFT - 8, y + 12, name, size=12, bold=name == OURS, at="end"))
         parts.append(
             f'<rect x="{LEFT}" y="{y}" width="{place(value) - LEFT:.1f}" height="{ROW - 6}" '
             f'fill="{colour}"/>'
         )
-        parts.append(_line(place(value), y + 8, tail, y + 8, colour))
-        parts.append(_text(tail + 6, y + 12, number(value), size=12))
+        parts.append(line(place(value), y + 8, tail, y + 8, colour))
+        parts.append(text(tail + 6, y + 12, number(value), size=12))
     return parts
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str = LINE_COLOUR) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1}" x2="{x2:.1f}" y2="{y2}" stroke="{colour}"/>'
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: int,
-    colour: str = TEXT_COLOUR,
-    bold: bool = False,
-    at: str = "start",
-) -> str:
-    weight = ' font-weight="bold"' if bold else ""
-    return (
-        f'<text x="{x:.1f}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="{at}"{weight}>'
-        f"{escape(text)}</text>"
-    )

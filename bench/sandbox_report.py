@@ -10,6 +10,8 @@ from typing import Any
 
 from sandbox_measures import Start
 
+from distill.bar_picture import number
+
 MIB = 1 << 20
 CHAIN, OURS, KERNEL = "bare chain", "distill", "ipykernel"
 
@@ -52,11 +54,6 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_1_min": round(os.getloadavg()[0], 1),
     }
-
-
-def number(value: float) -> str:
-    """Three figures, and no exponents."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def spread(times: Any) -> Any:

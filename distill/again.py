@@ -15,6 +15,7 @@ from distill.models import ModelHandler
 from distill.opening import Opening
 from distill.option_checks import checked_budget, chosen_primitives
 from distill.orchestrator import default_log_dir, journal_of
+from distill.otlp import collector
 from distill.prices import price_table
 from distill.primitives import primitive
 from distill.progress import Progress
@@ -24,7 +25,7 @@ from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
 from distill.rollout import run_name
-from distill.run_models import RunModels, ready_backend, ready_models
+from distill.run_models import RunModels, check_worker, ready_backend, ready_supervisors
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
 from distill.run_result import RunResult
@@ -32,7 +33,12 @@ from distill.supervisor import background, driver
 from distill.supervisor.backends import Backend, RecordedBackend
 from distill.supervisor.recording import Answers, ReplayOf
 from distill.supervisor.run_log import RunLog
-from distill.supervisors import RecordedSupervisor, recorded_run, supervisor_again
+from distill.supervisors import (
+    RecordedSupervisor,
+    check_whole,
+    recorded_run,
+    supervisor_again,
+)
 from distill.traces import Run
 from distill.traces.records import RunStart
 
@@ -53,6 +59,8 @@ async def resume_on_loop(
     budget: Budget | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_text: Callable[[str], None] | None = None,
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Go on with a run that was cut off: its driver was killed, it failed or was cancelled.
 
@@ -66,11 +74,14 @@ async def resume_on_loop(
     What was used before counts against the run's budget, in which the limits of ``budget`` take the
     place of its own.
 
-    Raises InputError for a run that can't go on, and what ``run`` raises.
+    Raises InputError for a run that can't go on (one that was redacted can't), and what ``run``
+    raises.
     """
     given = chosen_primitives(primitives)
+    spans = collector(otlp, content=otlp_content)
     own_limits = {} if limits is None else {"limits": check_limits(limits)}
     own_budget = checked_budget(budget)
+    check_worker(worker)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -82,8 +93,9 @@ async def resume_on_loop(
     recorded = await driver.in_thread(host, check, log_dir, run_id)
     supervisor = supervisor or await driver.in_thread(host, _supervisor_of, recorded)
     sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
-    models = await ready_models(host, supervisor, worker, sub_supervisor)
-    async with journal_of(host, recorded.folder, recorded.id) as journal:
+    supervisors = await ready_supervisors(host, supervisor, sub_supervisor)
+    models = RunModels(*supervisors, await ready_backend(host, worker))
+    async with journal_of(host, recorded.folder, recorded.id, spans=spans) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
         options = _options_of(
@@ -115,6 +127,8 @@ async def replay_on_loop(
     answer_check: Callable[..., Any] | None = None,
     sandbox: Wanted = "auto",
     on_progress: Callable[[Progress], None] | None = None,
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Do a recorded run again: its supervisor says what it said, its cells run anew.
 
@@ -128,6 +142,7 @@ async def replay_on_loop(
     Raises InputError for what is no run, and what ``run`` raises.
     """
     given = chosen_primitives(primitives)
+    spans = collector(otlp, content=otlp_content)
     host = driver.shared()
     recorded = run if isinstance(run, Run) else await driver.in_thread(host, recorded_run, run)
     handler = RecordedSupervisor(recorded)
@@ -141,11 +156,11 @@ async def replay_on_loop(
         answer_check=answer_check,
         on_progress=on_progress,
     )
-    models = RunModels(handler, backend)
+    models = RunModels(handler, None, backend)
     options = models.settled(options)
     question = Question(_start(recorded).query, await driver.in_thread(host, recorded.context))
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with journal_of(host, folder, run_id) as journal:
+    async with journal_of(host, folder, run_id, spans=spans) as journal:
         asked = await models.rollout(host, RunLog(journal, run_id), question, options)
         ctx_k = _start(recorded).options.get("worker_ctx_k")
         return await asked.ask(label, ctx_k, handler.opening)
@@ -230,6 +245,7 @@ def check_resumable(
 ) -> Run:
     """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
     recorded = recorded_run(log_dir, run_id)
+    check_whole(recorded)
     assert recorded.start is not None
     if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
         raise InputError(

@@ -43,6 +43,9 @@ class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_wall_s: float | None = None
     prices: str | dict[str, Any] | None = None
     show_context_chars: int = 0
+    redact: tuple[str, ...] = ()
+    otlp: str | None = None
+    otlp_content: bool = False
 
 
 def checked(options: dict[str, Any]) -> dict[str, Any]:

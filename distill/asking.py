@@ -183,7 +183,7 @@ class Through:
             kept = {
                 name: options[name]
                 for name in options
-                if name.startswith("max_") or not _is_a_runs(name)
+                if name.startswith(("max_", "otlp")) or not _is_a_runs(name)
             }
             kept["resume"] = f"{self._log_dir}#{attempt.resumes}"
             result, _ = await self._put("", [], kept, on_progress)

@@ -25,6 +25,7 @@ from distill.first_checks import (
     check_recorded,
     check_texts,
     check_words,
+    check_written,
     checked,
 )
 from distill.going_on import says_how_to_go_on
@@ -42,9 +43,10 @@ from distill.spooled import is_stream, spooled
 from distill.supervisor.text import visible
 from distill.supervisors import REPLAY, RecordedSupervisor, is_replay, supervisor_from
 from distill.task_commands import ask_all, check_tasks, is_all_done
+from distill.worker_settings import SMALL_MODEL
 
-DEFAULT_MODEL_NAME, DEFAULT_WINDOW_TOKENS = "SmolLM2-135M-Instruct", 8192
-"""Of the worker that serves where nobody names one."""
+SMALL_WINDOW_TOKENS = 8192
+"""Of SMALL_MODEL."""
 
 
 def up(
@@ -68,7 +70,8 @@ def up(
         if not prepare_only:
             seen = tuple(path for path in paths if not is_stream(path))
             # What reads a PDF may be about to be installed.
-            checked(dataclasses.replace(asked, paths=seen), looks_only=True)
+            asked = dataclasses.replace(asked, paths=seen)
+            checked(asked, engine.workers, looks_only=True)
         return 0
     if prepare_only:
         prepare(engine.workers, *([] if engine.supervisor is None else [engine.supervisor]))
@@ -82,7 +85,7 @@ def up(
         asked = dataclasses.replace(asked, paths=tuple(files))
         if dry_run:
             return _dry_run(engine, asked)
-        return _answered(engine, asked, checked(asked))
+        return _answered(engine, asked, checked(asked, engine.workers))
 
 
 def _answered(engine: EngineArguments, asked: Asked, handler: ModelHandler | None) -> int:
@@ -142,8 +145,9 @@ def run(
     many = task_options.taken_from(options, query or paths, dry_run=dry_run)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
+    check_written(options)
     if many is not None:
-        check_folder(check_tasks(many, options))
+        check_folder(check_tasks(many, options, supervisor))
         if many.check:
             return 0
     folder = parse_adapter(adapter) if adapter is not None and is_path(adapter) else None
@@ -201,8 +205,8 @@ def _dry_run(engine: EngineArguments, asked: Asked) -> int:
     if asked.is_local:
         raise InputError("--dry-run of a local supervisor needs its engine: use `distill run`")
     handler = supervisor_from(asked.supervisor, asked.base_url, check=False)
-    model = settings.model or DEFAULT_MODEL_NAME
-    window = settings.window_tokens or (None if settings.model else DEFAULT_WINDOW_TOKENS)
+    model = settings.model or SMALL_MODEL
+    window = settings.window_tokens or (None if settings.model else SMALL_WINDOW_TOKENS)
     worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
     own = ("max_iterations", "output_limit", "prices", "primitives", "dialect", "max_depth")
     told = estimate(

@@ -25,7 +25,7 @@ WORKERS_EVERY_S = 60.0
 REFRESH_S = 1.0
 FRAMES_PER_S = 8
 INDENT = "  "
-COUNTED = ("turn ", "tasks ")
+COUNTED = ("turn ", "tasks ", "scored ")
 """What a phase begins with that tells its seconds by itself."""
 TOLD = frozenset(("frozen", "failed", "draining", "left"))
 """States of a worker that a plain line tells of, beside its restarts and that it is ready again."""
@@ -81,7 +81,7 @@ class Display:
             self._show(text, new=turned or finished)
 
     def tasks(self, text: str) -> None:
-        """How far many tasks are; it counts its own seconds, and begins with ``tasks``."""
+        """How far many tasks are; it counts its own seconds, and begins with a word of COUNTED."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             self._phase = text
             self._show(text, new=False)

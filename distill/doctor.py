@@ -127,7 +127,7 @@ def check_run(folder: Path, *, as_json: bool) -> int:
             "status": run.end.status if run.end else "cut off",
             "turns": len(run.turns),
             "cells": len(run.cells),
-            "worker_calls": len(run.calls),
+            "worker_calls": trace.call_counts[run.id],
             "messages": len(run.messages),
         }
         for run in trace.runs.values()

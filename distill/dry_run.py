@@ -36,6 +36,7 @@ REPLY_TOKENS = 1_000
 SHOWN = (
     *("worker_options", "limits", "sandbox", "sandbox_packages", "primitives", "repl_class"),
     *("messages", "worker_ctx_k", "output_limit", "dialect", "max_depth", "show_context_chars"),
+    "redact",
 )
 """Options of a run that decide what a recipe asks, or what a model is told first."""
 

@@ -1,7 +1,7 @@
 """The workers of an engine: brought up, and chosen for a run."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from distill.adapters import NamedAdapter
 from distill.again import check_resumable
@@ -19,6 +19,7 @@ from distill.supervisors import recorded_run
 from distill.traces import Run
 from distill.worker_settings import (
     DEFAULT_MODEL,
+    SMALL_MODEL,
     WorkerSettings,
     endpoint_worker,
     placed_specs,
@@ -129,11 +130,9 @@ class EngineWorkers:
                 return self.named(name)
             if name in self.fleet.models() and (card := self.fleet.card(name)) is not None:
                 return FleetBackend(self.fleet, card)
-        was_adapter = any(call.model.adapter == name for call in run.calls)
-        named = self._settings.adapters or (self._settings.model and not was_adapter)
-        if is_own and named:
+        if is_own and _is_named(run, self._settings):
             return self.named(None)
-        raise _not_here(run, self.backend)
+        raise _not_here(run, self.backend.models() if self.backend is not None else ())
 
     async def supervisor_of(self, ask: wire.Ask) -> LocalSupervisor | None:
         """The supervisor of this question, if it is a model of this engine's."""
@@ -165,11 +164,27 @@ class EngineWorkers:
             await self.placement.close()
 
 
-def _not_here(run: Run, backend: Backend | None) -> InputError:
+def check_again(run: Run, settings: WorkerSettings) -> None:
+    """Raise InputError where ``again`` will, if that can be known before workers are loaded."""
+    assert run.start is not None
+    if settings.listen is not None or settings.only_joined or settings.ray is not None:
+        return  # whoever joins may serve it
+    served = settings.model or SMALL_MODEL
+    if run.start.worker != served and not _is_named(run, settings):
+        raise _not_here(run, [served])
+
+
+def _is_named(run: Run, settings: WorkerSettings) -> bool:
+    """Whether somebody has named who is to go on with it, in place of its worker."""
+    assert run.start is not None
+    was_adapter = any(call.model.adapter == run.start.worker for call in run.calls)
+    return bool(settings.adapters or (settings.model and not was_adapter))
+
+
+def _not_here(run: Run, served: Sequence[str]) -> InputError:
     """Nobody here is the run's worker; what to do."""
     assert run.start is not None
-    name = run.start.worker
-    there = ", ".join(backend.models()) if backend is not None else ""
+    name, there = run.start.worker, ", ".join(served)
     return InputError(
         f"the worker of run {run.id} was {name!r}, which this engine does not serve; there is "
         f"{there or 'none'}. An adapter is loaded with --adapter {name}=PATH; --adapter OTHER goes "

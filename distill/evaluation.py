@@ -9,8 +9,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from distill.evaluator import EvaluationProgress, Evaluator
 from distill.grading import Grading
 from distill.models import ModelHandler
 from distill.orchestrator import default_log_dir
+from distill.redaction import Redaction
 from distill.resident import Resident
 from distill.scorers import Sample, Scorer, scorer_from
 from distill.supervisor import background
@@ -31,7 +33,8 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import is_replay, supervisor_from
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT, SCORER
 from distill.task_results import ResultsFile, TaskResult
-from distill.tasks import Tasks, fingerprints, read_tasks
+from distill.tasks import Task, Tasks, fingerprints, read_tasks
+from distill.user_folders import write_private
 
 LOG = logging.getLogger("distill")
 RESULTS_SUFFIX = ".results.jsonl"
@@ -111,7 +114,8 @@ async def evaluate_on_loop(
             except InputError as error:
                 raise InputError(f"task {task.id!r}: {error}") from None
         chosen = await asyncio.to_thread(scorer_from, scorer)
-        with await asyncio.to_thread(ResultsFile, places.results) as file:
+        redactions = redactions_of(read, options)
+        with await asyncio.to_thread(ResultsFile, places.results, redactions) as file:
             grading = Grading(asker, chosen, fingerprints(read), places.log_dir)
             work = Evaluator(read, grading, file, on_progress)
             await work.begin(retry_errors=retry_errors)
@@ -121,8 +125,23 @@ async def evaluate_on_loop(
             finally:
                 summary = work.summary()
                 with contextlib.suppress(OSError):
-                    places.summary.write_bytes(as_json(summary))
+                    told = _redacted(summary, redactions.values())
+                    write_private(places.summary, as_json(told))
     return Evaluation(work.results(), summary, places.results, places.summary, places.log_dir)
+
+
+def redactions_of(tasks: list[Task], options: Mapping[str, Any]) -> dict[str, Redaction]:
+    """What is blotted out of the results, by task: what is of its run. Raises InputError."""
+    return {
+        task.id: Redaction.of(task.options.get("redact", options.get("redact"))) for task in tasks
+    }
+
+
+def _redacted(summary: Summary, redactions: Iterable[Redaction]) -> Summary:
+    """The summary as it is written: it quotes errors of any task."""
+    wanted = dict.fromkeys(pattern for each in redactions for pattern in each.wanted)
+    quoted = Redaction(tuple(wanted)).value(summary.first_of_kind)
+    return dataclasses.replace(summary, first_of_kind=quoted)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from distill.asking import Attempt
 from distill.errors import InputError
-from distill.evaluation_summary import Summary, dollars_of, summarised
+from distill.evaluation_summary import Summary, summarised
 from distill.grading import Grading
 from distill.progress import Progress, shielded
+from distill.standings import dollars_of
 from distill.supervisor.journal import encode_context
 from distill.task_results import ResultsFile, TaskResult
 from distill.tasks import Task
@@ -179,7 +180,9 @@ class Evaluator:
     def summary(self) -> Summary:
         """Of those."""
         elapsed_s = time.monotonic() - self._started_s
-        return summarised(self._tasks, self.results(), self._grading.scorer.name, elapsed_s)
+        asker, scorer = self._grading.asker, self._grading.scorer.name
+        models = (asker.supervisor, asker.worker)
+        return summarised(self._tasks, self.results(), models, scorer, elapsed_s)
 
     def _tell(self, *, now: bool = False) -> None:
         since_s = time.monotonic() - self._told_s

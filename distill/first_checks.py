@@ -12,22 +12,29 @@ from click.core import ParameterSource
 from distill.again import check_resumable
 from distill.ask_options import NO_MODEL, NO_REPLAY, AskOptions
 from distill.budget import Budget
+from distill.engine_workers import check_again
 from distill.errors import InputError
 from distill.inputs import read_context
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
+from distill.option_checks import check_first_turn
 from distill.orchestrator import default_log_dir
+from distill.otlp import collector
 from distill.prices import price_table
+from distill.question import Question
 from distill.rates import UNLIMITED, Rates
 from distill.ready_primitives import named
+from distill.redaction import Redaction
 from distill.supervisor.text import printable
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import is_replay, supervisor_from
 from distill.task_commands import check_tasks
 from distill.task_options import Many
+from distill.user_folders import make_private
+from distill.worker_settings import WorkerSettings
 
 DECIDED = frozenset({*AskOptions.__struct_fields__, "encoding"}) - frozenset(
-    ("adapter", "label", "log_dir", "replay_answers")
+    ("adapter", "label", "log_dir", "otlp", "otlp_content", "replay_answers")
 )
 """Options that a recorded run has from its log."""
 LIMITS = frozenset(f"max_{kind}" for kind in Budget.__slots__)
@@ -74,37 +81,60 @@ class Asked:
         }
 
 
-def checked(asked: Asked, *, looks_only: bool = False) -> ModelHandler | None:
-    """The supervisor, None for a local one, when one question or many have been checked."""
+def checked(
+    asked: Asked, workers: WorkerSettings, *, looks_only: bool = False
+) -> ModelHandler | None:
+    """The supervisor, None for a local one, when one question or many have been checked.
+
+    All that can be wrong and is cheap to see, before ``workers`` or anything else that is expensive
+    starts.
+    """
     price_table(asked.options["prices"])
-    if asked.many is None:
-        return _check_first(asked, looks_only=looks_only)
-    check_folder(check_tasks(asked.many, asked.options))
-    return _named_supervisor(asked)
-
-
-def _check_first(asked: Asked, *, looks_only: bool) -> ModelHandler | None:
-    """All that can be wrong and is cheap to see, before anything expensive starts."""
-    options = asked.options
-    named(options["primitives"])
+    check_written(asked.options)
+    if asked.many is not None:
+        check_folder(check_tasks(asked.many, asked.options, asked.supervisor))
+        return _named_supervisor(asked)
+    named(asked.options["primitives"])
     check_recorded(asked)
     if asked.is_recorded:
-        return _check_again(asked)
+        return _check_again(asked, workers)
+    return _check_new(asked, looks_only=looks_only)
+
+
+def check_written(options: dict[str, Any]) -> None:
+    """Raise InputError for patterns that can't be redacted, and a collector that is none."""
+    Redaction.of(options["redact"])
+    collector(options["otlp"], content=options["otlp_content"])
+
+
+def _check_new(asked: Asked, *, looks_only: bool) -> ModelHandler | None:
+    """The supervisor of a new question, if there is one."""
+    options, context = asked.options, None
     if asked.query is None:
         _check_waiting(asked)
     else:
         if not asked.query.strip():
             raise InputError("the question is empty")
         if asked.paths:
-            read_context(asked.paths, options["encoding"], looks_only=looks_only)
+            context, _ = read_context(asked.paths, options["encoding"], looks_only=looks_only)
     check_folder(options.get("log_dir") or default_log_dir().parent)
-    return _named_supervisor(asked)
+    supervisor = _named_supervisor(asked)
+    if context is not None and asked.query is not None and not looks_only:
+        check_first_turn(
+            supervisor or asked.supervisor or "",
+            Budget.taken_from(dict(options)),
+            price_table(options["prices"]),
+            Question(asked.query, context),
+            dialect=options["dialect"],
+            show_context_chars=options["show_context_chars"],
+        )
+    return supervisor
 
 
-def _check_again(asked: Asked) -> ModelHandler | None:
+def _check_again(asked: Asked, workers: WorkerSettings) -> ModelHandler | None:
     """The supervisor that a recorded run is given; None: its own, or a local one."""
     if asked.options.get("resume") is not None:
-        check_resumable(asked.options["resume"])
+        check_again(check_resumable(asked.options["resume"]), workers)
     if asked.supervisor is None and (asked.rates.are_given or asked.base_url is not None):
         raise InputError(NO_MODEL)
     return None if asked.supervisor is None else _named_supervisor(asked)
@@ -183,7 +213,7 @@ def check_texts(*texts: str | None) -> None:
 def check_folder(folder: Path) -> None:
     """Raise InputError for a log folder that can't be made, or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -9,8 +9,9 @@ import msgspec
 
 from distill.asking import Asker, Attempt
 from distill.errors import DistillError
+from distill.run_costs import cost_of
 from distill.run_result import RunResult
-from distill.scorers import Sample, Score, Scorer
+from distill.scorers import Sample, Scorer
 from distill.supervisor import driver
 from distill.supervisor.journal import now
 from distill.supervisor.turns import token_usage
@@ -52,7 +53,7 @@ class Grading:
         """The result of a run that had ended when its evaluation was killed."""
         result = TaskResult(
             **self._common(attempt),
-            **_cost(end),
+            **cost_of(end),
             status=end.status,
             answer=end.answer,
             answer_problem=end.answer_problem,
@@ -70,7 +71,7 @@ class Grading:
             end = await asyncio.to_thread(last_end, self.log_dir, run_id)
         return TaskResult(
             **self._common(attempt),
-            **({"elapsed_s": elapsed_s} if end is None else _cost(end)),
+            **({"elapsed_s": elapsed_s} if end is None else cost_of(end)),
             status="failed",
             run_id=run_id,
             error=Failure(type(error).__name__, str(error) or repr(error), exit_code),
@@ -92,10 +93,8 @@ class Grading:
         """The result with its score, where the task has a label and the run an end."""
         if task.label is None or result.error is not None:
             return result
-        score = Score(0.0, "no answer")
-        if result.answer is not None:
-            sample = Sample(task.query, result.answer, task.label)
-            score = await driver.in_thread(driver.shared(), self.scorer.score, sample)
+        sample = Sample(task.query, result.answer, task.label)
+        score = await driver.in_thread(driver.shared(), self.scorer.score, sample)
         return msgspec.structs.replace(
             result,
             label=task.label,
@@ -110,23 +109,3 @@ class Grading:
         if task.label is None or result.error is not None:
             return False
         return result.scorer != self.scorer.name or result.label != task.label
-
-
-def _cost(end: RunEnd) -> dict[str, Any]:
-    """What a run has used, with its sub-runs."""
-    used = end.tree or end
-    return {
-        "iterations": end.iterations,
-        "supervisor_usage": used.supervisor_usage,
-        "worker_usage": used.worker_usage,
-        "worker_calls": used.worker_calls,
-        "elapsed_s": end.elapsed_s,
-        "dollars": _own_dollars(end) if end.tree is None else end.tree.dollars,
-        "ended_by": end.ended_by,
-    }
-
-
-def _own_dollars(end: RunEnd) -> float | None:
-    if end.supervisor_dollars is None or end.worker_dollars is None:
-        return None
-    return end.supervisor_dollars + end.worker_dollars

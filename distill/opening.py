@@ -35,6 +35,23 @@ def opening(
     return checked(given(context, query, **facts) if callable(given) else given)
 
 
+def least_opening(
+    given: Opening | None,
+    context: Any,
+    query: str,
+    *,
+    dialect: DialectName,
+    show_context_chars: int,
+) -> list[dict[str, str]]:
+    """As much of ``opening`` as is known before the workers are; nothing of a user's function."""
+    if callable(given):
+        return []
+    build = builder(
+        dialect, show_context_chars=show_context_chars, max_iterations=1, recursive=False
+    )
+    return opening(given, context, query, build)
+
+
 def source_of(given: Opening | None) -> str:
     """How the log names where a run's first messages are from."""
     if given is None:

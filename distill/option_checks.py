@@ -6,12 +6,16 @@ from typing import Any, get_args
 from distill.budget import Budget
 from distill.errors import InputError
 from distill.limits import check
-from distill.opening import Opening, checked
+from distill.models import ModelHandler
+from distill.opening import Opening, checked, least_opening
 from distill.packages import described
+from distill.prices import PriceTable
 from distill.protocol.sandbox_link import Wanted
+from distill.question import Question
 from distill.ready_primitives import check_installed, named
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
+from distill.spending import check_covers_a_turn
 from distill.supervisor import dialects
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend
@@ -46,6 +50,11 @@ def check_options(options: Options, label: str | None, messages: Opening | None)
         raise InputError("output_limit must be at least 100 characters")
     _check_choice("sandbox", options.sandbox, Wanted)
     _check_choice("answer_cache", options.answer_cache, AnswerCaching)
+    if options.answer_cache == "shared" and options.redaction:
+        raise InputError(
+            "an answer cache that runs share keeps prompts and answers as they are, and redact "
+            'wants none of them written so: use answer_cache="run"'
+        )
     described(options.packages)
 
 
@@ -87,6 +96,32 @@ def checked_budget(budget: Any) -> Budget:
     if not isinstance(budget, Budget | None):
         raise InputError(f"budget must be a distill.Budget, not {type(budget).__name__}")
     return budget or Budget()
+
+
+def check_first_turn(
+    supervisor: ModelHandler | str,
+    budget: Budget,
+    prices: PriceTable,
+    question: Question,
+    messages: Opening | None = None,
+    *,
+    dialect: DialectName,
+    show_context_chars: int,
+) -> None:
+    """Raise InputError where the budget does not cover one turn, whoever the workers are.
+
+    A supervisor's name is that of a model of the engine's own.
+    """
+    if budget.tokens is None and budget.dollars is None:
+        return
+    first = least_opening(
+        messages,
+        question.context,
+        question.query,
+        dialect=dialect,
+        show_context_chars=show_context_chars,
+    )
+    check_covers_a_turn(supervisor, budget, prices, first)
 
 
 def check_cache(answer_cache: AnswerCaching, backend: Backend) -> None:

@@ -14,12 +14,14 @@ from distill.models import ModelHandler
 from distill.opening import Opening
 from distill.option_checks import (
     check_cache,
+    check_first_turn,
     check_options,
     checked_budget,
     chosen_dialect,
     chosen_primitives,
     with_dialect,
 )
+from distill.otlp import Collector, collector
 from distill.prices import Prices, price_table
 from distill.progress import Progress
 from distill.protocol.jail_link import Limits
@@ -27,11 +29,13 @@ from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question, check_question
 from distill.ready_primitives import Primitives
+from distill.redaction import NOTHING, Redaction
 from distill.repl import REPL
 from distill.rollout import run_name
-from distill.run_models import ready_models
+from distill.run_models import RunModels, check_worker, ready_backend, ready_supervisors
 from distill.run_options import Options
 from distill.run_result import RunResult
+from distill.run_spans import following
 from distill.supervisor import background, driver
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.backends import Backend
@@ -79,6 +83,9 @@ async def answer_on_loop(
     show_context_chars: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     on_text: Callable[[str], None] | None = None,
+    redact: Sequence[str] = (),
+    otlp: str | None = None,
+    otlp_content: bool = False,
 ) -> RunResult:
     """Answer ``query`` about ``context`` with the code that ``supervisor`` writes.
 
@@ -118,6 +125,12 @@ async def answer_on_loop(
       each piece of the supervisor's reply as it comes, and with an empty one where a reply begins
       (maybe again, after a try that failed). What they raise is logged once, and stops nothing.
 
+    - ``redact``: patterns whose matches are blotted out of all that is written ("email", "phone",
+      "card", "iban", "ip", "secret", "re:EXPRESSION"; docs/privacy.md), not of what is sent. Such a
+      run can't be resumed or replayed.
+    - ``otlp``: the address of an OpenTelemetry collector that gets the run's spans as it goes;
+      ``otlp_content``: with its texts (docs/monitoring.md).
+
     Both models are made ready first (``ModelHandler.prepare``). Raises InputError, SandboxError,
     ModelError; whatever it raises, the trace is complete.
     """
@@ -145,28 +158,48 @@ async def answer_on_loop(
         on_progress=on_progress,
         on_text=on_text,
         answer_rules=rules_from(answer_schema, quote_check, answer_check),
+        redaction=Redaction.of(redact),
     )
     check_options(options, label, messages)
-    host = driver.shared()
-    models = await ready_models(host, supervisor, worker, sub_supervisor)
+    check_worker(worker)
+    spans = collector(otlp, content=otlp_content)
+    host, question = driver.shared(), Question(query, context)
+    handler, below = await ready_supervisors(host, supervisor, sub_supervisor)
+    check_first_turn(
+        handler,
+        options.budget,
+        options.prices,
+        question,
+        messages,
+        dialect=dialect,
+        show_context_chars=show_context_chars,
+    )
+    models = RunModels(handler, below, await ready_backend(host, worker))
     check_cache(answer_cache, models.backend)
     options = models.settled(options)
     run_id, folder = run_name(), log_dir if log_dir is not None else default_log_dir()
-    async with journal_of(host, folder, run_id) as journal:
-        log, question = RunLog(journal, run_id), Question(query, context)
-        asked = await models.rollout(host, log, question, options, messages)
+    async with journal_of(host, folder, run_id, options.redaction, spans) as journal:
+        asked = await models.rollout(host, RunLog(journal, run_id), question, options, messages)
         return await asked.ask(label, worker_ctx_k, messages)
 
 
 @contextlib.asynccontextmanager
 async def journal_of(
-    host: driver.Driver, folder: str | Path, run_id: str
+    host: driver.Driver,
+    folder: str | Path,
+    run_id: str,
+    redaction: Redaction = NOTHING,
+    spans: Collector | None = None,
 ) -> AsyncIterator[Journal]:
-    """The journal, for this run alone. Raises InputError: the run is under way already."""
+    """The journal, for this run alone; ``spans`` gets those of the run and its sub-runs.
+
+    Raises InputError: the run is under way already.
+    """
     async with host.under_way(run_id):
-        journal = host.open_journal(Path(folder))
+        journal = host.open_journal(Path(folder), redaction)
         try:
-            yield journal
+            with following(journal, run_id, spans):
+                yield journal
         finally:
             host.release_journal(journal)
 

@@ -13,8 +13,8 @@ Options = TypeVar("Options")
 
 FUNCTIONS = frozenset(("answer_rules", "on_progress", "on_text", "primitives", "repl_class"))
 """What no log can hold: who goes on with a run gives it again."""
-LOGGED_APART = frozenset(("packages", "sources"))
-"""Of these ``run_start`` says more than the option does."""
+LOGGED_APART = frozenset(("packages", "redaction", "sources"))
+"""Of these ``run_start`` says more than the option does, or less."""
 
 
 def logged(options: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from distill.supervisors import RecordedSupervisor
 from distill.texts import Text, Texts
 from distill.traces import records
 from distill.version import __version__
-from distill.worker_settings import WorkerSettings
+from distill.worker_settings import SMALL_MODEL, WorkerSettings
 
 STATUS_LIMIT_S = 5.0
 OWN_ASK = "up"
@@ -89,7 +89,7 @@ class Resident:
     def wanted(self) -> str:
         """What ``start`` brings up, for people."""
         settings = self.settings
-        worker = f"starting the worker: {settings.model or 'SmolLM2-135M-Instruct'}"
+        worker = f"starting the worker: {settings.model or SMALL_MODEL}"
         if settings.url is not None:
             where = address_of(settings.url, "--worker-url").where
             worker = f"using the worker {settings.model} at {where}"
@@ -97,7 +97,7 @@ class Resident:
             worker = "starting without a worker: one must join"
         if self._supervisor is None:
             return worker
-        model = self._supervisor.model or "SmolLM2-135M-Instruct"
+        model = self._supervisor.model or SMALL_MODEL
         return f"{worker}; starting the supervisor: {model}"
 
     def listen(self, tell: Callable[[str], None]) -> str | None:
@@ -166,6 +166,8 @@ class Resident:
                 sandbox=self._sandbox.tier,
                 budget=Budget.taken_from(options),
                 on_progress=on_progress,
+                otlp=options.get("otlp"),
+                otlp_content=bool(options.get("otlp_content")),
             )
             return result, self._summary(result, supervisor, workers)
         assert supervisor is not None
@@ -207,6 +209,8 @@ class Resident:
             label=asked["label"],
             sandbox=self._sandbox.tier,
             on_progress=on_progress,
+            otlp=asked["otlp"],
+            otlp_content=asked["otlp_content"],
         )
         return result, self._summary(result, supervisor, workers)
 

@@ -24,7 +24,7 @@ from distill.minilm import SIZE, Floats, loaded, one_thread_a_product
 from distill.passages import PASSAGE_CHARS, Passages
 from distill.primitives import primitive
 from distill.search import check_query
-from distill.user_folders import cache_folder
+from distill.user_folders import cache_folder, make_private
 
 LOG = logging.getLogger("distill")
 BATCH = 8
@@ -44,7 +44,8 @@ LOOK_S = 0.5
 
 def make(rollout: Any) -> Callable[..., Any]:
     """``retrieve`` over a run's context; runs about one text share its reading."""
-    return _retrieve(lambda: rollout.text.made(Reading))
+    reading = UnkeptReading if rollout.options.redaction else Reading
+    return _retrieve(lambda: rollout.text.made(reading))
 
 
 def retrieve_over(context: Any) -> Callable[..., list[dict[str, Any]]]:
@@ -77,6 +78,8 @@ class Reading:
 
     Any number of threads may ask: one reads, the others wait for it.
     """
+
+    is_kept = True
 
     def __init__(self, context: Any) -> None:
         self._passages = Passages(context)
@@ -121,8 +124,14 @@ class Reading:
                 self._vectors[self._done : self._done + len(cuts)] = vectors
                 self._done += len(cuts)
                 pace.read(len(cuts))
-        if len(self._cuts) >= KEPT_FROM:
+        if len(self._cuts) >= KEPT_FROM and self.is_kept:
             kept.keep(self._vectors)
+
+
+class UnkeptReading(Reading):
+    """Of a text that is redacted wherever it is written: its vectors would tell something of it."""
+
+    is_kept = False
 
 
 def _check_waited_for() -> None:
@@ -189,7 +198,7 @@ class _Kept:
         with contextlib.suppress(
             OSError
         ):  # a full disk or a read-only home costs the next run time
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
                 try:
                     np.save(file, vectors.astype(np.float16))

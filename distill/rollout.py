@@ -34,12 +34,14 @@ from distill.supervisor.evidence import Quotation, gather
 from distill.supervisor.finals import FINAL
 from distill.supervisor.host_calls import HostCallRecord
 from distill.supervisor.journal import Journal
+from distill.supervisor.redacted import RunRedactor
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.standing import Standing
 from distill.supervisor.turns import TurnLoop, Turns
 from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.totals import Totals
 from distill.traces import Run, records
+from distill.traces.coverage import read_chars
 
 
 class Rollout:
@@ -85,7 +87,11 @@ class Rollout:
         """
         self._supervisor, self._backend = supervisor, backend
         context, options = self.question.context, self.options
-        self._text = await RunText.stored(self._host, self.journal, context, options.sources)
+        self._redactor = RunRedactor(options.redaction) if options.redaction else None
+        self.journal.enter(self.run, self._redactor)
+        self._text = await RunText.stored(
+            self._host, self.journal, context, options.sources, self._redactor
+        )
         self._cache = await in_thread(self._host, open_cache, options.answer_cache)
         self._spending = Spending(
             supervisor,
@@ -120,6 +126,7 @@ class Rollout:
             cache=self._cache,
             budget=self._spending.calls,
             on_progress=self.tell,
+            keeps_spares=self._redactor is None,
         )
 
     def _make_repl(self) -> REPL:
@@ -207,7 +214,7 @@ class Rollout:
 
     def learn_from(self, child: "Rollout") -> None:
         """What the workers of a sub-run said of the same text is evidence here as well."""
-        if child.context_sha256 == self.context_sha256:
+        if child.text.name == self.text.name:
             self._calls.readings += child.calls.readings
             self._calls.spans += child.calls.spans
 
@@ -317,6 +324,8 @@ class Rollout:
             self._has_ended = True
         finally:
             self._text.forget()
+            if self._redactor is not None:
+                self._redactor.forget()
             await in_thread(self._host, self._repl.close)
 
     def _log_end(self, status: Any, error: str | None) -> None:
@@ -328,6 +337,7 @@ class Rollout:
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
+            read_chars=read_chars(self._calls.spans),
         )
 
     async def _turns(

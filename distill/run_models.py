@@ -20,11 +20,14 @@ from distill.traces import Run
 
 @dataclass(frozen=True, slots=True)
 class RunModels:
-    """Who a run asks. ``below`` writes the code of its sub-runs; None: ``supervisor`` does."""
+    """Who a run asks, all made ready (``ModelHandler.prepare``).
+
+    ``below`` writes the code of its sub-runs; None: ``supervisor`` does.
+    """
 
     supervisor: ModelHandler
+    below: ModelHandler | None
     backend: Backend
-    below: ModelHandler | None = None
 
     def settled(self, options: Options) -> Options:
         """The options of a run that asks them: with their prices, and the default cap of dollars.
@@ -65,20 +68,17 @@ class RunModels:
         return rollout
 
 
-async def ready_models(
-    host: driver.Driver, supervisor: Any, worker: Any, sub_supervisor: Any = None
-) -> RunModels:
-    """All of them, made ready (``ModelHandler.prepare``), the one that may load an engine last.
+async def ready_supervisors(
+    host: driver.Driver, supervisor: Any, below: Any
+) -> tuple[ModelHandler, ModelHandler | None]:
+    """The supervisor, and that of sub-runs if it is another, made ready.
 
-    ``supervisor`` and ``sub_supervisor`` may be names, whose endpoint may be asked. Raises
-    InputError, ModelError.
+    Either may be a name, whose endpoint may be asked. Raises InputError, ModelError.
     """
-    check_worker(worker)
     handler = await _ready_supervisor(host, supervisor)
-    if isinstance(sub_supervisor, str):
-        sub_supervisor = await driver.in_thread(host, supervisor_beside, handler, sub_supervisor)
-    below = None if sub_supervisor is None else await _ready_supervisor(host, sub_supervisor)
-    return RunModels(handler, await ready_backend(host, worker), below)
+    if isinstance(below, str):
+        below = await driver.in_thread(host, supervisor_beside, handler, below)
+    return handler, None if below is None else await _ready_supervisor(host, below)
 
 
 async def _ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
@@ -94,7 +94,7 @@ async def _ready_supervisor(host: driver.Driver, given: Any) -> ModelHandler:
 
 
 async def ready_backend(host: driver.Driver, worker: Any) -> Backend:
-    """What answers worker calls: a handler, made ready, or a fleet. Raises as ``ready_models``."""
+    """What answers worker calls: a handler, made ready, or a fleet. Raises what that does."""
     check_worker(worker)
     if isinstance(worker, ModelHandler):
         await driver.in_thread(host, worker.prepare)

@@ -11,6 +11,7 @@ from distill.progress import Progress
 from distill.protocol.jail_link import Limits
 from distill.protocol.message import Record
 from distill.protocol.sandbox_link import Wanted
+from distill.redaction import NOTHING, Redaction
 from distill.repl import REPL
 from distill.supervisor.answer_cache import AnswerCaching
 from distill.supervisor.dialects import DialectName
@@ -44,3 +45,4 @@ class Options:
     replay_of: ReplayOf | None = None
     on_text: Callable[[str], None] | None = None
     answer_rules: AnswerRules = field(default_factory=AnswerRules)
+    redaction: Redaction = NOTHING

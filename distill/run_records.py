@@ -68,6 +68,7 @@ class RunRecords:
             worker=self._backend.name,
             label=label,
             parent=parent,
+            redacted=self._options.redaction.told,
             options={
                 **self._told_options(),
                 "worker_ctx_k": worker_ctx_k,
@@ -169,6 +170,7 @@ class RunRecords:
         status: Any,
         error: str | None,
         elapsed_s: float,
+        read_chars: int,
     ) -> None:
         """Write run_end, the last record of a run."""
         self._log.write(
@@ -188,6 +190,7 @@ class RunRecords:
             worker_dollars=spending.worker_dollars,
             gpu_s=spending.gpu_s,
             tree=_tree(totals, spending) if totals.sub_runs else None,
+            read_chars=read_chars,
         )
 
 

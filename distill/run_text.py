@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 from distill.supervisor.context import ContextFile
 from distill.supervisor.driver import Driver, in_thread
-from distill.supervisor.journal import Journal
+from distill.supervisor.journal import Journal, encode_context, stored_name
+from distill.supervisor.redacted import RunRedactor
 from distill.supervisor.shared_context import SharedContext, shared_context
 from distill.traces import records
 
@@ -15,21 +16,33 @@ T = TypeVar("T")
 class RunText:
     """What a run has of its context while it lasts; all runs about it share the large parts."""
 
-    def __init__(self, context: Any, ref: records.ContextRef, shared: SharedContext) -> None:
+    def __init__(
+        self, context: Any, name: str, ref: records.ContextRef, shared: SharedContext
+    ) -> None:
         self._context = context
+        self.name = name
+        """Which text it is, whatever of it is stored."""
         self.ref = ref
         self._shared: SharedContext | None = shared
         self.index = shared.index()
 
     @classmethod
     async def stored(
-        cls, host: Driver, journal: Journal, context: Any, sources: Sequence[str]
+        cls,
+        host: Driver,
+        journal: Journal,
+        context: Any,
+        sources: Sequence[str],
+        redactor: RunRedactor | None = None,
     ) -> "RunText":
-        """Store and index it. Raises InputError for what can't be stored."""
+        """Store and index it. What is stored is redacted; the run works on all of it.
+
+        Raises InputError for what can't be stored.
+        """
         async with host.starts:
-            ref, _ = await in_thread(host, journal.store_context, context, sources)
-            shared = await in_thread(host, shared_context, ref.file, context)
-        return cls(context, ref, shared)
+            name, ref = await in_thread(host, _store, journal, context, sources, redactor)
+            shared = await in_thread(host, shared_context, name, context)
+        return cls(context, name, ref, shared)
 
     def file(self, context: Any) -> ContextFile:
         """The memory file of what a jail maps as its context."""
@@ -50,3 +63,17 @@ class RunText:
         """Let go at once: the rest of a run waits for the garbage collector, these are large."""
         self.index.forget()
         self._shared = None
+
+
+def _store(
+    journal: Journal, context: Any, sources: Sequence[str], redactor: RunRedactor | None
+) -> tuple[str, records.ContextRef]:
+    """Which text it is, and what is stored of it; in a thread."""
+    if redactor is None:
+        ref, _ = journal.store_context(context, sources)
+        return ref.file, ref
+    # Two texts may be one without what tells them apart: the jails have theirs by its own name.
+    kind, data, _ = encode_context(context)
+    name, _ = stored_name(kind, data)
+    ref, _ = journal.store_context(redactor.context(context), sources)
+    return name, ref

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import glob
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -34,13 +34,20 @@ DEFAULT_DOLLARS = 5.0
 def settled(
     budget: Budget, table: PriceTable, backend: Backend, *supervisors: ModelHandler | None
 ) -> tuple[Budget, PriceTable]:
-    """The budget with its default cap, and the prices of these models and of devices.
+    """The budget of a run with its default cap, and the prices of these models and of devices.
 
     Raises InputError where dollars are limited and a price is not known.
     """
+    asked = [_asked(each) for each in supervisors if each is not None]
+    return settled_for([*asked, (backend.name, backend.endpoint)], budget, table)
+
+
+def settled_for(
+    asked: Iterable[tuple[str, str | None]], budget: Budget, table: PriceTable, what: str = "run"
+) -> tuple[Budget, PriceTable]:
+    """The same for what asks these models, each at an endpoint; ``what`` it is, in a word."""
     rows, unknown = [], []
-    asked = [(model_name(each), each.endpoint) for each in supervisors if each is not None]
-    for model, endpoint in dict.fromkeys((*asked, (backend.name, backend.endpoint))):
+    for model, endpoint in dict.fromkeys(asked):
         price = table.price(model, endpoint)
         if price is None:
             unknown.append((model, endpoint))
@@ -51,12 +58,29 @@ def settled(
         raise InputError(f"the dollars can't be limited: {_how_to_add(*unknown[0])}")
     for model, endpoint in unknown:
         if endpoint is not None:
-            _tell_once(f"what this run costs is not known: {_how_to_add(model, endpoint)}")
+            _tell_once(f"what this {what} costs is not known: {_how_to_add(model, endpoint)}")
     costs = any(row.most_input or row.output for row in rows) or bool(table.devices)
     if costs and not unknown and budget.dollars is None:
-        _tell_once(f"a run may cost up to ${DEFAULT_DOLLARS:.2f} (--max-dollars sets it)")
+        _tell_once(f"a {what} may cost up to ${DEFAULT_DOLLARS:.2f} (--max-dollars sets it)")
         budget = dataclasses.replace(budget, dollars=DEFAULT_DOLLARS)
     return budget, PriceTable(models=tuple(rows), devices=table.devices)
+
+
+def check_covers_a_turn(
+    supervisor: ModelHandler | str,
+    budget: Budget,
+    table: PriceTable,
+    opening: Iterable[Mapping[str, str]],
+) -> None:
+    """Raise InputError where the budget does not cover one turn that begins with these messages.
+
+    A name is that of a model of the engine's own.
+    """
+    tariff = _tariff_of(supervisor, table)
+    if tariff.price is None and budget.dollars is not None:
+        raise InputError(f"the dollars can't be limited: {_how_to_add(*_asked(supervisor))}")
+    account = Account(budget)
+    TurnBudget(account, tariff, CallBudget(account, tariff)).open([*opening])
 
 
 @functools.cache
@@ -172,9 +196,16 @@ class Spending:
             watching.cancel()
 
 
-def _tariff_of(supervisor: ModelHandler, prices: PriceTable) -> Tariff:
+def _tariff_of(supervisor: ModelHandler | str, prices: PriceTable) -> Tariff:
     counts = not isinstance(supervisor, RecipeHandler | RecordedSupervisor)
-    return Tariff(prices.price(model_name(supervisor), supervisor.endpoint), prices, counts)
+    return Tariff(prices.price(*_asked(supervisor)), prices, counts)
+
+
+def _asked(supervisor: ModelHandler | str) -> tuple[str, str | None]:
+    """Its name, and where it is asked."""
+    if isinstance(supervisor, str):
+        return supervisor, ""
+    return model_name(supervisor), supervisor.endpoint
 
 
 def turns_before(run: Run, tariff: Tariff) -> Use:

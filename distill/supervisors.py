@@ -15,6 +15,7 @@ from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.traces import Run, read, records
+from distill.traces.naming import folder_and_run
 
 DEFAULT_SUPERVISOR = "recipe:find"
 REPLAY = "replay:"
@@ -28,12 +29,13 @@ class RepliesEndError(ModelError):
 class RecordedSupervisor(ModelHandler):
     """Replies what the supervisor of a recorded run replied, turn by turn.
 
-    ``opening`` are the messages before its first reply.
+    ``opening`` are the messages before its first reply. Raises InputError: the run was redacted.
     """
 
     endpoint = ""
 
     def __init__(self, run: Run) -> None:
+        check_whole(run)
         self.run = run
         self.model = f"{REPLAY}{run.id}"
         content = {message.index: message.content for message in run.messages}
@@ -57,6 +59,15 @@ class RecordedSupervisor(ModelHandler):
         return [self.chat(messages, **kw) for messages in message_batches]
 
 
+def check_whole(run: Run) -> None:
+    """Raise InputError for a run whose log is redacted: what is blotted out can't be done again."""
+    if run.start is not None and run.start.redacted:
+        raise InputError(
+            f"run {run.id} was redacted ({', '.join(run.start.redacted)}): its log lacks what was "
+            "blotted out, so it can't be gone on with or done again; ask the question anew"
+        )
+
+
 def is_replay(supervisor: Any) -> bool:
     """Whether this, a handler or a name, is a recorded run's, which has its own question."""
     if isinstance(supervisor, str):
@@ -74,9 +85,8 @@ def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
     ``run_id`` is for who has the two apart. Raises InputError: there is none.
     """
     folder = Path(named)
-    if run_id is None and "#" in folder.name and not folder.is_dir():
-        before, _, run_id = str(named).rpartition("#")
-        folder = Path(before)
+    if run_id is None:
+        folder, run_id = folder_and_run(named)
     with _reading:
         begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
     own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]

@@ -17,6 +17,7 @@ from distill.models import ModelHandler
 from distill.resident import Resident
 from distill.scorers import scorer_from
 from distill.supervisor.text import visible
+from distill.supervisors import DEFAULT_SUPERVISOR
 from distill.task_options import Many
 from distill.task_results import ResultsFile
 from distill.tasks import Task, fingerprints, read_tasks
@@ -26,8 +27,11 @@ OF_ONE_QUESTION = ("label", "resume")
 """Options that many tasks do not have; nor have they --query and --context."""
 
 
-def check_tasks(many: Many, options: Mapping[str, Any]) -> Path:
-    """All that can be wrong with them and is cheap to see; where the logs go. Raises InputError."""
+def check_tasks(many: Many, options: Mapping[str, Any], supervisor: str | None) -> Path:
+    """All that can be wrong with them and is cheap to see; where the logs go. Raises InputError.
+
+    ``supervisor`` is its name on the command line.
+    """
     for name in OF_ONE_QUESTION:
         if options.get(name) is not None:
             raise InputError(f"--{name} is for one question, not for --tasks")
@@ -41,7 +45,7 @@ def check_tasks(many: Many, options: Mapping[str, Any]) -> Path:
     places = places_of(many.tasks, many.results, options.get("log_dir"))
     if places.results.exists():
         with ResultsFile(places.results) as results:
-            results.check(tasks, fingerprints(tasks))
+            results.check(tasks, fingerprints(tasks), supervisor or DEFAULT_SUPERVISOR)
     if many.check:
         _check_files(tasks)
         click.echo(f"{len(tasks)} tasks can be run", err=True)

@@ -7,7 +7,7 @@ process that was killed while it wrote, is skipped.
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -15,9 +15,11 @@ from typing import Any, Literal, Self
 import msgspec
 
 from distill.errors import DistillError, InputError
+from distill.redaction import NOTHING, Redaction
 from distill.supervisor.text import printable_json
 from distill.tasks import Task
 from distill.traces.records import TokenUsage
+from distill.user_folders import make_private
 
 ENDING_S = 1.0
 """An evaluation that was just stopped may take so long to end, before it can go on."""
@@ -80,25 +82,43 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.task, self.attempt
 
 
+def results_in(path: Path) -> Iterator[TaskResult]:
+    """Every line of a results file. Raises InputError where one is something else, OSError."""
+    decoder = msgspec.json.Decoder(TaskResult)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield decoder.decode(line)
+            except msgspec.ValidationError as error:
+                raise InputError(
+                    f"{path}, line {number} is no result of a task ({error}): choose another file "
+                    "with --results"
+                ) from error
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue  # torn
+
+
 class ResultsFile:
     """The results of one evaluation; a context manager. One process at a time writes to it.
 
-    Raises InputError where it can't be used, or holds something else.
+    ``redactions`` are of what is written, by task. Raises InputError where it can't be used, or
+    holds something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, redactions: Mapping[str, Redaction] | None = None) -> None:
+        self._redactions = redactions or {}
         self.path = path.expanduser().absolute()
         self._encoder = msgspec.json.Encoder()
         self.results: dict[tuple[str, int], TaskResult] = {}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path.parent)
             flags = os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._unusable(error) from error
         try:
             self._take()
-            for result in self._read():
+            for result in results_in(self.path):
                 self.results[result.key] = result
         except BaseException:
             self.close()
@@ -122,23 +142,7 @@ class ResultsFile:
                     ) from error
             time.sleep(0.05)
 
-    def _read(self) -> Iterator[TaskResult]:
-        decoder = msgspec.json.Decoder(TaskResult)
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield decoder.decode(line)
-                except msgspec.ValidationError as error:
-                    raise InputError(
-                        f"{self.path}, line {number} is no result of a task ({error}): choose "
-                        "another file with --results"
-                    ) from error
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue  # torn
-
-    def check(
-        self, tasks: list[Task], asked: dict[str, str], supervisor: str | None = None
-    ) -> None:
+    def check(self, tasks: list[Task], asked: dict[str, str], supervisor: str) -> None:
         """Raise InputError where it has results of another question, or of another supervisor."""
         for task in tasks:
             for attempt in range(1, task.attempts + 1):
@@ -148,7 +152,7 @@ class ResultsFile:
                 was = None
                 if result.asked != asked[task.id]:
                     was = f"another question, text or options for the task {task.id!r}"
-                elif supervisor not in (None, result.supervisor):
+                elif supervisor != result.supervisor:
                     was = f"answers of the supervisor {result.supervisor}, not {supervisor}"
                 if was is not None:
                     raise InputError(
@@ -157,10 +161,11 @@ class ResultsFile:
 
     def append(self, result: TaskResult) -> None:
         """Add a line, in one write. Raises InputError if the disk refuses."""
+        written = _redacted(result, self._redactions.get(result.task, NOTHING))
         try:
-            line = self._encoder.encode(result)
+            line = self._encoder.encode(written)
         except UnicodeEncodeError:  # a lone surrogate in the answer
-            line = msgspec.json.encode(printable_json(msgspec.to_builtins(result)))
+            line = msgspec.json.encode(printable_json(msgspec.to_builtins(written)))
         end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             is_torn = end > 0 and os.pread(self._fd, 1, end - 1) != b"\n"
@@ -188,3 +193,18 @@ class ResultsFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _redacted(result: TaskResult, redaction: Redaction) -> TaskResult:
+    """The result as it is written."""
+    if not redaction:
+        return result
+    error = result.error
+    return msgspec.structs.replace(
+        result,
+        answer=redaction.value(result.answer),
+        label=redaction.value(result.label),
+        score_detail=redaction.text(result.score_detail),
+        answer_problem=redaction.value(result.answer_problem),
+        error=error and msgspec.structs.replace(error, detail=redaction.text(error.detail)),
+    )

@@ -3,6 +3,8 @@
 https://specifications.freedesktop.org/basedir-spec/latest/
 """
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -20,6 +22,26 @@ def config_folder() -> Path:
 def state_folder() -> Path:
     """Logs, if nobody says where: ``~/.local/state/distill``."""
     return _base("XDG_STATE_HOME", ".local/state") / "distill"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are not there, for their owner alone.
+
+    Whatever the umask is; folders that are there stay as they are. Raises OSError.
+    """
+    if not folder.parent.exists():
+        make_private(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, if it is new. Raises OSError."""
+    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _base(variable: str, otherwise: str) -> Path:

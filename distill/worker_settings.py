@@ -16,6 +16,8 @@ from distill.supervisor.workers import Role, WorkerSpec
 WORKER_KEY = "DISTILL_WORKER_KEY"
 """The environment variable with the key of ``--worker-url``."""
 DEFAULT_MODEL = "default"
+SMALL_MODEL = "SmolLM2-135M-Instruct"
+"""What serves where nobody names a model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from distill.protocol import worker_link as wire
 from distill.supervisor.ledger import content_hash
 from distill.supervisor.requests import request_key
 from distill.traces import records
-from distill.user_folders import cache_folder
+from distill.user_folders import cache_folder, make_private
 
 AnswerCaching = Literal["off", "run", "shared"]
 RUN_LIMIT_BYTES = 256 << 20
@@ -157,7 +157,7 @@ class AnswerCache:
 def _make_private(path: Path) -> None:
     """It holds parts of texts that were asked about: nobody else reads it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o600)

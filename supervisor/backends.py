@@ -228,6 +228,10 @@ def _options_of(sampling: wire.Sampling) -> dict[str, Any]:
     return {"temperature": sampling.temperature, **options}
 
 
+def _packed(ids: Sequence[int] | None) -> bytes | None:
+    return None if ids is None else wire.pack_ids(ids)
+
+
 def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
     return wire.Result(
         request.id,
@@ -238,7 +242,8 @@ def _result(request: wire.Request, reply: LMResponse) -> wire.Result:
         reply.usage.output_tokens,
         "\n".join(message["content"] for message in messages_of(request)),
         cached_tokens=reply.usage.cached_input_tokens,
-        token_ids=None if reply.token_ids is None else wire.pack_ids(reply.token_ids),
+        prompt_token_ids=_packed(reply.prompt_token_ids),
+        token_ids=_packed(reply.token_ids),
         logprobs=None if reply.logprobs is None else tuple(reply.logprobs),
         queue_s=reply.waited_s,
         compute_s=max(0.0, reply.elapsed - reply.waited_s),

@@ -64,6 +64,7 @@ class WorkerCalls:
         cache: AnswerCache | None = None,
         budget: CallBudget | None = None,
         on_progress: Callable[[], None] = lambda: None,
+        keeps_spares: bool = True,
     ) -> None:
         self._budget = budget or CallBudget(Account(), Tariff())
         self._settled = asyncio.Event()
@@ -78,6 +79,7 @@ class WorkerCalls:
         self._record = record
         self._defaults = dict(defaults or {})
         self._on_progress = on_progress
+        self._keeps_spares = keeps_spares
         self._asked: dict[str, Asked] = {}
         """By the beginning that the names of their requests have in common."""
         self._ended = False
@@ -297,7 +299,8 @@ class WorkerCalls:
         self._earlier.keep(wanted, calls)
         for (asked, item, outcome), call, place in zip(wanted, calls, places, strict=True):
             self._count(call)
-            if call.response is not None and not asked.form.logprobs:
+            # What is read back from a redacted log is not what the call had got.
+            if self._keeps_spares and call.response is not None and not asked.form.logprobs:
                 self.spares.enter(call.cell, place)
             asked.settle(item, _answer(outcome, asked.form))
         self._on_progress()

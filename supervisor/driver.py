@@ -11,8 +11,6 @@
 import asyncio
 import atexit
 import contextlib
-import contextvars
-import functools
 import logging
 import os
 import resource
@@ -22,13 +20,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from distill.caller import WAITER
 from distill.errors import InputError
 from distill.protocol import client_link, placer_link, sandbox_link, worker_link
 from distill.protocol.endpoints import published
 from distill.protocol.errors import LocalProtocolError
 from distill.protocol.launcher_link import Exited, FromLauncher, LastWord, NotStarted, Started
 from distill.protocol.sockets import Inbound, Sockets
+from distill.redaction import NOTHING, Redaction
 from distill.supervisor import background, keyring, run_directory
 from distill.supervisor.activity import Activity
 from distill.supervisor.call_threads import CallThreads
@@ -240,16 +238,19 @@ class Driver:
 
     # -- events
 
-    def open_journal(self, folder: Path) -> Journal:
+    def open_journal(self, folder: Path, redaction: Redaction = NOTHING) -> Journal:
         """The journal of a folder, shared by the runs that use it; events go there too.
 
-        Raises InputError if the folder can't be used.
+        ``redaction`` is of events, from now on. Raises InputError if the folder can't be used.
         """
         folder = folder.resolve()
-        if folder not in self._journals:
-            journal = self._journals[folder] = Journal(folder)
+        is_new = folder not in self._journals
+        if is_new:
+            self._journals[folder] = Journal(folder)
+        self._journals[folder].redact(redaction)
+        if is_new:
             for record in self._history:
-                self._log_to(journal, record)
+                self._log_to(self._journals[folder], record)
             self._tell_last_word()
         self._uses[folder] += 1
         return self._journals[folder]
@@ -344,28 +345,4 @@ async def in_thread(driver: Driver, function: Callable[..., Any], *args: Any) ->
 
     Its callers bound how many run at once (a jail's calls in flight, a backend's batches).
     """
-    future: asyncio.Future[Any] = driver.loop.create_future()
-    context = contextvars.copy_context()
-    context.run(WAITER.set, future)
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, StopIteration) or not isinstance(error, Exception):
-            # Neither can cross a task: SystemExit would end the loop for every run.
-            future.set_exception(RuntimeError(f"a host function raised {error!r}"))
-        else:
-            future.set_exception(error)
-
-    def work() -> Callable[[], object]:
-        outcome: tuple[Any, BaseException | None]
-        try:
-            outcome = (context.run(function, *args), None)
-        except BaseException as error:  # noqa: BLE001  (the awaiting task raises it)
-            outcome = (None, error)
-        return functools.partial(driver.loop.call_soon_threadsafe, settle, *outcome)
-
-    driver.call_threads.run(work)
-    return await future
+    return await driver.call_threads.call(function, *args)

@@ -14,19 +14,26 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from distill.errors import InputError
+from distill.redaction import Redaction
+from distill.supervisor.redacted import RunRedactor, without
 from distill.supervisor.text import printable_json
 from distill.traces import records
 from distill.traces.contexts import texts_of
+from distill.user_folders import make_private
 
 READ_BYTES = 1 << 16
 """Read at a time when a line is looked up."""
+
+
+Listener = Callable[[Sequence[records.AnyRecord]], None]
+"""Hears records once they are written; it must neither block nor raise."""
 
 
 def now() -> float:
@@ -47,8 +54,13 @@ class Journal:
         self._lock = threading.Lock()
         self._lock_fd = -1
         self._files: dict[str, int] = {}
+        self._redactors: dict[str, RunRedactor | None] = {}
+        """By run; None: all of it is written as it is."""
+        self._redactions: dict[Redaction, None] = {}
+        """What is blotted out of records of no run, or of one that is not known."""
+        self._listeners: tuple[Listener, ...] = ()
         try:
-            (folder / records.CONTEXT_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(folder / records.CONTEXT_FOLDER)
             self._lock_fd = self._take(folder / ".lock")
             for log in records.LOG_RECORDS:
                 self._files[log] = self._open(folder / log)
@@ -86,15 +98,47 @@ class Journal:
         """
         if not lines:
             return []
+        if self._redactions:
+            lines = [self._redacted(line) for line in lines]
         try:
             data = self._encoder.encode_lines(lines)
         except UnicodeEncodeError:
             data = b"\n".join([*map(self._encode, lines), b""])
         start = self._append(log, data)
+        for hear in self._listeners:
+            hear(lines)
         begins = [0]
         while len(begins) < len(lines):
             begins.append(data.index(b"\n", begins[-1]) + 1)
         return [start + begin for begin in begins]
+
+    @contextlib.contextmanager
+    def heard(self, hear: Listener) -> Iterator[None]:
+        """While the context lasts ``hear`` is called with what was written, as it was written."""
+        self._listeners = (*self._listeners, hear)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(each for each in self._listeners if each is not hear)
+
+    def redact(self, redaction: Redaction) -> None:
+        """Blot this out of what is written of no run in particular, from now on."""
+        if redaction:
+            self._redactions[redaction] = None
+
+    def enter(self, run: str, redactor: RunRedactor | None) -> None:
+        """A run begins, and this is how its records are redacted (None: not)."""
+        self._redactors[run] = redactor
+        if redactor is not None:
+            self.redact(redactor.redaction)
+
+    def _redacted(self, line: records.AnyRecord) -> records.AnyRecord:
+        if line.run in self._redactors:
+            redactor = self._redactors[line.run]
+            return line if redactor is None else redactor.record(line)
+        for redaction in self._redactions:
+            line = without(redaction, line)
+        return line
 
     def _encode(self, line: records.AnyRecord) -> bytes:
         try:
@@ -149,8 +193,7 @@ class Journal:
         Raises InputError for a text with lone surrogates, or a value that JSON can't hold.
         """
         kind, data, chars = encode_context(context)
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"{records.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}"
+        name, digest = stored_name(kind, data)
         path = self.folder / name
         if not path.exists():
             _write_whole(path, data)
@@ -183,6 +226,12 @@ def _write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def stored_name(kind: str, data: bytes) -> tuple[str, str]:
+    """The path in a log folder of a context of these bytes, and their hash."""
+    digest = hashlib.sha256(data).hexdigest()
+    return f"{records.CONTEXT_FOLDER}/{digest}.{'txt' if kind == 'text' else 'json'}", digest
 
 
 def encode_context(context: Any) -> tuple[Any, bytes, int]:

@@ -30,7 +30,7 @@ from distill.protocol.keys import (
     read_worker_key,
 )
 from distill.protocol.sockets import ServerKeys, public_key
-from distill.user_folders import config_folder
+from distill.user_folders import config_folder, make_private
 
 ENGINE_FILE = "engine.key"
 WORKER_FILE = "worker.key"
@@ -70,8 +70,7 @@ def server_keys() -> ServerKeys:
 
 
 def _make_folder(place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.mkdir(mode=0o700, exist_ok=True)
+    make_private(place)
     status = place.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise KeyRefused(

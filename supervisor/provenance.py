@@ -2,34 +2,41 @@
 
 The context is cut into aligned blocks of ``block`` characters, each looked up by its text.
 A match of at least 2 x block - 1 characters holds a whole aligned block wherever it begins,
-so sliding over a prompt finds it, and it is then extended both ways to its full length.
+so sliding over a prompt finds it, and it is then extended both ways to its full length. Every place
+of the context where the prompt goes on alike has such a block within the next ``block`` characters:
+the longest of these matches counts.
+
+A span names one place. Where else the same characters stand is found when the log is read
+(``distill.traces.coverage``).
 """
 
 import bisect
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from distill.supervisor.short_texts import SHORTEST_TEXT_CHARS, ShortTexts
 from distill.traces.contexts import texts_of
 from distill.traces.coverage import MIN_MATCH_CHARS
 from distill.traces.records import Span
+from distill.traces.repeats import repeated_blocks
 
 PROMPT_LIMIT_CHARS = 500_000
 """What of a prompt is looked at: no worker's window holds more, and a flood must cost little."""
 SMALLEST_BLOCK_CHARS = 20
 BLOCKS_LIMIT = 1_000_000
 """Blocks indexed at most (some 150 MB); larger contexts get longer blocks and matches."""
-SHORTEST_TEXT_CHARS = 8
-SHORT_TEXTS_LIMIT = 1000
-"""Texts that are shorter than a match, of a list or dict, that are looked for whole."""
 BARREN_LIMIT_CHARS = 4096
 """Of what prompts have in common beside the passage, what is remembered."""
 FIRST_STEP_CHARS = 16
 AT_ONCE_CHARS = 32_768
 """Of a prompt, what is compared at once before it goes by steps: most passages end one."""
 PLACES_LIMIT = 8
-"""Places of a repeated block that are tried for the longest match."""
+"""Places that are tried for the longest match where the text repeats itself."""
+FEW_PLACES = 2
+AHEAD_LIMIT_CHARS = 5000
+"""Where there are more, blocks of so few places are looked for, so far on at most."""
 
 
 class SpanIndex:
@@ -48,20 +55,22 @@ class SpanIndex:
         """Where each block stands, counted through all texts."""
         self._others: dict[str, list[int]] = {}
         """Where else, in the order of the context."""
-        self._short: list[int] = []
+        self._short = ShortTexts()
         self._barren_head = self._barren_tail = ""
         """How the last prompts began and ended alike: where no block of the context is."""
         self._guess = 0
         """Where the first span of the last prompt began."""
         for number, (_, text) in enumerate(self._texts):
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
-                self._short.append(number)
+                self._short.enter(number, text)
             self._enter(text, self._ends[number] - len(text))
+        self._again = repeated_blocks([text for _, text in self._texts], self._block)
+        """Blocks that stand elsewhere, too, aligned or not."""
 
     def forget(self) -> None:
         """Let go of the text: from now on it finds nothing."""
-        self._texts, self._ends, self._short = [], [], []
-        self._first, self._others = {}, {}
+        self._texts, self._ends, self._short = [], [], ShortTexts()
+        self._first, self._others, self._again = {}, {}, set()
 
     def _enter(self, text: str, base: int) -> None:
         block, first = self._block, self._first
@@ -73,25 +82,25 @@ class SpanIndex:
                 first[piece] = base + start
 
     def spans(self, prompt: str) -> tuple[Span, ...]:
-        """The longest matches in ``prompt``, left to right, none overlapping.
+        """The longest matches in ``prompt``, left to right, none overlapping: what of a match an
+        earlier one has is left out of its span.
 
         A text of the context that is shorter than a match can be counts if it stands there whole.
         """
-        spans = self._scan(prompt[:PROMPT_LIMIT_CHARS])
+        prompt = prompt[:PROMPT_LIMIT_CHARS]
+        spans = self._scan(prompt)
         if self._short:
-            for span in self._whole(prompt):
-                if not any(_overlap(span, other) for other in spans):
-                    spans.append(span)
+            gaps = [0, *map(_end, spans)], [*(each.prompt_start for each in spans), len(prompt)]
+            for begin, end in zip(*gaps, strict=True):
+                spans += self._whole(prompt, begin, end)
             spans.sort(key=lambda span: span.prompt_start)
         return tuple(spans)
 
-    def _whole(self, prompt: str) -> Iterator[Span]:
-        for number in self._short[:SHORT_TEXTS_LIMIT]:
+    def _whole(self, prompt: str, begin: int, end: int) -> Iterator[Span]:
+        for place, number, core in self._short.found(prompt, begin, end):
             part, text = self._texts[number]
-            core = text.strip()
-            if (place := prompt.find(core)) >= 0:
-                start = text.index(core)
-                yield Span(start, start + len(core), place, part)
+            start = text.index(core)
+            yield Span(start, start + len(core), place, part)
 
     def _scan(self, prompt: str) -> list[Span]:
         end = len(prompt)
@@ -151,33 +160,65 @@ class SpanIndex:
         return len(prompt)
 
     def _longest(self, prompt: str, position: int, floor: int, end: int) -> Span | None:
-        """The longest match that the block of the context at ``position`` is part of; it begins
-        at ``floor`` or later, and ``end`` is where it may well end.
+        """The longest match that goes through the block of the context at ``position``; of it, what
+        is at ``floor`` or later. ``end`` is where it may well end.
         """
         block = self._block
-        piece = prompt[position : position + block]
         best: Span | None = None
         longest = MIN_MATCH_CHARS - 1
-        for place in (self._first[piece], *self._others.get(piece, ())[: PLACES_LIMIT - 1]):
+        for at, place in self._alike(prompt, position):
             number = bisect.bisect_right(self._ends, place)
             part, text = self._texts[number]
             start = place - self._ends[number] + len(text)
-            left = common_suffix(text, start, prompt, position, position - floor)
-            right = common_prefix(text, start + block, prompt, position + block, end)
-            if left + block + right > longest:
+            left = common_suffix(text, start, prompt, at, at)
+            right = common_prefix(text, start + block, prompt, at + block, end)
+            if left + block + right > longest and at - left <= position:
                 longest = left + block + right
-                best = Span(start - left, start + block + right, position - left, part)
+                kept = min(left, at - floor)
+                best = Span(start - kept, start + block + right, at - kept, part)
         return best
+
+    def _alike(self, prompt: str, position: int) -> Iterable[tuple[int, int]]:
+        """Places of the prompt and of the context that hold the same block, one for each way to lay
+        the two side by side: of blocks that begin in the first one.
+        """
+        piece = prompt[position : position + self._block]
+        if piece not in self._again:
+            return ((position, self._first[piece]),)
+        return self._ways(prompt, position, min(position + self._block, len(prompt)))
+
+    def _ways(self, prompt: str, position: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Where there are more than are tried, blocks further on may tell them apart."""
+        ways: set[int] = set()
+        at = position
+        while at < stop:
+            for place in self._places(prompt, at):
+                if place - at not in ways:
+                    if len(ways) == PLACES_LIMIT:
+                        yield from self._further(prompt, position)
+                        return
+                    ways.add(place - at)
+                    yield at, place
+            at = self._next_block(prompt, at + 1, stop)
+
+    def _further(self, prompt: str, position: int) -> Iterator[tuple[int, int]]:
+        """Blocks further and further on that stand in few places."""
+        ahead = self._block
+        while ahead <= AHEAD_LIMIT_CHARS:
+            at = self._next_block(prompt, position + ahead, position + 2 * ahead)
+            if at < len(prompt) and len(places := self._places(prompt, at)) <= FEW_PLACES:
+                yield from ((at, place) for place in places)
+            ahead *= 2
+
+    def _places(self, prompt: str, at: int) -> list[int]:
+        """Where the block of the context that begins here stands."""
+        piece = prompt[at : at + self._block]
+        return [self._first[piece], *self._others.get(piece, ())[:PLACES_LIMIT]]
 
 
 def _end(span: Span) -> int:
     """Where it ends in the prompt."""
     return span.prompt_start + span.end - span.start
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    """Whether two spans share characters of the prompt."""
-    return one.prompt_start < _end(other) and other.prompt_start < _end(one)
 
 
 def common_prefix(text: str, start: int, prompt: str, position: int, end: int) -> int:
@@ -212,8 +253,11 @@ def common_suffix(text: str, start: int, prompt: str, position: int, most: int) 
             break
         count += step
         step *= 2
-    while step := step // 2:
-        piece = prompt[position - count - step : position - count]
-        if text.startswith(piece, start - count - step):
-            count += step
+    beyond = count + step
+    while beyond - count > 1:
+        middle = (count + beyond) // 2
+        if text.startswith(prompt[position - middle : position - count], start - middle):
+            count = middle
+        else:
+            beyond = middle
     return count

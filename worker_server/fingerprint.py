@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.user_folders import make_private
 from distill.worker_server.model import ModelFolder
 
 CACHE_FILE = "hashes.json"
@@ -102,7 +103,7 @@ class _DigestCache:
         if not self._changed:
             return
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path.parent)
             handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".hashes-")
             with os.fdopen(handle, "w") as out:
                 json.dump(self._known, out)

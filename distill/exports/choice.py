@@ -31,6 +31,7 @@ class Choice:
     as_: FileType = "jsonl"
     rows: int | None = None
     not_from: tuple[str, ...] = ()
+    length_weight: float | None = None
 
     def check(self) -> None:
         """Raise InputError for what can't be had, in the order of the command line."""
@@ -51,6 +52,13 @@ class Choice:
             pyarrow()
         if not wanted.is_picked and (self.rows is not None or self.not_from):
             raise InputError(f"--rows and --not-from are for few-shot, not for {wanted.name}")
+        if self.length_weight is not None and not wanted.is_rewarded:
+            raise InputError(f"--length-weight is for episodes, not for {wanted.name}")
+        if self.length_weight is not None and not 0 <= self.length_weight < 1:
+            raise InputError(
+                f"--length-weight is 0 or more and below 1, not {self.length_weight:g}: right and "
+                "long must earn more than wrong and short"
+            )
         if self.rows is not None and self.rows < 1:
             raise InputError(f"--rows is 1 or more, not {self.rows}")
 

@@ -63,6 +63,7 @@ def export(
     as_: FileType = "jsonl",
     rows: int | None = None,
     not_from: Sequence[str | Path] = (),
+    length_weight: float | None = None,
     results: Sequence[str | Path] = (),
     dry_run: bool = False,
 ) -> Export:
@@ -75,7 +76,8 @@ def export(
     or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
     drops rows that are there already, to the letter or all but. ``split`` shares the texts out, by
     ``seed``. ``as_`` is the kind of file. ``rows`` and ``not_from`` are of few-shot demonstrations:
-    how many, and files of which none may come. A ``dry_run`` counts, and writes nothing.
+    how many, and files of which none may come; ``length_weight`` is of episodes: the most that the
+    length of an answer takes of its reward. A ``dry_run`` counts, and writes nothing.
 
     Raises InputError for what can't be used, for an ``out`` that is not empty, and where no row is
     left; nothing is written then.
@@ -92,6 +94,7 @@ def export(
         as_=as_,
         rows=rows,
         not_from=tuple(map(str, not_from)),
+        length_weight=length_weight,
     )
     choice.check()
     if not dry_run:
@@ -149,6 +152,8 @@ class _Work:
             rows=choice.rows,
             not_from=choice.forbidden_texts(),
         )
+        if choice.length_weight is not None:
+            self._material.length_weight = choice.length_weight
         self._sides: Sides = sides(runs, choice.shares(), choice.seed)
 
     def count(self) -> Export:

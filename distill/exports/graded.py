@@ -3,7 +3,9 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+from distill.run_costs import cost_of
 from distill.traces import Run, records
 
 
@@ -19,6 +21,8 @@ class GradedRun:
     root: "GradedRun" = field(init=False, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     score: float | None = None
+    label: Any = None
+    """The expected answer, where a score or a results file says it."""
     is_task: bool = False
     """A results file of `--tasks` tells of it: its label is that of a task."""
 
@@ -44,7 +48,7 @@ class GradedRun:
     @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
-        return getattr(self.start, "redacted", ())
+        return self.start.redacted
 
     @cached_property
     def group(self) -> str:
@@ -57,18 +61,11 @@ class GradedRun:
         """Of both models, in and out, sub-runs included; 0 of a run that was cut off."""
         if self.run.end is None:
             return 0
-        used = self.run.end.tree or self.run.end
-        both = (used.supervisor_usage, used.worker_usage)
+        used = cost_of(self.run.end)
+        both = (used["supervisor_usage"], used["worker_usage"])
         return sum(each.input_tokens + each.output_tokens for each in both)
 
     @property
     def dollars(self) -> float | None:
         """What it cost, sub-runs included; None where that is not known."""
-        end = self.run.end
-        if end is None:
-            return None
-        if end.tree is not None:
-            return end.tree.dollars
-        if end.supervisor_dollars is None or end.worker_dollars is None:
-            return None
-        return end.supervisor_dollars + end.worker_dollars
+        return None if self.run.end is None else cost_of(self.run.end)["dollars"]

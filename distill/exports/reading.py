@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import InputError
-from distill.traces import Run, records
+from distill.traces import Run, reading, records
 from distill.traces.contexts import texts_of
+from distill.traces.naming import folder_and_run
 from distill.traces.reading import Skipped, lines
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +53,7 @@ def sources(runs: Sequence[str | Path]) -> list[Source]:
     """The log folders that FOLDER and FOLDER#ID name, each once. Raises InputError."""
     found: dict[Path, Source] = {}
     for named in runs:
-        folder, run_id = _named(named)
+        folder, run_id = folder_and_run(Path(named).expanduser())
         if not (folder / records.SUPERVISOR_LOG).is_file():
             raise InputError(
                 f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
@@ -67,51 +68,17 @@ def sources(runs: Sequence[str | Path]) -> list[Source]:
     return list(found.values())
 
 
-def _named(run: str | Path) -> tuple[Path, str | None]:
-    folder = Path(run).expanduser()
-    if "#" in folder.name and not folder.is_dir():
-        before, _, run_id = str(folder).rpartition("#")
-        return Path(before), run_id
-    return folder, None
-
-
 def read_runs(source: Source) -> None:
     """Read its runs but for their worker calls. Raises InputError where a named one is missing."""
     for log in (records.SUPERVISOR_LOG, records.WORKER_LOG):
         if (path := source.folder / log).is_file():
             source.files.append(_hashed(path))
-    for _, record in lines(source.folder, records.SUPERVISOR_LOG):
-        if isinstance(record, Skipped):
-            source.skipped.append(record)
-        elif record.run is not None:
-            run = source.runs.setdefault(record.run, Run(record.run, source.folder))
-            _add(run, record)
+    trace = reading.read_runs(source.folder)
+    source.runs, source.skipped = trace.runs, trace.skipped
     missing = sorted((source.only or set()) - set(source.runs))
     if missing:
         some = ", ".join(list(source.runs)[-8:]) or "none"
         raise InputError(f"{source.folder} has no run {missing[0]}; there are {some}")
-
-
-LISTS: dict[type[records.Record], str] = {
-    records.Message: "messages",
-    records.Turn: "turns",
-    records.Compaction: "compactions",
-    records.Cell: "cells",
-    records.Batch: "batches",
-    records.Primitive: "primitives",
-}
-
-
-def _add(run: Run, record: records.AnyRecord) -> None:
-    match record:
-        case records.RunStart():
-            run.start = record
-        case records.RunEnd():
-            run.end = record
-        case records.Final():
-            run.final = run.final or record
-        case _ if type(record) in LISTS:
-            getattr(run, LISTS[type(record)]).append(record)
 
 
 def _hashed(path: Path) -> InputFile:

@@ -99,6 +99,8 @@ class Format(ABC):
     is_picked: ClassVar[bool] = False
     """It takes some of what there is: ``Material.rows`` of them, none from ``not_from``."""
 
+    is_rewarded: ClassVar[bool] = False
+    """Its rows have a reward, of which ``Material.length_weight`` is a part."""
     fewest_rows: ClassVar[int] = 1
     """Whoever reads it takes no file with fewer."""
 

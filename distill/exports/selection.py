@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from distill.exports.graded import GradedRun
+from distill.exports.values import RunValues
 from distill.exports.where import Condition
 
 Select = Literal["all", "best", "correct", "shortest"]
@@ -29,7 +30,8 @@ def chosen_runs(
     dropped: Counter[str] = Counter()
     of_runs = [each for each in conditions if each.level == "run"]
     for graded in runs:
-        failed = next((each for each in of_runs if not each({"run": graded})), None)
+        env = RunValues(graded).of_run() if of_runs else {}
+        failed = next((each for each in of_runs if not each(env)), None)
         if failed is None:
             passing.append(graded)
         else:

@@ -6,19 +6,17 @@ what is not in the tables here is refused; nothing of it is ever handed to ``eva
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import re2
 
 from distill.errors import InputError
-from distill.exports.fields import FIELDS
 from distill.exports.row import LEVELS, Level
+from distill.exports.values import NAMES, Env
 
 LIMIT_CHARS = 4_000
-Env = Mapping[str, Any]
-"""What the names stand for: ``run`` (a GradedRun), and a ``turn``, ``cell`` or ``call`` of it."""
 Part = Callable[[Env], Any]
 
 
@@ -84,8 +82,9 @@ class Condition:
         try:
             return bool(self._test(env))
         except (TypeError, ValueError, ArithmeticError, LookupError, re2.error) as error:
+            run = (env["run"] or {})["run"]
             raise InputError(
-                f"--where {self.text!r} can't be said of run {env['run'].run.id}: {error}"
+                f"--where {self.text!r} can't be said of run {run}: {error}"
             ) from error
 
 
@@ -166,17 +165,18 @@ class _Reader:
     def _field(self, root: str, name: str) -> Part:
         if root == "score":
             return self._score(name)
-        if root not in FIELDS:
+        level = next((level for level in LEVELS if level == root), None)
+        if level is None:
             raise self._refusal(f"there is no {root!r}")
-        if name not in FIELDS[root]:
-            raise self._refusal(f"{root} has no {name!r}")
-        self.levels.add(root)  # type: ignore[arg-type]  # the roots are the levels
-        get = FIELDS[root][name].get
-        return lambda env: None if env[root] is None else get(env[root])
+        if name not in NAMES[level]:
+            known = ", ".join(sorted(NAMES[level]))
+            raise InputError(f"--where {self._text!r}: {root} has no {name!r}, but {known}")
+        self.levels.add(level)
+        return lambda env: None if (values := env[root]) is None else values[name]
 
     def _score(self, name: str) -> Part:
         self.levels.add("run")
-        return lambda env: env["run"].scores.get(name)
+        return lambda env: (env["score"] or {}).get(name)
 
     def _item(self, node: ast.expr, key: str) -> Part:
         if isinstance(node, ast.Name) and node.id == "score":
@@ -190,9 +190,10 @@ class _Reader:
         return item
 
     def _refusal(self, what: str) -> InputError:
-        names = "; ".join(f"{root}.{{{', '.join(fields)}}}" for root, fields in FIELDS.items())
+        roots = ", ".join(f"{level}.…" for level in LEVELS)
+        functions = ", ".join(f"{name}()" for name in FUNCTIONS)
         return InputError(
-            f"--where {self._text!r}: {what}. There are {names}; score.NAME or score['NAME']; "
-            f"{', '.join(f'{name}()' for name in FUNCTIONS)}; and or not, == != < <= > >= in, "
-            "is None, + - * /"
+            f"--where {self._text!r}: {what}. There are {roots} (a wrong name lists the right "
+            f"ones), score.NAME or score['NAME']; {functions}; and or not, == != < <= > >= in, is None, "
+            "+ - * /"
         )

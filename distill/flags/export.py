@@ -76,5 +76,11 @@ export_options = together(
         metavar="FILE|FOLDER",
         help="Of few-shot: a text that they will be used on, of which none may come.",
     ),
+    click.option(
+        "--length-weight",
+        type=float,
+        metavar="X",
+        help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
+    ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
 )

@@ -37,4 +37,20 @@ log = together(
         "or a worker is asked, to compare it with the recorded one under the same code.",
     ),
     click.option("--label", metavar="TEXT", help="A label for the run, in the log."),
+    click.option(
+        "--redact",
+        multiple=True,
+        metavar="NAME|re:EXPRESSION",
+        help="Blot out of all that is written what this finds (repeatable): email, phone, card, "
+        "iban, ip, secret, or an expression of your own. Such a run can't be resumed or replayed.",
+    ),
+    click.option(
+        "--otlp",
+        metavar="URL",
+        help="Send the run's spans to this OpenTelemetry collector (OTLP over HTTP) as it goes, "
+        "for example http://localhost:4318.",
+    ),
+    click.option(
+        "--otlp-content", is_flag=True, help="With --otlp: send the texts of the run, too."
+    ),
 )

@@ -108,6 +108,9 @@ class VLLMHandler(ModelHandler):
                 elapsed_s,
                 result.finish_reason,
                 card=self._engine().card_of(result),
+                prompt_token_ids=None
+                if result.prompt_token_ids is None
+                else unpack_ids(result.prompt_token_ids),
                 token_ids=None if result.token_ids is None else unpack_ids(result.token_ids),
                 logprobs=result.logprobs,
             )

@@ -1,6 +1,6 @@
 """Read the logs of a folder back: runs, their turns, cells, calls and conversations."""
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ import msgspec
 
 from distill.errors import InputError
 from distill.traces import records
+from distill.traces.contexts import read_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Skipped:
 class Run:
     """One run, its records in the order written. ``end`` is None if it was cut off.
 
+    ``calls`` are there if worker.jsonl was read as well (``read``; not ``Logs.runs``).
     ``sub_runs`` are those that its cells asked for; they stand in the trace beside it.
     """
 
@@ -42,7 +44,13 @@ class Run:
     batches: list[records.Batch] = field(default_factory=list)
     primitives: list[records.Primitive] = field(default_factory=list)
     calls: list[records.Call] = field(default_factory=list)
+    scores: list[records.Score] = field(default_factory=list)
     sub_runs: list["Run"] = field(default_factory=list)
+
+    @property
+    def scored(self) -> dict[str, records.Score]:
+        """What counts of its scores: the last of each scorer."""
+        return {score.scorer: score for score in self.scores}
 
     @property
     def answer(self) -> Any:
@@ -52,49 +60,65 @@ class Run:
         return self.end.answer if self.end is not None else None
 
     def conversation(self, turn: int | None = None) -> list[dict[str, str]]:
-        """The messages of the run, or those that were sent to get the reply of ``turn``."""
+        """The messages of the run, or those that were sent to get the reply of ``turn``.
+
+        Raises InputError for a turn that the log lacks, or whose messages it lacks.
+        """
         sent = [{"role": each.role, "content": each.content} for each in self.messages]
         if turn is None:
             return sent
-        told = next(each for each in self.turns if each.turn == turn)
+        told = next((each for each in self.turns if each.turn == turn), None)
+        if told is None:
+            raise InputError(f"run {self.id} has no turn {turn}")
         sent = sent[: told.request_messages]
+        if told.compactions > len(self.compactions):
+            raise InputError(f"the log of run {self.id} lacks how its conversation was shortened")
         if told.compactions:
             made = self.compactions[told.compactions - 1]
             sent = [*sent[: made.opening], *map(dict, made.added), *sent[made.kept_from :]]
         return sent
 
     def context(self) -> Any:
-        """The text asked about (str, list or dict); raises InputError if it is not there."""
+        """The text asked about (str, list or dict).
+
+        Raises InputError if it is not there, or is not what it was.
+        """
         if self.start is None:
             raise InputError(f"run {self.id} has no start record")
-        path = self.folder / self.start.context.file
         try:
-            text = path.read_text("utf-8")
-        except OSError as error:
-            raise InputError(f"the context of run {self.id} can't be read: {error}") from error
-        return text if self.start.context.kind == "text" else json.loads(text)
+            return read_context(self.folder, self.start.context)
+        except InputError as error:
+            raise InputError(f"the context of run {self.id}: {error}") from error
 
 
 @dataclass(slots=True)
 class Trace:
-    """All runs of a folder by id, the events of no run, and what could not be read."""
+    """All runs of a folder by id, the events of no run, and what could not be read.
+
+    ``call_counts`` is how many calls worker.jsonl has, by run.
+    """
 
     runs: dict[str, Run]
     events: list[records.Event]
     skipped: list[Skipped]
+    call_counts: Counter[str] = field(default_factory=Counter)
 
 
 def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Skipped]]:
-    """Every line of one log with its number, as a record or as what was wrong with it."""
-    decoder = msgspec.json.Decoder(records.LOG_RECORDS[log])
+    """Every line of one log with its number, as a record or as what was wrong with it.
+
+    None if there is no such log.
+    """
+    if not (folder / log).is_file():
+        return
+    decode = msgspec.json.Decoder(records.LOG_RECORDS[log]).decode
     with (folder / log).open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
             try:
-                record = decoder.decode(line)
+                record = decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                yield number, Skipped(log, number, str(error))
+                if line.strip():
+                    yield number, Skipped(log, number, str(error))
                 continue
             if record.v > records.SCHEMA_VERSION:
                 yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
@@ -112,38 +136,51 @@ _LISTS: dict[type[records.Record], str] = {
     records.Batch: "batches",
     records.Primitive: "primitives",
     records.Call: "calls",
+    records.Score: "scores",
 }
 
 
 def read(folder: str | Path) -> Trace:
-    """Both logs of ``folder``, joined by run. Raises InputError if there is no log there."""
+    """Both logs of ``folder``, joined by run. Raises InputError if there is no log there.
+
+    All of it is in memory; for runs of many calls there is ``Logs``.
+    """
+    trace = read_runs(folder)
+    _enter(trace, Path(folder), records.WORKER_LOG)
+    trace.call_counts.update({run.id: len(run.calls) for run in trace.runs.values()})
+    return trace
+
+
+def read_runs(folder: str | Path) -> Trace:
+    """What supervisor.jsonl says: all but the calls. Raises InputError if it is not there."""
     folder = Path(folder)
     if not (folder / records.SUPERVISOR_LOG).is_file():
         raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
     trace = Trace({}, [], [])
-    runs: dict[str, Run] = {}
-    for log in records.LOG_RECORDS:
-        if not (folder / log).is_file():
-            continue
-        for _, record in lines(folder, log):
-            if isinstance(record, Skipped):
-                trace.skipped.append(record)
-            elif record.run is None:
-                if isinstance(record, records.Event):
-                    trace.events.append(record)
-            else:
-                run = runs.setdefault(record.run, Run(record.run, folder))
-                _add(run, record)
-    _join_sub_runs(runs)
-    trace.runs = runs
+    _enter(trace, folder, records.SUPERVISOR_LOG)
+    _join_sub_runs(trace.runs)
     return trace
 
 
+def _enter(trace: Trace, folder: Path, log: str) -> None:
+    for _, record in lines(folder, log):
+        if isinstance(record, Skipped):
+            trace.skipped.append(record)
+        elif record.run is None:
+            if isinstance(record, records.Event):
+                trace.events.append(record)
+        else:
+            _add(trace.runs.setdefault(record.run, Run(record.run, folder)), record)
+
+
 def _join_sub_runs(runs: dict[str, Run]) -> None:
+    begun: set[str] = set()
     for run in runs.values():
         parent = run.start.parent if run.start is not None else None
-        if parent is not None and parent.run in runs:
+        # A sub-run begins after the run that asked: whatever a log says, there is no circle.
+        if parent is not None and parent.run in begun:
             runs[parent.run].sub_runs.append(run)
+        begun.add(run.id)
 
 
 def _add(run: Run, record: records.AnyRecord) -> None:

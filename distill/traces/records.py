@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUPERVISOR_LOG = "supervisor.jsonl"
 WORKER_LOG = "worker.jsonl"
 CONTEXT_FOLDER = "contexts"
 SPOOL_FOLDER = "spool"
 
-ProcessKind = Literal["driver", "launcher", "placer", "sandbox", "worker_server"]
+ProcessKind = Literal["driver", "launcher", "placer", "sandbox", "scorer", "worker_server"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -76,7 +76,12 @@ class ParentCall(Part, frozen=True):
 
 
 class RunStart(Record, frozen=True, tag="run_start"):
-    """A run begins; everything that decided how it goes. ``parent``: it is a sub-run of another."""
+    """A run begins; everything that decided how it goes. ``parent``: it is a sub-run of another.
+
+    ``redacted`` names the patterns whose matches were replaced before anything was written: the
+    texts of such a run are not what was sent, so its lines have no ids and no log-probabilities,
+    and it can't be resumed or replayed.
+    """
 
     query: str
     context: ContextRef
@@ -86,6 +91,7 @@ class RunStart(Record, frozen=True, tag="run_start"):
     versions: dict[str, str]
     label: str | None = None
     parent: ParentCall | None = None
+    redacted: tuple[str, ...] = ()
 
 
 class Process(Record, frozen=True, tag="process"):
@@ -298,7 +304,9 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     wrong with a ``forced`` answer; that may also be one that FINAL had refused. ``ended_by`` names
     the budget that ended it, null if none did. Usage and dollars are this run's own, ``tree`` has
     its sub-runs' as well and is null where it had none; dollars are null where a price is not
-    known; ``gpu_s`` are seconds of worker servers' devices.
+    known; ``gpu_s`` are seconds of worker servers' devices. ``read_chars`` of the context stand in
+    prompts that were answered, its sub-runs' on the same context included, each passage counted in
+    one place (``distill.traces.provenance`` finds them all).
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -316,6 +324,24 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     worker_dollars: float | None = None
     gpu_s: float = 0.0
     tree: TreeUse | None = None
+    read_chars: int = 0
+
+
+class Score(Record, frozen=True, tag="score"):
+    """What a scorer says of a run that has ended: appended later, while no run writes.
+
+    ``value`` is 0 to 1, null where the scorer could not tell; a run without such a record is not
+    scored. The last record of one ``scorer`` counts, earlier ones stay. ``label`` is what the
+    answer was held against; ``usage`` and ``dollars`` are what a judge has cost.
+    """
+
+    scorer: str
+    value: float | None
+    detail: str = ""
+    label: Any = None
+    usage: TokenUsage | None = None
+    dollars: float | None = None
+    elapsed_s: float = 0.0
 
 
 class Span(Part, frozen=True, omit_defaults=True):
@@ -430,6 +456,7 @@ SupervisorRecord = (
     | Batch
     | Final
     | RunEnd
+    | Score
 )
 WorkerRecord = Process | Event | Call
 AnyRecord = SupervisorRecord | Call

@@ -65,6 +65,20 @@ def places(texts: Sequence[str], passages: Sequence[Passage]) -> list[list[Passa
     return found
 
 
+def repeated_blocks(texts: Sequence[str], block: int) -> set[str]:
+    """The aligned blocks of so many characters that stand more than once in the texts, wherever
+    they begin; seldom one that does not.
+    """
+    joined = _Joined(texts)
+    starts = [
+        np.arange(start, end - block + 1, block)
+        for start, end in zip(joined.starts.tolist(), joined.ends.tolist(), strict=True)
+    ]
+    ats = np.concatenate([np.empty(0, np.int64), *starts])
+    _, counts = _counted(joined, block, ats)
+    return {joined.text[at : at + block] for at in ats[counts > 1].tolist()}
+
+
 class _Joined:
     """All texts in one, and what is where in it."""
 
@@ -106,15 +120,20 @@ def _rarest(joined: _Joined, size: int, passages: Sequence[Passage]) -> _Grams:
     starts = np.array([joined.at(each) for each in passages], np.int64)
     last = np.array([each.end - each.start - size for each in passages], np.int64)
     offsets = (last[:, None] * np.arange(GRAMS)) // (GRAMS - 1)
-    hashes = _hashes_at(joined.text, size, starts[:, None] + offsets)
+    hashes, each = _counted(joined, size, starts[:, None] + offsets)
+    best = each.argmin(axis=1)
+    rows = np.arange(len(passages))
+    return _Grams(hashes[rows, best], offsets[rows, best], each[rows, best])
+
+
+def _counted(joined: _Joined, size: int, ats: Places) -> tuple[Hashes, Places]:
+    """The hashes of the grams that begin at these places, and how often each stands anywhere."""
+    hashes = _hashes_at(joined.text, size, ats)
     keys, inverse = np.unique(hashes, return_inverse=True)
     counts = np.zeros(len(keys), np.int64)
     for numbers, _ in _hits(joined.text, size, keys):
         counts += np.bincount(numbers, minlength=len(keys))
-    each = counts[inverse.reshape(hashes.shape)]
-    best = each.argmin(axis=1)
-    rows = np.arange(len(passages))
-    return _Grams(hashes[rows, best], offsets[rows, best], each[rows, best])
+    return hashes, counts[inverse.reshape(hashes.shape)]
 
 
 class _Where:
@@ -154,9 +173,10 @@ def _hashes_at(text: str, size: int, ats: Places) -> Hashes:
     wanted = ats.ravel()
     found = np.empty(len(wanted), np.uint64)
     order = np.argsort(wanted, kind="stable")
+    in_order = wanted[order]
     begun = 0
     for base, hashes in _windows(text, size):
-        stop = int(np.searchsorted(wanted[order], base + len(hashes)))
+        stop = int(np.searchsorted(in_order, base + len(hashes)))
         rows = order[begun:stop]
         found[rows] = hashes[wanted[rows] - base]
         begun = stop

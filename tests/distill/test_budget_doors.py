@@ -95,6 +95,16 @@ def test_bad_budgets_are_refused_first(
     assert "Traceback" not in done.err
 
 
+def test_no_worker_is_started_for_a_budget_without_a_turn(
+    short: Path, server: Endpoint, words: tuple[str, ...]
+) -> None:
+    done = command(short, "up", *words, "--max-tokens", "1500")
+    assert done.code == 2
+    assert "for one turn" in done.err
+    assert "starting the worker" not in done.err
+    assert server.requests == []
+
+
 @pytest.mark.slow
 def test_a_client_has_the_same(short: Path, server: Endpoint, words: tuple[str, ...]) -> None:
     with engine(short, server) as up:

@@ -352,6 +352,35 @@ def test_a_budget_that_covers_no_turn_is_refused_before_anything_is_sent(talk: A
     assert script.turns == []
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(tokens=1_500), r"1,500 tokens .* for one turn"),
+        (Budget(dollars=0.001), r"dollars can't be limited: there is no price of strange"),
+    ],
+    ids=["tokens", "dollars"],
+)
+def test_workers_are_not_loaded_for_a_budget_that_is_refused(
+    ask: Ask, budget: Budget, said: str
+) -> None:
+    class Paid(Supervisor):
+        endpoint = "api.example.com"
+        model = "strange"
+
+    class Slow(Worker):
+        is_loaded = False
+
+        def prepare(self) -> None:
+            self.is_loaded = True
+
+    worker = Slow()
+    with pytest.raises(InputError, match=said):
+        ask(supervisor=Paid(cell("FINAL(1)")), worker=worker, budget=budget)
+    assert not worker.is_loaded
+    assert ask(cell("FINAL(1)"), worker=worker).answer == 1
+    assert worker.is_loaded
+
+
 def test_a_price_that_nobody_knows_is_told_and_makes_a_limit_an_error(
     ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,10 +13,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from distill import run
 from distill.cli import cli
+from distill.errors import ModelError
 from distill.traces import read, validate
 from tests.distill.commands import QUESTION, TEXT, Command, Done, command, command_beside, engine
-from tests.distill.scripted import Endpoint, Reply, cell, endpoint, prompt_of
+from tests.distill.scripted import (
+    Endpoint,
+    Reply,
+    Supervisor,
+    Worker,
+    cell,
+    endpoint,
+    prompt_of,
+)
 from tests.supervisor.processes import below, environment, kill, left, wait_until
 
 
@@ -643,6 +653,17 @@ def test_an_engine_goes_on_with_a_run(short: Path, text: Path) -> None:
             assert (done.code, done.out) == (0, "Goliath\n"), done.err
             again = Command(short, "run", "--supervisor", f"replay:{log}").done(30)
             assert (again.code, again.out) == (0, "Goliath\n"), again.err
+
+
+def test_no_worker_is_started_for_a_run_that_it_can_not_go_on_with(short: Path) -> None:
+    worker = Worker()
+    worker.model = "of-an-endpoint"
+    with pytest.raises(ModelError):
+        run("What?", TEXT, Supervisor(ModelError("down")), worker, log_dir=short / "log")
+    done = command(short, "up", "--resume", str(short / "log"), "--supervisor", "recipe:find")
+    assert done.code == 2
+    assert "was 'of-an-endpoint', which this engine does not serve; there is SmolLM2" in done.err
+    assert "starting the worker" not in done.err
 
 
 @pytest.mark.parametrize(

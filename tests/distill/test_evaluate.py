@@ -14,9 +14,9 @@ import pytest
 
 from distill import Budget, Evaluation, OpenAIHandler, Task, aevaluate, evaluate
 from distill.errors import InputError
-from distill.evaluation_summary import dollars_of
 from distill.evaluator import EvaluationProgress
 from distill.scorers import Sample
+from distill.standings import dollars_of
 from distill.supervisor.shared_context import shared_context
 from distill.texts import Texts
 from distill.traces import read, validate

@@ -297,6 +297,13 @@ def test_what_can_not_be_resumed(tmp_path: Path) -> None:
         resume(tmp_path, Supervisor(), Worker(), run_id="nine")
 
 
+def test_limits_that_a_run_goes_on_with_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must be a distill\.Limits, not dict"):
+        resume(tmp_path, Supervisor(), Worker(), limits={"cell_s": 5})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cell_s can't be 0 s"):
+        resume(tmp_path, Supervisor(), Worker(), limits=Limits(cell_s=0))
+
+
 def test_functions_of_the_caller_must_be_given_again(tmp_path: Path) -> None:
     broken = Supervisor(cell("x = look('here')"), ValueError("down"))
     seen: list[str] = []

@@ -116,9 +116,8 @@ def up() -> Iterator[Up]:
 
 
 def run_in(folder: Path) -> Run:
-    trace, problems = validate(folder)
-    assert problems == []
-    (run,) = trace.runs.values()
+    assert validate(folder)[1] == []
+    (run,) = read(folder).runs.values()
     return run
 
 

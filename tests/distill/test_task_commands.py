@@ -17,7 +17,7 @@ from distill.cli import cli
 from distill.errors import InputError
 from distill.traces import read, validate
 from tests.distill.commands import Command, command, engine
-from tests.distill.scripted import Endpoint, cell, endpoint, prompt_of
+from tests.distill.scripted import Endpoint, Supervisor, Worker, cell, endpoint, prompt_of
 from tests.supervisor.processes import kill, wait_until
 
 CODE = "a = worker_batch([query, 'b'])\nFINAL([len(context), a[0]])"
@@ -212,6 +212,15 @@ def test_tasks_that_can_not_be_run(
     result = said(*(word.format(**places) for word in words))
     assert getattr(result.exception, "code", None) == 2, result.output
     assert told in result.output
+
+
+def test_results_of_another_supervisor_are_seen_before_an_engine_is_looked_for(desk: Desk) -> None:
+    tasks = desk.write("one")
+    boss, hand = Supervisor(cell("FINAL(1)")), Worker()
+    evaluate(tasks, boss, hand)
+    result = said("--tasks", str(tasks), "--supervisor", "recipe:find")
+    assert getattr(result.exception, "code", None) == 2, result.output
+    assert "answers of the supervisor Supervisor, not recipe:find" in result.output
 
 
 def test_check_starts_nothing(desk: Desk) -> None:

@@ -73,9 +73,8 @@ def test_the_shipped_schemas_are_those_of_the_code() -> None:
 
 
 def test_a_log_rebuilds_the_run(rich: Path) -> None:
-    trace, problems = validate(rich)
-    assert problems == []
-    (run,) = trace.runs.values()
+    assert validate(rich)[1] == []
+    (run,) = read(rich).runs.values()
     assert run.answer == {"x": [1, None]}
     assert [each.status for each in run.cells] == ["ok", "error", "ok", "lost", "final"]
     assert {process.producer.kind for process in run.processes} == {"driver", "launcher", "sandbox"}
@@ -167,7 +166,7 @@ def test_a_context_that_is_gone(rich: Path, tmp_path: Path) -> None:
     for log in LOGS:
         (copy / log).write_bytes((rich / log).read_bytes())
     trace, problems = validate(copy)
-    assert any("missing" in problem.what for problem in problems)
+    assert any("can't be read" in problem.what for problem in problems)
     run: Run = next(iter(trace.runs.values()))
     with pytest.raises(InputError):
         run.context()

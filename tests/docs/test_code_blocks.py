@@ -42,8 +42,10 @@ DOCUMENTS = (
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
+    "docs/scores.md",
     "docs/settings.md",
     "docs/tasks.md",
+    "docs/traces.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)

@@ -52,9 +52,8 @@ def asks_the_book(short: Path, up: Command) -> None:
     assert done.out == "Aaron\n"
     for part in ("Evidence", "Votes", "Read", "--worker MODEL"):
         assert part in done.err
-    trace, problems = validate(short / "log")
-    assert problems == []
-    (run,) = trace.runs.values()
+    assert validate(short / "log")[1] == []
+    (run,) = read(short / "log").runs.values()
     passages = {(s.start, s.end) for call in run.calls for s in call.spans}
     prompts = {call.prompt for call in run.calls if call.spans}
     assert len(prompts) >= 100

@@ -27,7 +27,13 @@ def check(context: Any, prompt: str, index: SpanIndex | None = None) -> tuple[Sp
     position = 0
     for span in spans:
         size = span.end - span.start
-        assert size >= min(MIN_MATCH_CHARS, len(texts[span.part].strip()))
+        before = 0  # of the match, what an earlier span has
+        while (
+            before < min(span.start, span.prompt_start)
+            and texts[span.part][span.start - before - 1] == prompt[span.prompt_start - before - 1]
+        ):
+            before += 1
+        assert before + size >= min(MIN_MATCH_CHARS, len(texts[span.part].strip()))
         assert 0 <= span.start <= span.end <= len(texts[span.part])
         assert span.prompt_start >= position, "they must not overlap"
         position = span.prompt_start + size

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from distill.exports.asked import messages_of, text_of
 from distill.exports.material import Material
 from distill.exports.row import (
     OF_CALLS,
@@ -45,11 +46,10 @@ class WorkerSft(Format):
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif call.messages is None:
-                yield Dropped("a bare prompt has no messages (worker-sft-text takes it)")
+            elif isinstance(prompt := messages_of(call, "worker-sft"), Dropped):
+                yield prompt
             else:
                 assert call.response is not None
-                prompt = [ChatMessage(each["role"], each["content"]) for each in call.messages]
                 row = WorkerSftRow(
                     prompt=prompt,
                     completion=[ChatMessage("assistant", call.response)],
@@ -90,18 +90,18 @@ class WorkerSftText(Format):
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif call.messages is not None and not call.model.engine:
-                yield Dropped("an endpoint's template is not known (worker-sft takes it)")
+            elif isinstance(prompt := text_of(call, "worker-sft"), Dropped):
+                yield prompt
             else:
                 assert call.response is not None
                 row = WorkerSftTextRow(
-                    prompt=call.prompt,
+                    prompt=prompt,
                     completion=call.response,
                     call=call.id,
                     model=call.model.model,
                     **origin(graded),
                 )
-                yield Made(row, graded, (call.prompt, call.response))
+                yield Made(row, graded, (prompt, call.response))
 
 
 def unfit(call: records.Call) -> str | None:

@@ -1,0 +1,116 @@
+"""Expected answers of recorded runs: from a file of the user's, or from an evaluation's results."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.task_results import TaskResult, results_in
+
+LabelsSource = str | Path | Mapping[str, Any]
+"""A JSONL file, or labels by the id of a task (the label of its runs) or of a run."""
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """Of a line of labels, of a tasks file or of a results file; all else is passed over."""
+
+    id: str | None = None
+    task: str | None = None
+    run: str | None = None
+    run_id: str | None = None
+    label: Any = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Expected answers by the id of a run, which goes first, and by the id of a task."""
+
+    by_run: dict[str, Any] = field(default_factory=dict)
+    by_task: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, run: str, task: str | None) -> Any:
+        """The expected answer; None where nobody knows it."""
+        found = self.by_run.get(run)
+        return self.by_task.get(task) if found is None and task is not None else found
+
+
+def read_labels(source: LabelsSource) -> Labels:
+    """The labels of a file, each line with ``label`` and ``id`` (or ``task``) or ``run``.
+
+    A tasks file and a results file are such files. Raises InputError that names the line of a bad
+    one.
+    """
+    if isinstance(source, Mapping):
+        return Labels(dict(source), dict(source))
+    path = Path(source).expanduser()
+    labels = Labels()
+    places: dict[str, int] = {}
+    for number, line in enumerate(_lines(path), 1):
+        if line is None or line.label is msgspec.UNSET or line.label is None:
+            continue
+        run, task = line.run or line.run_id, line.id or line.task
+        if run is None and task is None:
+            raise InputError(f"{path}, line {number}: a label is of an id or of a run, and has one")
+        if run is not None:
+            labels.by_run[run] = line.label
+        if task is None:
+            continue
+        if line.run_id is None and task in labels.by_task and labels.by_task[task] != line.label:
+            raise InputError(
+                f"{path}, line {number}: {task!r} has another label in line {places[task]}"
+            )
+        labels.by_task[task], places[task] = line.label, number
+    if not labels.by_run and not labels.by_task:
+        raise InputError(f"{path} has no line with a label")
+    return labels
+
+
+def _lines(path: Path) -> list[_Line | None]:
+    """Each line, None for an empty one."""
+    decoder = msgspec.json.Decoder(_Line)
+    try:
+        texts = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    except OSError as error:
+        raise InputError(f"the labels {path} can't be read: {error.strerror or error}") from error
+    lines: list[_Line | None] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(decoder.decode(text) if text.strip() else None)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an evaluation's results say of its runs: the last result of each, by the run's id.
+
+    ``done_again`` are runs in whose place another one counts.
+    """
+
+    results: dict[str, TaskResult]
+    done_again: frozenset[str]
+
+
+def results_beside(folder: Path) -> Told:
+    """The results of the evaluation whose log folder this is; empty where it is none's.
+
+    That is where ``--tasks`` writes them unless told otherwise: ``NAME.jsonl`` beside
+    ``NAME.logs``, or ``results.jsonl`` in the folder; a file of that name may be something else.
+    """
+    found: dict[tuple[str, int], TaskResult] = {}
+    runs: set[str] = set()
+    places = [folder / "results.jsonl"]
+    if folder.suffix == ".logs":
+        places.append(folder.with_suffix(".jsonl"))
+    for path in places:
+        with contextlib.suppress(InputError, OSError):
+            for result in results_in(path):
+                found[result.key] = result
+                runs |= set() if result.run_id is None else {result.run_id}
+    last = {result.run_id: result for result in found.values() if result.run_id is not None}
+    return Told(last, frozenset(runs - set(last)))

@@ -1,0 +1,309 @@
+"""What is blotted out of all that is written of a run: patterns, and texts without their matches.
+
+A match is replaced character by character, so every text keeps its length: offsets that a record
+has stay true. Patterns are RE2's, which takes linear time whatever the text.
+"""
+
+import bisect
+import functools
+import ipaddress
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from distill.errors import InputError
+
+MASK = "█"
+"""In place of each character of a match; U+2588, which hardly any text has."""
+OWN = "re:"
+"""What a pattern of the user's own begins with: a misspelled name must not redact nothing."""
+PATTERN_LIMIT_BYTES = 8 << 20
+"""That RE2 may use for one pattern."""
+NUMBER_FROM = 10**6
+"""Smaller numbers are counts and sizes; a phone or card number may come as a larger one."""
+CARD_DIGITS = range(13, 20)
+"""Of a card number: ISO/IEC 7812-1."""
+
+Span = tuple[int, int]
+"""Where something begins and ends, in bytes."""
+
+
+class Pattern(NamedTuple):
+    """A ready pattern. ``found`` says which parts of what matches are meant; None: the last group
+    of the expression, or all.
+    """
+
+    expression: str
+    found: Callable[[bytes], Iterator[Span]] | None = None
+
+
+_DOUBLED = bytes(sum(divmod(2 * (each - 48), 10)) if 48 <= each < 58 else 0 for each in range(256))
+"""The sum of the digits of twice a digit, by its character."""
+
+
+def _luhn(digits: bytes) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    plain, doubled = digits[::-1][::2], digits[::-1][1::2].translate(_DOUBLED)
+    return (sum(plain) - 48 * len(plain) + sum(doubled)) % 10 == 0
+
+
+def _cards(text: bytes) -> Iterator[Span]:
+    """Card numbers in a row of groups of digits: the longest from each group on that is one."""
+    groups = [match.span() for match in re.finditer(rb"\d+", text)]
+    digits = text.replace(b" ", b"").replace(b"-", b"")
+    ends = list(itertools.accumulate(end - start for start, end in groups))
+    first = 0
+    while first < len(groups):
+        before = ends[first - 1] if first else 0
+        low = bisect.bisect_left(ends, before + CARD_DIGITS[0])
+        high = bisect.bisect_right(ends, before + CARD_DIGITS[-1])
+        for last in range(high - 1, max(low, first) - 1, -1):
+            card = digits[before : ends[last]]
+            if len(set(card)) > 1 and _luhn(card):
+                yield groups[first][0], groups[last][1]
+                first = last
+                break
+        first += 1
+
+
+def _ibans(text: bytes) -> Iterator[Span]:
+    """The longest beginning of a match whose check digits are right (ISO 13616)."""
+    for end in range(len(text), 14, -1):
+        plain = text[:end].replace(b" ", b"").upper().decode()
+        number = "".join(str(int(each, 36)) for each in plain[4:] + plain[:4])
+        if text[end - 1 : end] != b" " and len(plain) >= 15 and int(number) % 97 == 1:
+            yield 0, end
+            return
+
+
+def _phones(text: bytes) -> Iterator[Span]:
+    """As many digits as a telephone number has (ITU-T E.164)."""
+    if 8 <= len(re.sub(rb"\D", b"", text)) <= 15:
+        yield 0, len(text)
+
+
+def _addresses(text: bytes) -> Iterator[Span]:
+    """What is an address of IPv6; of words with colons only those with a digit are any."""
+    core = text.rstrip(b":") if not text.endswith(b"::") else text
+    try:
+        ipaddress.IPv6Address(core.decode())
+    except ValueError:
+        return
+    if re.search(rb"\d", core):
+        yield 0, len(core)
+
+
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_SECRETS = (
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----",
+    r"\b(?:sk|pk|rk)[-_][\w-]{16,}",  # OpenAI, Anthropic, Stripe
+    r"\bgh[a-z]_\w{20,}",
+    r"\bgithub_pat_\w{20,}",
+    r"\bglpat-[\w-]{16,}",
+    r"\bhf_[A-Za-z0-9]{20,}",
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",  # AWS
+    r"\bAIza[\w-]{30,}",  # Google
+    r"\bxox[a-z]-[\w-]{10,}",  # Slack
+    r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",  # a JSON Web Token
+)
+_NAMED = (
+    r"(?i)(?:api[_ -]?key|access[_ -]?key|secret|token|passw(?:or)?d|passphrase|credentials?)"
+    r"""["']?\s{0,3}[:=]\s{0,3}["']?([^\s"',;&]{6,})"""
+)
+READY: Mapping[str, tuple[Pattern, ...]] = {
+    "email": (Pattern(r"[\pL\pN._%+-]+@[\pL\pN-]+(?:\.[\pL\pN-]+)*\.[\pL]{2,}"),),
+    "phone": (
+        Pattern(r"\+\d[\d ()./-]{6,22}\d", _phones),
+        Pattern(r"\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b"),
+        Pattern(r"\b0\d{1,4}[ /-]\d[\d -]{4,12}\d\b", _phones),
+    ),
+    "card": (Pattern(r"\b\d(?:[ -]?\d){12,30}\b", _cards),),
+    "iban": (Pattern(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b", _ibans),),
+    "ip": (
+        Pattern(rf"\b{_BYTE}(?:\.{_BYTE}){{3}}\b"),
+        Pattern(
+            r"(?:\b[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:|::)[0-9A-Fa-f:]*(?:\d+\.\d+\.\d+\.\d+)?",
+            _addresses,
+        ),
+    ),
+    "secret": (
+        Pattern("|".join(_SECRETS)),
+        Pattern(_NAMED),
+        Pattern(r"(?i)\bbearer\s+([\w.~+/=-]{12,})"),
+        Pattern(r"\w://[^\s/:@]*:([^\s/@]+)@"),
+    ),
+}
+"""By name. What they find is likely what they are named after; none of them finds all there is."""
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """Patterns, by name or as ``re:EXPRESSION``; without any it changes nothing.
+
+    Raises InputError for a name that nothing ready has and an expression that RE2 can't take.
+    """
+
+    wanted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.wanted:
+            _any_of(self.wanted)
+
+    @classmethod
+    def of(cls, wanted: Any) -> "Redaction":
+        """What a user gave: a sequence of patterns, or None."""
+        if isinstance(wanted, str) or not all(isinstance(each, str) for each in wanted or ()):
+            raise InputError(
+                'redact is a list of patterns, for example ["email", "re:ACME-\\\\d+"], not '
+                f"{wanted!r}"
+            )
+        return cls(tuple(dict.fromkeys(wanted or ())))
+
+    def __bool__(self) -> bool:
+        return bool(self.wanted)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """As a log may tell it: an expression of the user's own may be the secret itself."""
+        own = [each for each in self.wanted if each.startswith(OWN)]
+        names = tuple(each for each in self.wanted if each not in own)
+        return (*names, *(f"{OWN}{number}" for number, _ in enumerate(own, 1)))
+
+    def text(self, text: str) -> str:
+        """The text with every match blotted out; as long as it was. The same object if none is."""
+        data = text.encode("utf-8", "surrogatepass")
+        if not self.wanted or _any_of(self.wanted).search(data) is None:
+            return text
+        spans = sorted(self._spans(data))
+        if not spans:
+            return text
+        pieces: list[bytes] = []
+        done = 0
+        for start, end in spans:
+            first, after = max(done, _begin(data, start)), _end(data, end)
+            if first < after and start < end:
+                pieces += (data[done:first], _mask(data[first:after]))
+                done = after
+        pieces.append(data[done:])
+        return b"".join(pieces).decode("utf-8", "surrogatepass")
+
+    def _spans(self, data: bytes) -> Iterator[Span]:
+        for each in self.wanted:
+            for pattern, found in _patterns(each):
+                for match in pattern.finditer(data):
+                    start, end = match.span(pattern.groups)
+                    if found is None:
+                        yield start, end
+                    else:
+                        piece = data[start:end]
+                        yield from ((start + a, start + b) for a, b in found(piece))
+
+    def value(self, value: Any, *, numbers: bool = True) -> Any:
+        """A JSON-like value with every text and key in it redacted, and every number that is one
+        of those that are looked for, if ``numbers``. The same object where nothing is.
+        """
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            items = [
+                (self.text(str(key)), self.value(item, numbers=numbers))
+                for key, item in value.items()
+            ]
+            return _changed(value, _apart(items))
+        if isinstance(value, list | tuple):
+            return _changed(value, type(value)(self.value(item, numbers=numbers) for item in value))
+        if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+            return self._number(value)
+        return value
+
+    def _number(self, value: float) -> Any:
+        if abs(value) < NUMBER_FROM:
+            return value
+        told = str(value)
+        redacted = self.text(told)
+        return value if redacted == told else redacted
+
+
+NOTHING = Redaction()
+
+
+def _changed(value: Any, redacted: Any) -> Any:
+    return value if redacted == value else redacted
+
+
+def _apart(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of these; names that have become one are told apart by a number."""
+    made: dict[str, Any] = {}
+    for key, item in items:
+        name, number = key, 2
+        while name in made:
+            name, number = f"{key}#{number}", number + 1
+        made[name] = item
+    return made
+
+
+@functools.lru_cache(maxsize=256)
+def _patterns(
+    wanted: str,
+) -> tuple[tuple[Any, Callable[[bytes], Iterator[Span]] | None], ...]:
+    """The compiled expressions of one pattern. Raises InputError."""
+    if wanted.startswith(OWN):
+        return ((_compiled(wanted.removeprefix(OWN), own=True), None),)
+    if wanted not in READY:
+        raise InputError(
+            f"there is no pattern {wanted!r} to redact; there are {', '.join(READY)}, and "
+            f"expressions of your own: {OWN}EXPRESSION"
+        )
+    return tuple((_compiled(each.expression), each.found) for each in READY[wanted])
+
+
+@functools.lru_cache(maxsize=64)
+def _any_of(wanted: tuple[str, ...]) -> Any:
+    """All expressions as one: most texts have no match, and one pass says so."""
+    expressions = [f"(?:{pattern.pattern})" for each in wanted for pattern, _ in _patterns(each)]
+    return _compiled("|".join(expressions), own=True)
+
+
+def _compiled(expression: str, *, own: bool = False) -> Any:
+    """For RE2. Raises InputError: it is none, or too large, or matches nothing at all."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = PATTERN_LIMIT_BYTES
+    options.never_capture = own
+    try:
+        pattern = re2.compile(expression, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        told = error.args[0] if isinstance(error, re2.error) else "it is no UTF-8"
+        why = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+        raise InputError(
+            f"redact: RE2 can't take the expression {expression!r}: {why}. It has no look-around "
+            "and no backreferences"
+        ) from None
+    if pattern.fullmatch(b"") is not None:
+        raise InputError(
+            f"redact: the expression {expression!r} matches an empty text, so it may match at "
+            "every place and blot out nothing; write + in place of *"
+        )
+    return pattern
+
+
+def _mask(piece: bytes) -> bytes:
+    return MASK.encode() * len(piece.decode("utf-8", "surrogatepass"))
+
+
+def _begin(data: bytes, place: int) -> int:
+    """The begin of the character at this byte: RE2 can be asked for single bytes."""
+    while 0 < place < len(data) and data[place] & 0xC0 == 0x80:
+        place -= 1
+    return place
+
+
+def _end(data: bytes, place: int) -> int:
+    """The end of the character that the byte before is of."""
+    while place < len(data) and data[place] & 0xC0 == 0x80:
+        place += 1
+    return place

@@ -1,0 +1,98 @@
+"""Standings for people: a table, what it rests on, and the pairs."""
+
+from collections.abc import Sequence
+
+from distill.budget import counted
+from distill.standings import Comparison, Pair, Standing
+from distill.supervisor.text import visible
+
+HEAD = (
+    "Supervisor",
+    "Worker",
+    "Tasks",
+    "Runs",
+    "Failed",
+    "Scored",
+    "Accuracy",
+    "95 %",
+    "Turns",
+    "Tokens, supervisor",
+    "Tokens, workers",
+    "Dollars",
+    "Seconds",
+)
+WORDS = 2
+"""Columns of words; the others are numbers, and stand at the right."""
+NAME_CHARS = 60
+INTERVAL = "95 %: Wilson's interval of the accuracy, over tasks: attempts at one task count as one."
+COSTS = "Turns, tokens, dollars and seconds are means of a run."
+BY_PAIRS = """\
+These rest on different tasks, {shared} of which all have a score of: their accuracies can't be
+compared, only the pairs below."""
+PAIRS = """\
+Task by task, where both have a score: the difference of the mean scores with its 95 % interval
+(Bonett and Price), at how many tasks it is for and against, and the chance of as much by luck alone
+(exact sign test, of each pair by itself)."""
+
+
+def table(comparison: Comparison) -> str:
+    """The standings as lines, the best first, with what is to be known to read them."""
+    rows = [HEAD, *(_row(each) for each in comparison.standings)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
+    lines = [_line(row, widths) for row in rows]
+    lines += ["", INTERVAL, COSTS]
+    if len(comparison.standings) > 1 and not comparison.is_like_with_like:
+        lines += ["", BY_PAIRS.format(shared=f"{comparison.shared_tasks:,}")]
+    if comparison.pairs:
+        lines += ["", PAIRS, *(_pair(pair) for pair in comparison.pairs)]
+    return "\n".join(lines)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        cell.ljust(width) if place < WORDS else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _row(standing: Standing) -> tuple[str, ...]:
+    runs = max(standing.ended, 1)
+    supervisor, workers = standing.supervisor_usage, standing.worker_usage
+    dollars = standing.dollars_per_run
+    return (
+        short(standing.supervisor),
+        short(standing.worker),
+        f"{standing.tasks:,}",
+        f"{standing.ended:,}",
+        f"{standing.failed:,}",
+        f"{standing.scored:,}",
+        "–" if standing.accuracy is None else f"{standing.accuracy:.3f}",
+        "–" if standing.interval is None else interval(*standing.interval),
+        f"{standing.iterations / runs:.1f}",
+        f"{(supervisor.input_tokens + supervisor.output_tokens) / runs:,.0f}",
+        f"{(workers.input_tokens + workers.output_tokens) / runs:,.0f}",
+        "–" if dollars is None else f"{dollars:.4f}",
+        f"{standing.run_s / runs:.1f}",
+    )
+
+
+def short(name: str) -> str:
+    """A name from a log, in a line."""
+    name = " ".join(visible(name).split())
+    return name if len(name) <= NAME_CHARS else f"{name[: NAME_CHARS - 1]}…"
+
+
+def interval(low: float, high: float) -> str:
+    """As people read it."""
+    return f"{low:.3f}–{high:.3f}"
+
+
+def _pair(pair: Pair) -> str:
+    figures = pair.figures
+    low, high = figures.interval
+    return (
+        f"  {short(pair.first)} against {short(pair.second)}, {counted(figures.tasks, 'task')}: "
+        f"{figures.difference:+.3f} ({low:+.3f} to {high:+.3f}), for {figures.better:,}, against "
+        f"{figures.worse:,}, equal {figures.equal:,}; p = {figures.p:.2g}"
+    )

@@ -1,0 +1,138 @@
+"""Records without what is to be blotted out, as they are written.
+
+What a record tells by structure stays: ids, hashes, kinds, counts, times. Texts keep their length,
+so spans and messages that are places in a prompt stay true; a span whose two ends would differ
+(a match begins in the instruction and ends in the passage) is dropped. Token ids and
+log-probabilities, which tell all of a text, are dropped in all records.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from distill.redaction import MASK, Redaction
+from distill.supervisor.volume import text_json
+from distill.traces import records
+
+KEPT = frozenset(
+    "v t run producer parent id key sha256 file context_sha256 usage supervisor_usage worker_usage "
+    "tree versions redacted event kind status source role reason finish_reason ended_by "
+    "message_spans spans prompt_token_ids token_ids logprobs weights_hash tokenizer_hash "
+    "template_hash adapter_hash".split()
+)
+"""Fields that are no text of anybody's, or are seen to apart."""
+COUNTED = frozenset(("options", "detail", "sampling"))
+"""Fields whose numbers are settings and counts."""
+AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
+Parts = Mapping[str | None, tuple[str | None, str]]
+"""The texts of a context by their part: the part and the text as they are stored."""
+
+
+class RunRedactor:
+    """Of one run, record after record. ``parts`` are of its context, once that is stored."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        self.redaction = redaction
+        self.parts: Parts = {}
+
+    def context(self, context: Any) -> Any:
+        """The run's context as it is to be stored; from now on spans are held against it."""
+        redacted = self.redaction.value(context)
+        self.parts = dict(_pairs(context, redacted))
+        return redacted
+
+    def forget(self) -> None:
+        """Let go of the text: the run has ended."""
+        self.parts = {}
+
+    def record(self, record: records.AnyRecord) -> records.AnyRecord:
+        """The record as it is to be written."""
+        if isinstance(record, records.Call):
+            return self._call(record)
+        if isinstance(record, records.Turn):
+            return without(self.redaction, _without_ids(record))
+        return without(self.redaction, record)
+
+    def _call(self, call: records.Call) -> records.Call:
+        plain = msgspec.structs.replace(_without_ids(call), prompt="")
+        prompt, spans = self._prompt(self.redaction.text(_plain(call.prompt)), call.spans)
+        return msgspec.structs.replace(
+            without(self.redaction, plain),
+            prompt=text_json(prompt),
+            spans=spans,
+            context_sha256=call.context_sha256 if spans else "",
+        )
+
+    def _prompt(
+        self, prompt: str, spans: Iterable[records.Span]
+    ) -> tuple[str, tuple[records.Span, ...]]:
+        """The prompt with what is blotted out of the context, too, and the spans that are true.
+
+        A passage may begin or end within a match, which only the whole text shows.
+        """
+        kept = []
+        for span in spans:
+            part, text = self.parts.get(span.part, (span.part, ""))
+            stored = text[span.start : span.end]
+            start, end = span.prompt_start, span.prompt_start + span.end - span.start
+            if MASK in stored:
+                both = zip(prompt[start:end], stored, strict=True)
+                told = "".join(MASK if other == MASK else here for here, other in both)
+                prompt = prompt[:start] + told + prompt[end:]
+            if prompt[start:end] == stored:
+                kept.append(msgspec.structs.replace(span, part=part))
+        return prompt, tuple(kept)
+
+
+def without(redaction: Redaction, record: AnyStruct) -> AnyStruct:
+    """A record with every text in it redacted; the same object where nothing is."""
+    changed = {}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if name in KEPT or value is None or isinstance(value, bool):
+            continue
+        if isinstance(value, int | float) and name not in ("value", "answer"):
+            continue
+        redacted = _value(redaction, value, is_counted=name in COUNTED)
+        if redacted is not value:
+            changed[name] = redacted
+    return msgspec.structs.replace(record, **changed) if changed else record
+
+
+def _value(redaction: Redaction, value: Any, *, is_counted: bool) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return without(redaction, value)
+    if isinstance(value, msgspec.Raw):
+        plain = _plain(value)
+        redacted = redaction.value(plain)
+        return value if redacted is plain else text_json(redacted)
+    if isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
+        parts = tuple(without(redaction, each) for each in value)
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
+    return redaction.value(value, numbers=not is_counted)
+
+
+def _pairs(context: Any, redacted: Any) -> Iterator[tuple[str | None, tuple[str | None, str]]]:
+    """Each text of a context (``journal.texts_of``) with its part and itself as they are stored."""
+    if isinstance(context, str):
+        yield None, (None, redacted)
+        return
+    keyed = isinstance(context, dict)
+    before = context.items() if keyed else enumerate(context)
+    after = redacted.items() if keyed else enumerate(redacted)
+    for (key, value), (new_key, new_value) in zip(before, after, strict=True):
+        if isinstance(value, str):
+            yield str(key), (str(new_key), new_value)
+        elif isinstance(value, list | dict):
+            for part, (new_part, text) in _pairs(value, new_value):
+                yield f"{key}/{part}", (f"{new_key}/{new_part}", text)
+
+
+def _plain(value: Any) -> Any:
+    """What a field holds, which may be JSON already."""
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+
+
+def _without_ids(record: AnyStruct) -> AnyStruct:
+    return msgspec.structs.replace(record, prompt_token_ids=None, token_ids=None, logprobs=None)

@@ -1,0 +1,225 @@
+"""The parts of ``distill export``: expressions, shortened conversations, sub-runs, overlaps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill import export, run
+from distill.errors import InputError
+from distill.exports.duplicates import Seen
+from distill.exports.overlap import Texts
+from distill.exports.where import condition
+from distill.traces import read
+from tests.distill.exported import text
+from tests.distill.recordings import asked_of
+from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint, run_bounded
+from tests.distill.test_compaction import Boss
+from tests.distill.test_sub_runs import SUPERVISOR, Family
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text("utf-8").splitlines()]
+
+
+# -- expressions
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a cell that raised and calls of two kinds."""
+    log = tmp_path_factory.mktemp("two") / "log"
+    replies = (
+        cell("worker_batch(['a', 'bb'], temperature=0.5)\n1 / 0"),
+        cell("FINAL(worker('ccc'))"),
+    )
+    run_bounded(
+        lambda: run(
+            "What?", "some text", Supervisor(*replies), Worker(), log_dir=log, label="two",
+            limits=SMALL,
+        )
+    )  # fmt: skip
+    return log
+
+
+HOLDS = {
+    "call.prompt == 'a'": ["a"],
+    "len(call.prompt) > 1": ["bb", "ccc"],
+    "call.prompt in ('a', 'ccc')": ["a", "ccc"],
+    "not call.prompt in ['a', 'ccc'] and call.prompt not in 'xx'": ["bb"],
+    "1 < len(call.prompt) <= 2": ["bb"],
+    "call.sampling['temperature'] == 0.5": ["a", "bb"],
+    "call.sampling['temperature'] is None": ["ccc"],
+    "call.sampling['temperature'] < 9": ["a", "bb"],  # what has no value is less than nothing
+    "cell.status == 'error'": ["a", "bb"],
+    "cell.error_kind == 'ZeroDivisionError' or turn.turn == 2": ["a", "bb", "ccc"],
+    "turn.failed_cells * 2 - 1 >= 1": ["a", "bb"],
+    "matches(lower(call.prompt), '^b+$')": ["bb"],
+    "run.label == 'two' and run.score is None": ["a", "bb", "ccc"],
+    "score.exact == 1": [],
+    "score['judge:a model'] is None": ["a", "bb", "ccc"],
+    "call.output_tokens / 0 == 1": InputError,
+    "call.prompt < 3": InputError,
+    "call.prompt + 1 == 2": InputError,
+    "matches(call.prompt, '(')": InputError,
+}
+
+
+@pytest.mark.parametrize("where", HOLDS)
+def test_expressions(two: Path, tmp_path: Path, where: str) -> None:
+    if HOLDS[where] is InputError:
+        with pytest.raises(InputError, match="can't be said of run"):
+            export(two, format="worker-sft", where=where, dry_run=True)
+        return
+    if not HOLDS[where]:
+        assert export(two, format="worker-sft", where=where, dry_run=True).rows == {"train": 0}
+        return
+    export(two, tmp_path / "out", format="worker-sft", where=where)
+    assert [row["prompt"][0]["content"] for row in rows_in(tmp_path / "out")] == HOLDS[where]
+
+
+REFUSED = """
+__import__('os')
+run.__class__
+run.id.__class__
+run['id']
+call.prompt.upper()
+(lambda: 1)()
+[c for c in 'abc']
+f'{run.id}'
+9 ** 9
+1 if run.id else 2
+(x := 1)
+open('/etc/passwd')
+len()
+len(run.id, run.id)
+lower(text=run.id)
+b'bytes' == run.id
+run
+score
+...
+print
+~1
+1 @ 2
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("words", [*REFUSED, "", "run.", "(" * 500, "not " * 5000])
+def test_what_is_no_expression_is_refused(words: str) -> None:
+    with pytest.raises(InputError, match="--where"):
+        condition(words)
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=60) | st.lists(st.sampled_from("run . id ( ) == 'a' and score 1 - [ ]".split())).map(" ".join))  # fmt: skip  # noqa: E501
+def test_any_text_is_understood_or_refused(words: str) -> None:
+    try:
+        understood = condition(words)
+    except InputError:
+        return
+    assert understood.level in ("run", "turn", "cell", "call")
+
+
+def test_a_wrong_name_lists_the_right_ones() -> None:
+    with pytest.raises(InputError, match=r"run has no 'colour', but answer, .*status"):
+        condition("run.colour == 1")
+
+
+# -- conversations
+
+
+def test_a_shortened_conversation_is_what_was_sent(log: Path, tmp_path: Path) -> None:
+    boss = Boss(turns=14)
+    with endpoint(boss) as server:
+        run_bounded(
+            lambda: run(
+                "What?", "some text", asked_of(server.url), Worker(), log_dir=log,
+                max_iterations=20, limits=SMALL,
+            )
+        )  # fmt: skip
+    (told,) = read(log).runs.values()
+    assert told.compactions
+    export(log, tmp_path / "turns", format="supervisor-turns")
+    turns = rows_in(tmp_path / "turns")
+    assert [row["prompt"] for row in turns] == [request["messages"] for request in boss.answered]
+    replies = [told.messages[turn.reply_index].content for turn in told.turns]
+    assert [row["completion"][0]["content"] for row in turns] == replies
+    export(log, tmp_path / "whole", format="supervisor-sft")
+    rows = rows_in(tmp_path / "whole")
+    assert len(rows) == len(told.compactions) + 1
+    learnt = [m["content"] for row in rows for m in row["messages"] if m["weight"]]
+    assert learnt == replies  # each once
+
+
+def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
+    family = Family(
+        **{
+            "What?": [cell("FINAL(supervisor('And this?', 'a part of it'))")],
+            "And this?": [cell("FINAL(worker('deep'))")],
+        }
+    )
+    run_bounded(
+        lambda: run(
+            "What?", "some text", family, Worker(), log_dir=log, label="top", limits=SMALL,
+            primitives=SUPERVISOR,
+        )
+    )  # fmt: skip
+    top, sub = sorted(read(log).runs.values(), key=lambda run: bool(run.start and run.start.parent))
+    scored = {
+        "type": "score", "v": 2, "t": 2e9, "run": top.id, "scorer": "exact", "value": 1.0,
+        "producer": {"kind": "scorer", "name": "score", "pid": 1},
+    }  # fmt: skip
+    with (log / "supervisor.jsonl").open("a") as file:
+        file.writelines(json.dumps({**scored, "value": value}) + "\n" for value in (0.0, 1.0))
+    export(f"{log}#{top.id}", tmp_path / "out", format="worker-sft", select="correct")
+    (row,) = rows_in(tmp_path / "out")
+    assert (row["run"], row["task"], row["score"]) == (sub.id, "top", 1.0)
+    assert row["document"] != top.start.context.sha256  # type: ignore[union-attr]
+    split = {"train": 0.5, "test": 0.5}
+    for seed in range(6):
+        made = export(log, format="supervisor-sft", split=split, seed=seed, dry_run=True)
+        assert sorted(made.rows.values()) == [0, 2]
+    with (log / "supervisor.jsonl").open("a") as file:
+        file.write(json.dumps({**scored, "scorer": "f1", "value": 0.4}) + "\n")
+    with pytest.raises(InputError, match="scores by exact, f1: say with --score"):
+        export(log, format="worker-sft", dry_run=True)
+    made = export(log, format="worker-sft", score="f1", select="correct", correct_from=0.4,
+                  dry_run=True)  # fmt: skip
+    assert made.rows == {"train": 1}
+
+
+# -- texts alike
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_duplicates(one: str, other: str) -> None:
+    seen = Seen()
+    assert seen.check((one, other)) is None
+    assert seen.check((one, other)) == "exact"
+    assert seen.check((f" {one}\n", f"{other}!")) == "near"
+    assert seen.check((one, other, "more")) is None
+
+
+def test_near_duplicates_differ_in_form_only() -> None:
+    seen = Seen()
+    assert seen.check(("The fee is 5,000.",)) is None
+    assert seen.check(("the FEE  is 5 000",)) == "near"
+    assert seen.check(("the fee is 50 00",)) is None
+    assert seen.check(("the fees is 5000",)) is None
+
+
+def test_a_passage_that_is_shared_is_noticed() -> None:
+    mine, foreign = text(1, 3000), text(2, 3000)
+    known = Texts([mine, "a short one"])
+    words = mine.split()
+    for place in range(0, 2800, 100):
+        passage = " ".join(words[place : place + 150])
+        assert known.share(passage)
+        assert known.share(f"Before. {passage.upper()}!\n and after")
+        assert not known.share(" ".join(foreign.split()[place : place + 150]))
+    assert known.share("A short\n one.")
+    assert not known.share("a shorter one")
+    assert not Texts([]).share(mine)
