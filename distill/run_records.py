@@ -170,6 +170,7 @@ class RunRecords:
         status: Any,
         error: str | None,
         elapsed_s: float,
+        read_chars: int,
     ) -> None:
         """Write run_end, the last record of a run."""
         self._log.write(
@@ -189,6 +190,7 @@ class RunRecords:
             worker_dollars=spending.worker_dollars,
             gpu_s=spending.gpu_s,
             tree=_tree(totals, spending) if totals.sub_runs else None,
+            read_chars=read_chars,
         )
 
 
