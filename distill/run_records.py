@@ -170,6 +170,7 @@ class RunRecords:
         status: Any,
         error: str | None,
         elapsed_s: float,
+        read_chars: int,
     ) -> None:
         """Write run_end, the last record of a run."""
         self._log.write(
@@ -190,6 +191,8 @@ class RunRecords:
             gpu_s=spending.gpu_s,
             tree=tree_use(totals, spending.dollars) if totals.sub_runs else None,
             worker_failures=tally.failed,
+            tree=_tree(totals, spending) if totals.sub_runs else None,
+            read_chars=read_chars,
         )
 
 

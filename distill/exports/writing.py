@@ -14,6 +14,7 @@ import msgspec
 from distill.errors import InputError
 from distill.exports.columns import arrow_schema, pyarrow
 from distill.exports.row import Row
+from distill.user_folders import make_private
 
 FileType = Literal["jsonl", "parquet"]
 FILE_TYPES: tuple[FileType, ...] = get_args(FileType)
@@ -134,7 +135,7 @@ def at_once(out: Path) -> Iterator[Path]:
     Raises InputError where ``out`` has meanwhile got something in it, or the disk refuses.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_private(out.parent)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"{out} can't be made: {error.strerror or error}") from error

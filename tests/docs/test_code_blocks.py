@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/budgets.md",
     "docs/clusters.md",
     "docs/engine.md",
+    "docs/export.md",
     "docs/monitoring.md",
     "docs/python.md",
     "docs/ray.md",
