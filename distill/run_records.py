@@ -191,7 +191,6 @@ class RunRecords:
             gpu_s=spending.gpu_s,
             tree=tree_use(totals, spending.dollars) if totals.sub_runs else None,
             worker_failures=tally.failed,
-            tree=_tree(totals, spending) if totals.sub_runs else None,
             read_chars=read_chars,
         )
 
