@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from distill.prompts import build_system_prompt
     from distill.repl import REPL, ExecResult
     from distill.run_result import RunResult
+    from distill.scoring import ascore, score
+    from distill.scoring_lanes import Scores
     from distill.tasks import Task
 
 __all__ = [
@@ -44,12 +46,14 @@ __all__ = [
     "ModelHandler",
     "OpenAIHandler",
     "RunResult",
+    "Scores",
     "Task",
     "Usage",
     "VLLMHandler",
     "__version__",
     "aevaluate",
     "arun",
+    "ascore",
     "build_system_prompt",
     "estimate",
     "evaluate",
@@ -58,6 +62,7 @@ __all__ = [
     "replay",
     "resume",
     "run",
+    "score",
 ]
 
 _HOMES = {
@@ -74,6 +79,8 @@ _HOMES = {
     "primitives": ("primitive",),
     "repl": ("REPL", "ExecResult"),
     "run_result": ("RunResult",),
+    "scoring": ("ascore", "score"),
+    "scoring_lanes": ("Scores",),
     "tasks": ("Task",),
 }
 

@@ -76,6 +76,8 @@ class Account:
         own_s = math.inf if wall_s is None else time.monotonic() + wall_s - spent_s
         above_s = math.inf if parent is None else parent.deadline_s
         self.deadline_s: float = min(own_s, above_s, deadline_s)
+        self.limited: tuple[Kind, ...] = tuple(k for k in KINDS if self.limit(k) is not None)
+        """The kinds that have a limit, here or further up."""
 
     def child(self, budget: Budget | None = None, *, deadline_s: float = math.inf) -> "Account":
         """An account that draws on this one; ``budget`` None: as much as there is."""
@@ -86,11 +88,6 @@ class Account:
         """What was settled and charged so far; what is only reserved is not in it."""
         with self.lock:
             return self._own.used
-
-    @property
-    def limited(self) -> tuple[Kind, ...]:
-        """The kinds that have a limit, here or further up."""
-        return tuple(kind for kind in KINDS if self.limit(kind) is not None)
 
     def left(self, kind: Kind) -> float | None:
         """What can still be reserved of this kind, never below 0; None: there is no limit."""

@@ -1,4 +1,4 @@
-"""The command line: ``distill up | run | worker | doctor | export | view``.
+"""The command line: ``distill up | run | worker | doctor | score | view | export``.
 
 The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
 those of ``distill.errors``; 130 is Ctrl-C.
@@ -22,6 +22,7 @@ from distill.errors import DistillError, InputError, MachineError
 from distill.flags.export import export_options
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
+from distill.flags.scoring import scoring
 from distill.flags.settings import config
 from distill.flags.workers import chat_template, max_lora_rank, window_tokens, workers
 from distill.supervisor.text import visible
@@ -194,6 +195,26 @@ def doctor(
         if run_folder is not None:
             return checks.check_run(run_folder, as_json=as_json)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)
+
+
+@cli.command(epilog=EXIT_CODES)
+@scoring
+def score(runs: tuple[str, ...], **options: Any) -> int:
+    """Score recorded runs, and compare supervisors and workers. RUN is a log folder, or FOLDER#ID.
+
+    Scores are appended to the logs; what a scorer has scored already is not scored again, so the
+    same command goes on where it was stopped.
+
+    \b
+    Examples:
+      distill score examples/tasks.results.logs --scorer contains
+      distill score runs/a runs/b --scorer judge:gpt-5 --labels labels.jsonl --max-dollars 2
+      distill score runs/a runs/b --picture scores.svg
+    """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
+    from distill.score_command import score_runs
+
+    with _errors(options.pop("show_traceback")):
+        return score_runs(runs, **options)
 
 
 @cli.command(epilog=EXIT_CODES)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from distill.run_costs import cost_of
 from distill.traces import Run, records
 
 
@@ -60,18 +61,11 @@ class GradedRun:
         """Of both models, in and out, sub-runs included; 0 of a run that was cut off."""
         if self.run.end is None:
             return 0
-        used = self.run.end.tree or self.run.end
-        both = (used.supervisor_usage, used.worker_usage)
+        used = cost_of(self.run.end)
+        both = (used["supervisor_usage"], used["worker_usage"])
         return sum(each.input_tokens + each.output_tokens for each in both)
 
     @property
     def dollars(self) -> float | None:
         """What it cost, sub-runs included; None where that is not known."""
-        end = self.run.end
-        if end is None:
-            return None
-        if end.tree is not None:
-            return end.tree.dollars
-        if end.supervisor_dollars is None or end.worker_dollars is None:
-            return None
-        return end.supervisor_dollars + end.worker_dollars
+        return None if self.run.end is None else cost_of(self.run.end)["dollars"]

@@ -1,15 +1,13 @@
 """Which runs there are and how good they were: from their logs, and results files beside them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import msgspec
 
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
-from distill.task_results import TaskResult
-from distill.traces import Run
+from distill.labels import results_beside
+from distill.task_results import TaskResult, results_in
 
 
 def graded_runs(
@@ -18,7 +16,7 @@ def graded_runs(
     """All runs that were named, with their sub-runs and scores; what can be none, by reason.
 
     ``results`` are results files of ``--tasks`` beyond those beside the folders. Raises InputError
-    where it is open which scorer decides.
+    where it is open which scorer decides, and for a file that holds no results.
     """
     found: dict[str, GradedRun] = {}
     left_out = {"it has no start record": 0, "the same run in another folder": 0}
@@ -32,7 +30,7 @@ def graded_runs(
                 found[run.id] = GradedRun(run)
     for graded in found.values():
         graded.root = _root(graded, found)
-    by_run = _results_by_run([*results, *_results_beside(sources)])
+    by_run = _results_by_run(sources, results)
     for graded in found.values():
         if graded.root is graded:
             _take_scores(graded, by_run.get(graded.run.id))
@@ -61,49 +59,32 @@ def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
     return False
 
 
-def _results_beside(sources: Sequence[Source]) -> Iterator[Path]:
-    """Where ``distill run --tasks`` and ``evaluate`` put the results of the logs in a folder."""
-    for source in sources:
-        folder = source.folder.resolve()
-        for path in (folder.with_suffix(".jsonl"), folder / "results.jsonl"):
-            if folder.suffix == ".logs" or path.parent == folder:
-                yield path
-
-
-def _results_by_run(files: Iterable[Path]) -> dict[str, TaskResult]:
-    """The results of these files, by their run: the last line about a run counts."""
-    decoder = msgspec.json.Decoder(TaskResult)
+def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[str, TaskResult]:
+    """What results files say of these runs: those beside the folders, and then these files."""
     found: dict[str, TaskResult] = {}
+    for source in sources:
+        found |= results_beside(source.folder.resolve()).results
     for path in files:
-        if not path.is_file():
-            continue
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    result = decoder.decode(line)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue  # torn, or a file of this name with something else in it
-                if result.run_id is not None:
-                    found[result.run_id] = result
+        try:
+            found |= {each.run_id: each for each in results_in(path) if each.run_id is not None}
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     return found
 
 
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
-    """Of one scorer the last score counts; one that could not be told is none."""
-    run: Run = graded.run
-    told = [(each.t, each.scorer, each.value) for each in run.scores]
-    labels = [each.label for each in run.scores]
+    """What the log says goes before a results file. What is not from 0 to 1 is no score."""
+    told: dict[str, float | None] = {}
     if result is not None:
-        graded.is_task = True
-        labels.append(result.label)
+        graded.is_task, graded.label = True, result.label
         if result.scorer is not None and isinstance(result.score, float):
-            told.append((result.t, result.scorer, result.score))
-    graded.label = next((each for each in reversed(labels) if each is not None), None)
-    for _, scorer, value in sorted(told, key=lambda each: each[0]):
-        if value is None:
-            graded.scores.pop(scorer, None)
-        else:
-            graded.scores[scorer] = value
+            told[result.scorer] = result.score
+    for scorer, score in graded.run.scored.items():
+        graded.label = graded.label if score.label is None else score.label
+        told[scorer] = score.value
+    graded.scores = {
+        scorer: value for scorer, value in told.items() if value is not None and 0 <= value <= 1
+    }
 
 
 def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:

@@ -72,4 +72,3 @@ class Material:
         if failed is not None and not self._is_read:
             self.dropped[f"--where {failed.text}"] += 1
         return failed is None
-

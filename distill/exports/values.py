@@ -1,4 +1,4 @@
-"""What ``--where`` may ask about: the columns of the logs' tables, and some that an export knows."""
+"""What ``--where`` may ask about: the columns of the logs' tables, and some of an export's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,9 +46,8 @@ class RunValues:
             run, turn = self._joins.run, self._joins.turns.get(number)
             cells = tuple(cell for cell in run.cells if cell.turn == number)
             replies = (each for each in run.messages if turn and each.index == turn.reply_index)
-            self._of_turns[number] = (
-                turn and turn_row(JoinedTurn(turn, run, next(replies, None), cells))
-            )
+            joined = JoinedTurn(turn, run, next(replies, None), cells) if turn else None
+            self._of_turns[number] = turn_row(joined) if joined else None
         return self._of_turns[number]
 
     def _cell(self, number: int) -> Values | None:
@@ -56,16 +55,16 @@ class RunValues:
             run, cell = self._joins.run, self._joins.cells.get(number)
             batches = tuple(each for each in run.batches if each.cell == number)
             primitives = tuple(each for each in run.primitives if each.cell == number)
-            turn = cell and self._joins.turns.get(cell.turn)
-            self._of_cells[number] = (
-                cell and cell_row(JoinedCell(cell, run, turn, batches, primitives))
-            )
+            turn = self._joins.turns.get(cell.turn) if cell else None
+            joined = JoinedCell(cell, run, turn, batches, primitives) if cell else None
+            self._of_cells[number] = cell_row(joined) if joined else None
         return self._of_cells[number]
 
 
 def _run_values(graded: GradedRun) -> Values:
     return {
         **run_row(graded.run),
+        "task": graded.root.run.start.label if graded.root.run.start else None,
         "score": graded.score,
         "is_sub_run": graded.root is not graded,
         "tokens": graded.tokens,

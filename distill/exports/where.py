@@ -169,7 +169,8 @@ class _Reader:
         if level is None:
             raise self._refusal(f"there is no {root!r}")
         if name not in NAMES[level]:
-            raise self._refusal(f"{root} has no {name!r}")
+            known = ", ".join(sorted(NAMES[level]))
+            raise InputError(f"--where {self._text!r}: {root} has no {name!r}, but {known}")
         self.levels.add(level)
         return lambda env: None if (values := env[root]) is None else values[name]
 
@@ -189,9 +190,10 @@ class _Reader:
         return item
 
     def _refusal(self, what: str) -> InputError:
-        names = "; ".join(f"{level}.{{{', '.join(sorted(NAMES[level]))}}}" for level in LEVELS)
+        roots = ", ".join(f"{level}.…" for level in LEVELS)
+        functions = ", ".join(f"{name}()" for name in FUNCTIONS)
         return InputError(
-            f"--where {self._text!r}: {what}. There are {names}; score.NAME or score['NAME']; "
-            f"{', '.join(f'{name}()' for name in FUNCTIONS)}; and or not, == != < <= > >= in, "
+            f"--where {self._text!r}: {what}. There are {roots} (a wrong name lists the right "
+            f"ones), score.NAME or score['NAME']; {functions}; and or not, == != < <= > >= in, "
             "is None, + - * /"
         )

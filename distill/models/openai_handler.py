@@ -267,13 +267,15 @@ class OpenAIHandler(ModelHandler):
 
         # Not a ThreadPoolExecutor: the end of the process would wait for its open requests.
         count = min(CONCURRENT_REQUESTS, len(waiting))
-        # Each with a copy of the context, which says who waits (distill.caller).
+        # Each with a copy of the context, which says who waits (distill.caller). One fewer than
+        # there is to ask at once: to start a thread costs more than all else here.
         threads = [
             threading.Thread(target=copy_context().run, args=(ask,), daemon=True)
-            for _ in range(count)
+            for _ in range(count - 1)
         ]
         for thread in threads:
             thread.start()
+        ask()
         for thread in threads:
             thread.join()
         return all_or_error(replies, errors)

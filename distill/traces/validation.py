@@ -59,23 +59,41 @@ def _run_problems(run: Run, texts: "_Texts") -> list[str]:
     if run.start is None:
         return ["has no run_start"]
     found = [] if run.end is not None else ["has no run_end: it was cut off"]
-    turns = {turn.turn for turn in run.turns}
-    cells = {cell.cell for cell in run.cells}
-    # Before the first turn comes the prelude of a dialect.
-    astray = sum(1 for cell in run.cells if cell.turn and cell.turn not in turns)
-    if astray:
-        found.append(f"{astray} cells have no turn")
-    if _has_ended(run):
-        loose = sum(batch.cell not in cells for batch in run.batches)
-        if loose:
-            found.append(f"{loose} batches have no cell")
-    if [message.index for message in run.messages] != list(range(len(run.messages))):
-        found.append("the messages are not numbered 0, 1, 2, …")
+    found += _numbering_problems(run)
+    if run.final is None and run.end is not None and run.end.status == "final":
+        found.append("ended by a FINAL that is not there")
     mute = sum(not _has_messages(run, turn) for turn in run.turns)
     if mute:
         found.append(f"{mute} turns lack messages of their request, or their reply")
     if texts.problem(run.start.context):
         found.append(f"its context {texts.problem(run.start.context)}")
+    return found
+
+
+def _numbering_problems(run: Run) -> list[str]:
+    """Records that are not there, or twice, or belong to none."""
+    found = []
+    turns = {turn.turn for turn in run.turns}
+    # Before the first turn comes the prelude of a dialect.
+    astray = sum(1 for cell in run.cells if cell.turn and cell.turn not in turns)
+    if astray:
+        found.append(f"{astray} cells have no turn")
+    numbered = {
+        "messages": ([message.index for message in run.messages], 0),
+        "turns": ([turn.turn for turn in run.turns], 1),
+    }
+    if _has_ended(run):
+        cells = {cell.cell for cell in run.cells}
+        called = [batch.cell for batch in run.batches]
+        called += [primitive.cell for primitive in run.primitives]
+        called += [run.final.cell] if run.final is not None else []
+        loose = sum(cell not in cells for cell in called)
+        if loose:
+            found.append(f"{loose} batches, calls of functions or answers have no cell")
+        numbered["cells"] = [cell.cell for cell in run.cells], 1
+    for what, (numbers, first) in numbered.items():
+        if numbers != list(range(first, first + len(numbers))):
+            found.append(f"the {what} are not numbered {first}, {first + 1}, {first + 2}, …")
     return found
 
 
@@ -100,8 +118,8 @@ class _Seen:
     texts: "_Texts"
     joins: Joins = field(init=False)
     ids: set[str] = field(default_factory=set)
-    answered: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Lines with a response, by cell and call."""
+    lines: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How many there are, by cell and call."""
     wrong: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -116,7 +134,7 @@ class _Seen:
             self.wrong["have no turn"] += joined.turn is None and call.turn != 0
         self.wrong["are logged twice"] += call.id in self.ids
         self.ids.add(call.id)
-        self.answered[call.cell, call.call] += call.response is not None
+        self.lines[call.cell, call.call] += 1
         self.wrong["have neither a response nor an error, or both"] += (call.response is None) == (
             call.error is None
         )
@@ -142,15 +160,15 @@ class _Seen:
         """What is wrong with the calls."""
         found = [f"{_calls(count)} {what}" for what, count in self.wrong.items() if count]
         if _has_ended(self.run) and (lost := self._lost()):
-            found.append(f"{lost} answers of batches have no line in {records.WORKER_LOG}")
+            found.append(f"{lost} items of batches have no line in {records.WORKER_LOG}")
         return found
 
     def _lost(self) -> int:
-        """Answers that a batch has counted and no line has."""
+        """Items that were sent, by their batch, and that no line tells of."""
         told: Counter[tuple[int, int]] = Counter()
         for batch in self.run.batches:
-            told[batch.cell, batch.call] += batch.items - batch.failed
-        return sum(max(0, count - self.answered[place]) for place, count in told.items())
+            told[batch.cell, batch.call] += batch.items - batch.refused
+        return sum(max(0, count - self.lines[place]) for place, count in told.items())
 
 
 class _Texts:

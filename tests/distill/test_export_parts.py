@@ -2,22 +2,23 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import RunResult, export, run
-from distill.errors import InputError
+from distill import LMResponse, RunResult, export, run
+from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
 from distill.exports.where import condition
 from distill.traces import read
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
-from tests.distill.scripted import SMALL, Worker, cell, endpoint, run_bounded
+from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
 from tests.distill.test_sub_runs import SUPERVISOR, Family
 
@@ -31,12 +32,19 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
 # -- expressions
 
 
-@pytest.fixture
-def two(ask: Ask, log: Path) -> Path:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a cell that raised and calls of two kinds."""
-    ask(
-        cell("worker_batch(['a', 'bb'], temperature=0.5)\n1 / 0"), cell("FINAL(worker('ccc'))"),
-        context="some text", label="two",
+    log = tmp_path_factory.mktemp("two") / "log"
+    replies = (
+        cell("worker_batch(['a', 'bb'], temperature=0.5)\n1 / 0"),
+        cell("FINAL(worker('ccc'))"),
+    )
+    run_bounded(
+        lambda: run(
+            "What?", "some text", Supervisor(*replies), Worker(), log_dir=log, label="two",
+            limits=SMALL,
+        )
     )  # fmt: skip
     return log
 
@@ -65,17 +73,16 @@ HOLDS = {
 
 
 @pytest.mark.parametrize("where", HOLDS)
-def test_expressions(two: Path, where: str) -> None:
+def test_expressions(two: Path, tmp_path: Path, where: str) -> None:
     if HOLDS[where] is InputError:
         with pytest.raises(InputError, match="can't be said of run"):
             export(two, format="worker-sft", where=where, dry_run=True)
         return
-    out = two.parent / "out"
     if not HOLDS[where]:
         assert export(two, format="worker-sft", where=where, dry_run=True).rows == {"train": 0}
         return
-    export(two, out, format="worker-sft", where=where)
-    assert [row["prompt"][0]["content"] for row in rows_in(out)] == HOLDS[where]
+    export(two, tmp_path / "out", format="worker-sft", where=where)
+    assert [row["prompt"][0]["content"] for row in rows_in(tmp_path / "out")] == HOLDS[where]
 
 
 REFUSED = """
@@ -110,6 +117,7 @@ def test_what_is_no_expression_is_refused(words: str) -> None:
         condition(words)
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=60) | st.lists(st.sampled_from("run . id ( ) == 'a' and score 1 - [ ]".split())).map(" ".join))  # fmt: skip  # noqa: E501
 def test_any_text_is_understood_or_refused(words: str) -> None:
     try:
@@ -120,8 +128,46 @@ def test_any_text_is_understood_or_refused(words: str) -> None:
 
 
 def test_a_wrong_name_lists_the_right_ones() -> None:
-    with pytest.raises(InputError, match=r"run has no 'colour'.*status.*chunk_chars.*score\.NAME"):
+    with pytest.raises(InputError, match=r"run has no 'colour', but answer, .*status"):
         condition("run.colour == 1")
+
+
+# -- calls
+
+
+def test_calls_that_teach_nothing_are_dropped_with_why(ask: Ask, log: Path, tmp_path: Path) -> None:
+    def fickle(prompt: str) -> Any:
+        if prompt == "bad":
+            raise ModelError("refused")
+        return {"empty": " \n"}.get(prompt, f"<{prompt}>")
+
+    class Cut(Worker):
+        def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+            reply = super().chat(messages, **kw)
+            is_long = messages[-1]["content"] == "long"
+            return replace(reply, finish_reason="length") if is_long else reply
+
+    ask(
+        cell("worker_batch(['empty', 'long', 'good'])\nworker('bad')"),
+        cell("worker('once')\nimport os\nos._exit(1)"),
+        cell("worker('once')"),
+        cell("FINAL([worker('same', temperature=0) for _ in range(3)])"),
+        worker=Cut(fickle), answer_cache="run",
+    )  # fmt: skip
+    made = export(log, tmp_path / "out", format="worker-sft")
+    assert made.dropped_rows == {
+        "the call failed": 1,
+        "the answer is empty": 1,
+        "the answer was cut off (finish_reason length)": 1,
+        "reused: the answer stands in an earlier line": 1,
+    }
+    asked = [row["prompt"][0]["content"] for row in rows_in(tmp_path / "out")]
+    # What the cache knew is an answer as well; --dedup leaves one.
+    assert asked == ["good", "once", "same", "same", "same"]
+    dedup = export(
+        log, format="worker-sft", dedup=True, where="call.source != 'reused'", dry_run=True
+    )
+    assert dedup.rows == {"train": 3}
 
 
 # -- conversations
@@ -169,7 +215,7 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
         "producer": {"kind": "scorer", "name": "score", "pid": 1},
     }  # fmt: skip
     with (log / "supervisor.jsonl").open("a") as file:
-        file.write(json.dumps({**scored, "t": 1e9, "value": 0.0}) + "\n" + json.dumps(scored) + "\n")
+        file.writelines(json.dumps({**scored, "value": value}) + "\n" for value in (0.0, 1.0))
     export(f"{log}#{top.id}", tmp_path / "out", format="worker-sft", select="correct")
     (row,) = rows_in(tmp_path / "out")
     assert (row["run"], row["task"], row["score"]) == (sub.id, "top", 1.0)

@@ -1,0 +1,211 @@
+"""From the logs to results: each run that has ended, with its answer, its cost and its scores."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.labels import Labels, Told, results_beside
+from distill.run_costs import cost_of
+from distill.supervisors import REPLAY
+from distill.task_results import Failure, TaskResult
+from distill.traces import records
+from distill.traces.answering import Weights, names_of, weights_of_runs
+from distill.traces.reading import Skipped, lines
+
+FAILED = ("failed", "cancelled")
+"""How a run ends that has nothing to be scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run that has ended. ``scores`` has the last record of each scorer.
+
+    ``told`` is what an evaluation's results say of it, None where none do.
+    """
+
+    folder: Path
+    start: records.RunStart
+    end: records.RunEnd
+    scores: dict[str, records.Score]
+    told: TaskResult | None
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        assert self.start.run is not None
+        return self.start.run
+
+    @property
+    def asked(self) -> str:
+        """Stands for the question and the text: what two runs of one task have in common."""
+        told = (self.start.query, self.start.context.sha256)
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is nothing to be scored; that a run gave no answer can be."""
+        return self.end.status in FAILED
+
+    def known(self, scorer: str) -> records.Score | TaskResult | None:
+        """What it was scored by this scorer, in the log or else in an evaluation's results.
+
+        A log can say anything: what is not from 0 to 1 is no score.
+        """
+        score, told = self.scores.get(scorer), self.told
+        if score is not None and (score.value is None or 0 <= score.value <= 1):
+            return score
+        if told is None or told.scorer != scorer or not isinstance(told.score, float):
+            return None
+        return told if 0 <= told.score <= 1 else None
+
+    @property
+    def scorers(self) -> list[str]:
+        """By which it was scored."""
+        names = [*self.scores, self.told.scorer if self.told is not None else None]
+        return [name for name in dict.fromkeys(names) if name is not None and self.known(name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The runs of a folder that have ended and are nobody's sub-run.
+
+    ``cut_off`` counts those without an end, ``done_again`` those in whose place an evaluation
+    counts another, ``unreadable`` lines that are no records.
+    """
+
+    runs: list[RecordedRun]
+    cut_off: int = 0
+    done_again: int = 0
+    unreadable: int = 0
+
+
+def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
+    """The runs of a log folder, or only those of these ids. Raises InputError: there is no log."""
+    starts: dict[str, records.RunStart] = {}
+    ends: dict[str, records.RunEnd] = {}
+    scores: defaultdict[str, dict[str, records.Score]] = defaultdict(dict)
+    unreadable = 0
+    if not (folder / records.SUPERVISOR_LOG).is_file():
+        raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
+    for _, record in lines(folder, records.SUPERVISOR_LOG):
+        if isinstance(record, Skipped):
+            unreadable += 1
+        elif record.run is None or (only and record.run not in only):
+            continue
+        elif isinstance(record, records.RunStart) and record.parent is None:
+            starts[record.run] = record
+        elif isinstance(record, records.RunEnd):
+            ends[record.run] = record
+        elif isinstance(record, records.Score):
+            scores[record.run][record.scorer] = record
+    if missing := sorted(only - set(starts)):
+        raise InputError(f"{folder} has no run {missing[0]}, or it is a sub-run of another")
+    told = results_beside(folder)
+    runs = [
+        RecordedRun(folder, start, ends[run], scores[run], told.results.get(run))
+        for run, start in starts.items()
+        if run in ends and run not in told.done_again
+    ]
+    return Recorded(runs, len(set(starts) - set(ends)), _done_again(starts, told), unreadable)
+
+
+def _done_again(starts: Iterable[str], told: Told) -> int:
+    return len(told.done_again.intersection(starts))
+
+
+def all_runs(found: Mapping[Path, Recorded]) -> Iterator[RecordedRun]:
+    """The runs of several folders."""
+    return (run for recorded in found.values() for run in recorded.runs)
+
+
+class Workers:
+    """What the workers of runs are called, so that other weights have another name."""
+
+    def __init__(self, runs: Iterable[RecordedRun]) -> None:
+        self._answered: dict[str, frozenset[Weights]] = {}
+        self._usual: defaultdict[str, set[frozenset[Weights]]] = defaultdict(set)
+        known = list(runs)
+        for folder in dict.fromkeys(run.folder for run in known):
+            self._answered |= weights_of_runs(folder)
+        for run in known:
+            if (weights := self._answered.get(run.id)) is not None:
+                self._usual[run.start.worker].add(weights)
+        self._names = names_of([one for each in self._answered.values() for one in each])
+
+    def name(self, run: RecordedRun) -> str:
+        """The run's worker; where it was asked nothing, that of other runs, if there is one."""
+        weights = self._answered.get(run.id)
+        if weights is None and len(usual := self._usual[run.start.worker]) == 1:
+            (weights,) = usual
+        if weights is None:
+            return run.start.worker
+        return " & ".join(sorted(self._names[each] for each in weights))
+
+
+def results_of(
+    runs: Sequence[RecordedRun], workers: Workers, scorer: str, labels: Labels
+) -> list[TaskResult]:
+    """The runs as results with their scores by this scorer: one that is null is absent.
+
+    Runs without a score have a label where ``labels`` has one, or another run of the same task.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    found = []
+    expected = {run.asked: known.label for run in runs if (known := run.known(scorer)) is not None}
+    for run in runs:
+        supervisor, worker = _supervisor(run), workers.name(run)
+        counts[run.asked, supervisor, worker] += 1
+        known, label = run.known(scorer), label_of(labels, run)
+        label = expected.get(run.asked) if label is None else label
+        found.append(
+            TaskResult(
+                task=run.start.label or run.id,
+                attempt=counts[run.asked, supervisor, worker],
+                status=run.end.status,
+                asked=run.asked,
+                t=run.end.t,
+                supervisor=supervisor,
+                worker=worker,
+                answer=run.end.answer,
+                label=label if known is None else known.label,
+                error=Failure(run.end.status, run.end.error or "") if run.has_failed else None,
+                run_id=run.id,
+                log_dir=str(run.folder),
+                answer_problem=run.end.answer_problem,
+                scorer=scorer,
+                **_scored(run, scorer),
+                **cost_of(run.end),
+            )
+        )
+    return found
+
+
+def _supervisor(run: RecordedRun) -> str:
+    """Replays are one supervisor: each has the name of the run that it does again."""
+    return REPLAY.rstrip(":") if run.start.supervisor.startswith(REPLAY) else run.start.supervisor
+
+
+def label_of(labels: Labels, run: RecordedRun) -> Any:
+    """The expected answer of a run: one that was given, or its evaluation's; None: unknown."""
+    label = labels.of(run.id, run.start.label)
+    return run.told.label if label is None and run.told is not None else label
+
+
+def _scored(run: RecordedRun, scorer: str) -> dict[str, Any]:
+    known = run.known(scorer)
+    if known is None or run.has_failed:
+        return {}
+    if isinstance(known, TaskResult):
+        return {
+            "score": known.score,
+            "score_detail": known.score_detail,
+            "judge_usage": known.judge_usage,
+        }
+    score = msgspec.UNSET if known.value is None else known.value
+    return {"score": score, "score_detail": known.detail, "judge_usage": known.usage}
