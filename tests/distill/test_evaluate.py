@@ -27,6 +27,9 @@ TEXT = "some text " * 20
 CELLS = {
     "right": "FINAL(len(worker_batch([context, 'b'])))",
     "wrong": "FINAL(len(context))",
+    "partly": """\
+try: worker_batch(['b', 'refused'])
+except WorkerBatchError: FINAL(len(context))""",
     "nothing": "FINAL(None)",
     "killed": "import os\nos._exit(9)",
     "greedy": "x = bytearray(1 << 34)\nFINAL(1)",
@@ -40,6 +43,10 @@ def boss(request: dict[str, Any]) -> Any:
         return cell("FINAL('at last')")
     (kind,) = re.findall(r"do (\w+)", prompt_of(request))
     return REFUSED if kind == "refused" else cell(CELLS[kind])
+
+
+def answer(request: dict[str, Any]) -> Any:
+    return REFUSED if prompt_of(request) == "refused" else "yes"
 
 
 def task(name: str, kind: str = "right", **fields: Any) -> dict[str, Any]:
@@ -72,7 +79,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    with endpoint(boss) as supervisor, endpoint(lambda _: "yes") as worker:
+    with endpoint(boss) as supervisor, endpoint(answer) as worker:
         yield Desk(tmp_path, supervisor, worker)
 
 
@@ -214,15 +221,16 @@ def test_a_run_that_was_cut_off_goes_on_from_its_trace(desk: Desk) -> None:
 
 
 def test_a_result_that_was_never_written_is_in_the_log(desk: Desk) -> None:
-    desk.evaluate(task("a"), task("b", "wrong"))
+    desk.evaluate(task("a"), task("b", "partly"))
     kept = desk.lines[0]
     (desk.folder / "results.jsonl").write_text(f'{json.dumps(kept)}\n{{"task": "b", "att')
     asked = len(desk.boss.requests)
-    done = desk.evaluate(task("a"), task("b", "wrong"))
+    done = desk.evaluate(task("a"), task("b", "partly"))
     assert [each.answer for each in done.results] == [2, len(TEXT)]
     assert [each.score for each in done.results] == [1.0, 0.0]
+    assert [each.worker_failures for each in done.results] == [0, 1]
     assert len(desk.boss.requests) == asked
-    other = [task("a"), task("c", "wrong")]
+    other = [task("a"), task("c", "partly")]
     assert desk.evaluate(*other).results[1].task == "c", "another task is asked"
     assert len(desk.boss.requests) == asked + 1
 
