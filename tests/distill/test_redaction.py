@@ -140,6 +140,7 @@ def test_no_file_of_the_log_holds_a_secret(ask: Ask, log: Path, logged: Callable
     assert len(told.context()) == len(CONTEXT) == told.start.context.chars
     assert told.answer == {MASK * len(EMAIL): [MASK * 19, MASK * 16, 42]}
     assert "harmless" in told.calls[0].prompt
+    assert {each.key for each in told.batches} == {each.key for each in told.primitives} == {""}
 
 
 def test_spans_are_true_or_gone(ask: Ask, logged: Callable[[], Run]) -> None:
