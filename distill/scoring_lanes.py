@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from distill.judge_budget import BudgetedJudge
 from distill.labels import Labels
 from distill.models import Usage
 from distill.recorded_results import Recorded, RecordedRun, all_runs, label_of, recorded_in
+from distill.redaction import Redaction
 from distill.scorers import Sample, Score, Scorer
 from distill.standings import Comparison
 from distill.supervisor.call_threads import CallThreads
@@ -156,7 +158,10 @@ class Scoring:
                 queue.appendleft(run)
                 self._told.stopped = error
                 return
-            self._keep(journal, run, label, score, time.monotonic() - begun_s)
+            redaction = Redaction.again(run.start.redacted)  # a label may quote what it is of
+            score = dataclasses.replace(score, detail=redaction.text(score.detail))
+            told = redaction.value(label)
+            self._keep(journal, run, told, score, time.monotonic() - begun_s)
 
     async def _scored(self, run: RecordedRun, label: Any) -> Score:
         """Its score: the evaluation's, if that has one of this scorer against the same label."""
