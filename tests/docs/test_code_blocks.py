@@ -40,6 +40,7 @@ DOCUMENTS = (
     "docs/engine.md",
     "docs/export.md",
     "docs/monitoring.md",
+    "docs/privacy.md",
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
