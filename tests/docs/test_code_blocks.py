@@ -39,6 +39,7 @@ DOCUMENTS = (
     "docs/clusters.md",
     "docs/engine.md",
     "docs/monitoring.md",
+    "docs/provenance.md",
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
