@@ -41,6 +41,7 @@ DOCUMENTS = (
     "docs/export.md",
     "docs/monitoring.md",
     "docs/privacy.md",
+    "docs/provenance.md",
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
