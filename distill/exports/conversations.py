@@ -96,6 +96,6 @@ def _said(run: Run, turn: records.Turn, learnt: set[int]) -> list[Said]:
     sent = said[: turn.request_messages]
     if turn.compactions:
         cut = run.compactions[turn.compactions - 1]
-        added = [Said(each["role"], each["content"], 0) for each in cut.added]
+        added = [Said(m.get("role", ""), m.get("content", ""), 0) for m in cut.added]
         sent = [*sent[: cut.opening], *added, *sent[cut.kept_from :]]
     return [*sent, said[turn.reply_index]]
