@@ -41,6 +41,7 @@ from distill.supervisor.turns import TurnLoop, Turns
 from distill.supervisors import RecordedSupervisor, RepliesEndError
 from distill.totals import Totals
 from distill.traces import Run, records
+from distill.traces.coverage import read_chars
 
 
 class Rollout:
@@ -336,6 +337,7 @@ class Rollout:
             status=status,
             error=error,
             elapsed_s=time.monotonic() - self._started_s,
+            read_chars=read_chars(self._calls.spans),
         )
 
     async def _turns(

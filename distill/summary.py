@@ -8,6 +8,7 @@ from distill.budget import counted
 from distill.replaying import Replayed
 from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
+from distill.traces.coverage import MIN_MATCH_CHARS
 
 THIN_SHARE = 0.05
 QUOTATIONS_SHOWN = 10
@@ -69,8 +70,9 @@ def _evidence(evidence: Evidence) -> list[str]:
     if evidence.total_chars and evidence.passages:
         share = 100 * evidence.read_chars / evidence.total_chars
         lines.append(
-            f"Read        {counted(evidence.passages, 'passage')}, {evidence.read_chars:,} of "
-            f"{evidence.total_chars:,} characters ({share:.1f} %)"
+            f"Read        {share:.1f} % of the text: {evidence.read_chars:,} of "
+            f"{evidence.total_chars:,} characters, {counted(evidence.passages, 'passage')} (exact "
+            f"matches of {MIN_MATCH_CHARS} characters and more)"
         )
     return lines
 

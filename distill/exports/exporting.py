@@ -187,7 +187,7 @@ class _Work:
                 export.dropped_rows[f"{double} duplicate"] += 1
             else:
                 self._add(each, files)
-        export.dropped_rows += self._material.dropped
+        export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
         export.warnings = self._warnings()
 
@@ -206,6 +206,11 @@ class _Work:
             f"the split {name} has no row: there are few texts; try another --seed"
             for name, count in rows.items()
             if not count and any(rows.values())
+        ]
+        found += [
+            f"{path} grew while it was read: export again when its run has ended"
+            for source in self._read
+            for path in source.grown()
         ]
         fewest = self._format.fewest_rows
         return found + [

@@ -294,6 +294,7 @@ class TreeUse(Part, frozen=True):
     worker_usage: TokenUsage
     worker_calls: int
     dollars: float | None
+    worker_failures: int = 0
 
 
 class RunEnd(Record, frozen=True, tag="run_end"):
@@ -304,7 +305,9 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     wrong with a ``forced`` answer; that may also be one that FINAL had refused. ``ended_by`` names
     the budget that ended it, null if none did. Usage and dollars are this run's own, ``tree`` has
     its sub-runs' as well and is null where it had none; dollars are null where a price is not
-    known; ``gpu_s`` are seconds of worker servers' devices.
+    known; ``gpu_s`` are seconds of worker servers' devices. ``read_chars`` of the context stand in
+    prompts that were answered, its sub-runs' on the same context included, each passage counted in
+    one place (``distill.traces.provenance`` finds them all).
     """
 
     status: Literal["final", "forced", "unanswered", "failed", "cancelled"]
@@ -322,6 +325,8 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     worker_dollars: float | None = None
     gpu_s: float = 0.0
     tree: TreeUse | None = None
+    worker_failures: int = 0
+    read_chars: int = 0
 
 
 class Score(Record, frozen=True, tag="score"):

@@ -15,6 +15,7 @@ from distill.view.columns import PAGE_ROWS, status_of
 from distill.view.facts import RunFacts
 from distill.view.follow import FollowedFolder, lock_holders, whole_call
 from distill.view.highlight import LIMIT_CHARS, python_pieces
+from distill.view.matches import matches
 from distill.view.texts import SLICE_CHARS, ContextTexts
 
 TITLE_CHARS = 300
@@ -159,6 +160,14 @@ class Answers:
                 if _holds(line, wanted):
                     found.append(row)
         return found
+
+    def matches(self, key: str) -> dict[str, Any]:
+        """What was read for certain, and what became of the answers."""
+        folder, run = self.found(key)
+        with folder.lock:
+            count = len(run.calls)
+        # Not under the lock: what comes meanwhile is only appended.
+        return matches(run, self.texts(key), folder.lines(run, range(count)))
 
     def texts(self, key: str) -> ContextTexts:
         """The text of a run, of which the last few are kept."""

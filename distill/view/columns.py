@@ -92,6 +92,7 @@ class CallColumns:
         self.blocks = [0]
         """The first row of each block of an exported file."""
         self._block_bytes = 0
+        self._failures: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -100,7 +101,9 @@ class CallColumns:
         """A call whose line of ``length`` bytes begins at ``offset``."""
         self._place(offset, length)
         status = status_of(line)
-        self.failed += status.startswith("failed")
+        if status.startswith("failed"):
+            self.failed += 1
+            self._failures.add(self.statuses.number(status))
         usage, numbers = line.usage, self.numbers
         whole = (
             line.turn, line.cell, line.call, line.item, line.attempt, usage.input_tokens,
@@ -131,6 +134,10 @@ class CallColumns:
         self._block_bytes += length
         self.offsets.append(offset)
         self.lengths.append(length)
+
+    def is_failed(self, row: int) -> bool:
+        """Whether there is no answer."""
+        return self.numbers["status"][row] in self._failures
 
     @property
     def pages(self) -> int:

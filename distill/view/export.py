@@ -60,6 +60,7 @@ def _rest(answers: Answers) -> Iterator[tuple[str, Any]]:
         _, facts = answers.found(key)
         for page in range(facts.calls.pages):
             yield f"columns/{key}/{page}", answers.columns(key, page)
+        yield f"matches/{key}", answers.matches(key)
         for turn in {0, *(each.turn for each in facts.told.turns)}:
             yield f"turn/{key}/{turn}", answers.turn(key, turn)
         for number, rows in enumerate(facts.calls.block_rows()):

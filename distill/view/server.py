@@ -152,6 +152,7 @@ def _routes(answers: Answers) -> dict[str, Route]:
         "columns": lambda words, _: answers.columns(words[0], int(words[1])),
         "call": lambda words, _: _one(answers, words[0], int(words[1])),
         "text": lambda words, _: answers.texts(words[0]).slice(int(words[1]), int(words[2])),
+        "matches": lambda words, _: answers.matches(words[0]),
         "search": lambda words, query: answers.search(words[0], query["words"][0]),
     }
 

@@ -1,5 +1,7 @@
 """The text that a run asked about, by slices: what the page shows at a time."""
 
+from typing import Any
+
 from distill.errors import InputError
 from distill.traces.contexts import texts_of
 from distill.view.facts import RunFacts
@@ -12,13 +14,17 @@ class ContextTexts:
 
     def __init__(self, run: RunFacts) -> None:
         self.missing: str | None = None
-        self.parts: list[tuple[str, str]] = []
+        self.context: Any = ""
         try:
-            context = run.told.context()
+            self.context = run.told.context()
         except (InputError, ValueError, RecursionError) as error:  # gone, changed or no JSON
             self.missing = str(error)
-            return
-        self.parts = [("" if name is None else name, text) for name, text in texts_of(context)]
+        self.parts = [("" if name is None else name, text) for name, text in texts_of(self.context)]
+
+    @property
+    def context_is_parts(self) -> bool:
+        """Whether it is a list or dict, whose texts have names."""
+        return not isinstance(self.context, str)
 
     def slice(self, part: int, number: int) -> str:
         """Characters ``number * SLICE_CHARS`` and on of a text. Raises IndexError."""

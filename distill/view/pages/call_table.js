@@ -5,6 +5,9 @@ import { el, fill } from "./dom.js";
 import { count, counted, seconds, short } from "./numbers.js";
 import { Table } from "./table.js";
 
+const IN_ANSWER = "★ in the final answer";
+const PRINTED = "printed by a cell";
+
 export class CallTable {
   constructor(app) {
     this.app = app;
@@ -54,7 +57,7 @@ export class CallTable {
       { name: "#", title: "In the order of the log", width: "72px", right: true, cell: (row) => count(row + 1), order: (row) => row },
       number("cell", "The cell that asked", "cell", "52px"),
       { name: "status", title: "How it ended", width: "92px", cell: (row) => this.mark(row), order: (row) => this.app.calls.status(row) },
-      { name: "answer", title: "The answer", width: "minmax(160px, 1fr)", cell: (row) => this.app.calls.answers[row], order: (row) => this.app.calls.answers[row] },
+      { name: "answer", title: "The answer", width: "minmax(160px, 1fr)", cell: (row) => this.answer(row), order: (row) => this.app.calls.answers[row] },
       { name: "place", title: "Where its passage stands in the text", width: "110px", cell: (row) => this.place(row), order: (row) => this.position(row) },
       number("in", "Tokens of the prompt", "input"),
       number("out", "Tokens of the answer", "output", "56px"),
@@ -69,6 +72,12 @@ export class CallTable {
     const status = this.app.calls.status(row);
     const kind = status === "ok" ? "good" : this.app.calls.isFailed(row) ? "bad" : "warn";
     return el("span", { class: `dot ${kind}` }, status.replace("failed: ", ""));
+  }
+
+  answer(row) {
+    const { calls } = this.app;
+    if (!calls.inAnswer.has(row)) return calls.answers[row];
+    return [el("span", { class: "star", title: "It stands in the final answer: a match, not a cause" }, "★ "), calls.answers[row]];
   }
 
   position(row) {
@@ -103,7 +112,8 @@ export class CallTable {
       this.table.chosen = 0;
       if (this.view.isOpen) this.view.close();
     }
-    options(this.status, "any status", ["failed", ...calls.statuses]);
+    const found = [calls.inAnswer.size && IN_ANSWER, calls.printed.size && PRINTED].filter(Boolean);
+    options(this.status, "any status", ["failed", ...calls.statuses, ...found]);
     options(this.server, "all servers", calls.servers);
     if (this.version !== calls.version || this.versionOf !== run.key) {
       this.version = calls.version;
@@ -124,7 +134,7 @@ export class CallTable {
     const rows = [];
     for (let row = 0; row < calls.count; row++) {
       if (wanted && !wanted.has(row)) continue;
-      if (status && (status === "failed" ? !calls.isFailed(row) : calls.status(row) !== status)) continue;
+      if (status && !this.has(row, status)) continue;
       if (byServer >= 0 && server[row] !== byServer) continue;
       if (this.only.cell !== undefined && cell[row] !== this.only.cell) continue;
       if (this.only.call !== undefined && call[row] !== this.only.call) continue;
@@ -132,6 +142,14 @@ export class CallTable {
       rows.push(row);
     }
     return rows;
+  }
+
+  has(row, status) {
+    const { calls } = this.app;
+    if (status === "failed") return calls.isFailed(row);
+    if (status === IN_ANSWER) return calls.inAnswer.has(row);
+    if (status === PRINTED) return calls.printed.has(row);
+    return calls.status(row) === status;
   }
 
   touching({ part, start, end }) {

@@ -15,6 +15,8 @@ export class Calls {
     this.parts = [];
     this.version = 0;
     this.firstSpans = null;
+    this.printed = new Set();
+    this.inAnswer = new Set();
   }
 
   // A page of the columns; the last one comes again when it has grown.

@@ -14,6 +14,23 @@ export class Coverage {
     });
     this.segments = [];
     this.read = 0;
+    this.matches = null;
+    this.answered = [];
+  }
+
+  // What was found with all of the text at hand: which of it stands in several places, and where the
+  // passages are whose answers stand in the final one.
+  take(matches, calls) {
+    this.matches = matches;
+    this.ambiguous = matches.ambiguous.map(([part, start, end]) => [this.bases[part] + start, this.bases[part] + end]);
+    this.answered = [];
+    for (const row of matches.in_answer) {
+      const [first, last] = calls.spanRange(row);
+      for (let span = first; span < last; span++) {
+        const place = this.place(calls, span);
+        if (place) this.answered.push([this.bases[place.part] + place.start, this.bases[place.part] + place.end]);
+      }
+    }
   }
 
   // The part and the clamped place of a span, null where the text has no such place.
@@ -26,12 +43,11 @@ export class Coverage {
     return { part, start, end };
   }
 
-  // Segments [start, end, readings] over all texts one after the other, of the rows that are wanted.
-  count(calls, rows = null) {
-    const wanted = rows && new Set(rows);
+  // Segments [start, end, readings] over all texts one after the other, by the calls that were answered.
+  count(calls) {
     const steps = [];
     for (let span = 0; span < calls.spans.row.length; span++) {
-      if (wanted && !wanted.has(calls.spans.row[span])) continue;
+      if (calls.isFailed(calls.spans.row[span])) continue;
       const place = this.place(calls, span);
       if (!place || place.end === place.start) continue;
       steps.push([this.bases[place.part] + place.start, 1]);
@@ -54,6 +70,7 @@ export class Coverage {
   }
 
   get share() {
+    if (this.matches) return this.matches.share;
     return this.total ? this.read / this.total : 0;
   }
 

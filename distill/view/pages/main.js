@@ -143,6 +143,23 @@ class App {
     this.recount();
     const wanted = this.state.runs.find((run) => run.key === this.run.key);
     if (wanted && this.run.key !== key) await this.loadCalls(wanted);
+    else this.loadMatches();
+  }
+
+  // What takes a look at all answers and the whole text: for a run that has ended.
+  async loadMatches() {
+    const { run, calls, coverage } = this;
+    if (!run.end || calls.count < run.short.calls || coverage.matches || !calls.count) return;
+    try {
+      const matches = await this.source.get(`matches/${run.key}`);
+      coverage.take(matches, calls);
+      calls.printed = new Set(matches.printed);
+      calls.inAnswer = new Set(matches.in_answer);
+      calls.version++;
+      if (this.run === run) this.update();
+    } catch {
+      // The page says what the calls say by themselves.
+    }
   }
 
   recount() {

@@ -45,17 +45,29 @@ export class Overview {
     const { run, calls } = app;
     this.head(run);
     fill(this.figures, this.figureList(run, calls));
-    const { share, read, total } = app.coverage;
+    const { share, total } = app.coverage;
+    const read = app.coverage.matches?.read_chars ?? app.coverage.read;
     fill(
       this.stripNote,
       run.context.missing
         ? `The text can't be shown: ${run.context.missing}`
         : `Workers have read ${percent(share)} of the text: ${count(read)} of ${counted(total, "character")}. ` +
             "Darker was read more often; a click opens the place.",
+      app.coverage.matches && !run.context.missing && this.matched(app.coverage.matches),
     );
     this.strip.update();
     this.timeline.update();
     this.details(run);
+  }
+
+  matched(matches) {
+    const { calls } = this.app;
+    const told = [];
+    if (matches.ambiguous_chars)
+      told.push(`${count(matches.ambiguous_chars)} more stand in several places of the text (pale).`);
+    if (matches.in_answer.length)
+      told.push(`The answers of ${counted(calls.inAnswer.size, "call")} stand in the final answer (green; a match, not a cause).`);
+    return told.length ? el("span", { title: `${matches.coverage_method}; ${matches.flow_method}` }, ` ${told.join(" ")}`) : null;
   }
 
   head(run) {
@@ -200,6 +212,14 @@ export class CoverageStrip {
     context.fillStyle = colour("unread");
     context.fillRect(0, 0, width, height);
     if (!coverage?.total) return;
+    const bars = (stretches, name, top, size) => {
+      context.fillStyle = colour(name);
+      for (const [start, end] of stretches) {
+        const x = (start / coverage.total) * width;
+        context.fillRect(x, top, Math.max(1.5, ((end - start) / coverage.total) * width), size);
+      }
+    };
+    if (coverage.matches) bars(coverage.ambiguous.slice(0, 50000), "ambiguous", 0, height);
     const { shares, readings } = coverage.bins(width);
     const most = Math.max(1, ...readings);
     context.fillStyle = colour("read");
@@ -211,6 +231,7 @@ export class CoverageStrip {
       context.fillRect(x, height - part, 1, part);
     }
     context.globalAlpha = 1;
+    bars(coverage.answered.slice(0, 50000), "final", 0, 6);
     if (this.mark === null) return;
     const x = (this.mark / coverage.total) * width;
     context.fillStyle = colour("mark");
