@@ -43,7 +43,8 @@ Exit codes:
 
 OF_AN_ENDPOINT = ("base_url", "supervisor_requests_per_minute", "supervisor_tokens_per_minute")
 """Options of a supervisor that is a model of an API; a settings file has them for the next one."""
-OF_A_QUESTION = ("supervisor", "log_dir", "label", *OF_AN_ENDPOINT)
+OF_A_LOG = ("log_dir", "label", "redact", "otlp", "otlp_content")
+OF_A_QUESTION = ("supervisor", *OF_A_LOG, *OF_AN_ENDPOINT)
 """Options that an engine without a question does not take."""
 
 

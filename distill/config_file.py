@@ -111,7 +111,7 @@ def _fitting(path: Path, option: click.Option, value: Any, context: click.Contex
         raise click.UsageError(f"{path}: {name} is true or false, not {_toml(value)}", context)
     else:
         fitting = _word(path, name, value)
-    if name.endswith("url") and urlsplit(str(fitting)).password:
+    if _is_address(name) and urlsplit(str(fitting)).password:
         raise click.UsageError(
             f"{path}: {name} has a password, and secrets are not kept in files; type it, or use a "
             "key of the environment",
@@ -170,9 +170,14 @@ def _line(option: click.Option, value: Any, where: str) -> str:
         # A default that is more than a value is told where --help tells it.
         told = f": {option.show_default}" if isinstance(option.show_default, str) else ""
         return f"# {name} is not set{told}"
-    if not name.endswith("url") or (bare := _without_secrets(value)) == value:
+    if not _is_address(name) or (bare := _without_secrets(value)) == value:
         return f"{name} = {_toml(value)}  # {where}"
     return f"# {name} is {bare}, and something that is not shown  # {where}"
+
+
+def _is_address(name: str) -> bool:
+    """Whether an option is a URL, which may have a password."""
+    return name.endswith("url") or name == "otlp"
 
 
 def _without_secrets(url: str) -> str:

@@ -153,12 +153,14 @@ def _check_waiting(asked: Asked) -> None:
         or options["label"]
         or options["answer_schema"] is not None
         or options["quote_check"]
+        or options["redact"]
+        or options["otlp"]
     )
     if of_a_question:
         raise InputError(
             "without --query the engine only waits for questions: give --supervisor, --base-url, "
-            "--supervisor-…-per-minute, --log-dir, --label, --answer-schema and --quote-check to "
-            "`distill run`"
+            "--supervisor-…-per-minute, --log-dir, --label, --answer-schema, --quote-check, "
+            "--redact and --otlp to `distill run`"
         )
 
 

@@ -87,14 +87,23 @@ class ToldExporter(SpanExporter):
             self._tell("slow", "spans are dropped: %s is too slow for them", self._shown)
             return
         self._is_failing = True
-        self._tell(
-            "lost", "spans don't get to %s (%s); the run goes on", self._shown, record.getMessage()
-        )
+        self._tell("lost", "spans don't get to %s (%s); the run goes on", self._shown, _why(record))
 
     def _tell(self, what: str, message: str, *args: str) -> None:
         if what not in self._told:
             self._told.add(what)
             LOG.warning(f"distill: {message}", *args)
+
+
+def _why(record: logging.LogRecord) -> str:
+    """What is wrong, without the libraries that it went through."""
+    errors = [arg for arg in record.args or () if isinstance(arg, BaseException)]
+    if not errors:
+        return record.getMessage()
+    error = errors[0]
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return str(error) or type(error).__name__
 
 
 class _Ours(logging.Filter):

@@ -53,12 +53,16 @@ class RecordedRun:
         return self.end.status in FAILED
 
     def known(self, scorer: str) -> records.Score | TaskResult | None:
-        """What it was scored by this scorer, in the log or else in an evaluation's results."""
-        if (score := self.scores.get(scorer)) is not None:
+        """What it was scored by this scorer, in the log or else in an evaluation's results.
+
+        A log can say anything: what is not from 0 to 1 is no score.
+        """
+        score, told = self.scores.get(scorer), self.told
+        if score is not None and (score.value is None or 0 <= score.value <= 1):
             return score
-        told = self.told
-        is_its = told is not None and told.scorer == scorer and isinstance(told.score, float)
-        return told if is_its else None
+        if told is None or told.scorer != scorer or not isinstance(told.score, float):
+            return None
+        return told if 0 <= told.score <= 1 else None
 
     @property
     def scorers(self) -> list[str]:

@@ -173,8 +173,10 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """The text with every match blotted out; as long as it was. The same object if none is."""
+        if not text or not self.wanted:
+            return text
         data = text.encode("utf-8", "surrogatepass")
-        if not self.wanted or _any_of(self.wanted).search(data) is None:
+        if _any_of(self.wanted).search(data) is None:
             return text
         spans = sorted(self._spans(data))
         if not spans:

@@ -13,6 +13,7 @@ def cost_of(end: RunEnd) -> dict[str, Any]:
         "supervisor_usage": used.supervisor_usage,
         "worker_usage": used.worker_usage,
         "worker_calls": used.worker_calls,
+        "worker_failures": used.worker_failures,
         "elapsed_s": end.elapsed_s,
         "dollars": _own_dollars(end) if end.tree is None else end.tree.dollars,
         "ended_by": end.ended_by,

@@ -189,17 +189,19 @@ class RunRecords:
             supervisor_dollars=spending.supervisor_dollars,
             worker_dollars=spending.worker_dollars,
             gpu_s=spending.gpu_s,
-            tree=_tree(totals, spending) if totals.sub_runs else None,
+            tree=tree_use(totals, spending.dollars) if totals.sub_runs else None,
+            worker_failures=tally.failed,
             read_chars=read_chars,
         )
 
 
-def _tree(totals: Totals, spending: Spending) -> records.TreeUse:
+def tree_use(totals: Totals, dollars: float | None) -> records.TreeUse:
     """What a run with sub-runs has used in all."""
     return records.TreeUse(
         totals.sub_runs,
         token_usage(totals.supervisor),
         token_usage(totals.worker),
         totals.sent,
-        spending.dollars,
+        dollars,
+        totals.failed,
     )

@@ -68,13 +68,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A scorer by its name; ``judge`` is the model that it asks, if it asks one.
+    """A scorer by its name: a function, or the model that is asked in its place, the ``judge``.
 
     One that ``needs_label`` can't say anything of an answer where nobody knows the expected one.
     """
 
     name: str
-    function: Callable[[Sample], Any]
+    function: Callable[[Sample], Any] | None = None
     judge: ModelHandler | None = None
     needs_label: bool = False
 
@@ -85,15 +85,14 @@ class Scorer:
         if sample.answer is None:
             return Score(0.0, "no answer")
         try:
+            if self.judge is not None:
+                return _checked(judge(self.judge, sample))
+            assert self.function is not None
             return _checked(self.function(sample))
         except BudgetError:
             raise
         except Exception as error:  # noqa: BLE001  (the user's code, or an endpoint)
             return Score(None, f"{self.name} raised {type(error).__name__}: {error}")
-
-    def asking(self, handler: ModelHandler) -> "Scorer":
-        """The same, with this judge."""
-        return replace(self, function=functools.partial(judge, handler), judge=handler)
 
 
 def _checked(given: Any) -> Score:
@@ -250,7 +249,7 @@ def scorer_from(spec: "str | Callable[[Sample], Any] | Scorer") -> Scorer:
     if kind == "judge" and rest:
         model, at, url = rest.rpartition("@http")
         handler = supervisor_from(model, f"http{url}") if at else supervisor_from(rest)
-        return Scorer(f"judge:{model_name(handler)}", functools.partial(judge, handler), handler)
+        return Scorer(f"judge:{model_name(handler)}", judge=handler)
     if kind == "number" and rest:
         function = functools.partial(number, tolerance=_tolerance(rest))
         return Scorer(spec, function, needs_label=True)

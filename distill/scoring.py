@@ -7,6 +7,7 @@
         labels ───────────┘           standings, pairs ◄── results ◄──────────────┘
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _chosen(
             raise InputError("--max-dollars is what a judge may cost, and this scorer asks none")
         return scorer, None
     judge = BudgetedJudge(scorer.judge, max_dollars, price_table(prices))
-    return scorer.asking(judge), judge
+    return dataclasses.replace(scorer, judge=judge), judge
 
 
 def _folders(runs: Runs) -> dict[Path, frozenset[str]]:

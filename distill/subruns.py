@@ -23,6 +23,7 @@ from distill.primitives import BudgetSpentError
 from distill.question import Question
 from distill.rollout import Rollout, run_name
 from distill.run_options import Options
+from distill.run_records import tree_use
 from distill.sub_questions import AT_ONCE, SUB_RUNS_LIMIT, SubQuestion, sub_questions
 from distill.supervisor.backends import Backend
 from distill.supervisor.driver import Driver
@@ -30,7 +31,7 @@ from distill.supervisor.host_calls import CURRENT_CALL, HostCallRecord
 from distill.supervisor.run_log import RunLog
 from distill.supervisor.text import printable
 from distill.supervisor.turns import token_usage
-from distill.totals import Totals, totals_of
+from distill.totals import Totals, own_totals, totals_of
 from distill.traces import Run, records
 
 NOT_BY_A_REPLAY = "a replay has no supervisor for sub-runs that were not in the recorded run"
@@ -249,14 +250,18 @@ def _without_end(runs: Iterable[Run]) -> Iterator[Run]:
 
 def _cut_off(run: Run) -> dict[str, Any]:
     """The end of a sub-run that nobody asked for again."""
-    used = totals_of([run])
+    own, below = own_totals(run), totals_of(run.sub_runs)
     return {
         "status": "cancelled",
         "answer": None,
         "iterations": len(run.turns),
-        "supervisor_usage": token_usage(used.supervisor),
-        "worker_usage": token_usage(used.worker),
-        "worker_calls": used.sent,
+        "supervisor_usage": token_usage(own.supervisor),
+        "worker_usage": token_usage(own.worker),
+        "worker_calls": own.sent,
+        "worker_failures": own.failed,
+        "worker_cached": own.cached,
+        # What it cost was known to the driver that died.
+        "tree": tree_use(replace(own, sub_runs=0) + below, None) if below.sub_runs else None,
         "elapsed_s": 0.0,
         "error": "the driver died while it ran, and its cell did not ask for it again",
     }

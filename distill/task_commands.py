@@ -103,6 +103,7 @@ def ask_all(
             scorer=many.scorer,
             results=many.results,
             retry_errors=many.retry_errors,
+            max_dollars_total=many.max_dollars_total,
             on_progress=tell,
             **options,
         )

@@ -24,6 +24,7 @@ class Many:
     scorer: str
     results: Path | None
     retry_errors: bool
+    max_dollars_total: float | None
     check: bool
 
 
@@ -64,6 +65,13 @@ _OPTIONS = (
         "--retry-errors",
         is_flag=True,
         help="With --tasks: run those again that ended with an error.",
+    ),
+    click.option(
+        "--max-dollars-total",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="X",
+        help="With --tasks: the most that all runs together may cost, those in the results "
+        "included; --max-dollars is each run's.",
     ),
     click.option(
         "--check", is_flag=True, help="With --tasks: only check the tasks and their files."

@@ -43,10 +43,11 @@ class Totals:
 
 def totals_of(runs: Iterable[Run]) -> Totals:
     """What the log says that sub-runs have used, with their own."""
-    return sum((_recorded(run) + totals_of(run.sub_runs) for run in runs), Totals())
+    return sum((own_totals(run) + totals_of(run.sub_runs) for run in runs), Totals())
 
 
-def _recorded(run: Run) -> Totals:
+def own_totals(run: Run) -> Totals:
+    """What the log says that a sub-run has used itself."""
     supervisor, worker = Usage(), Usage()
     for turn in run.turns:
         supervisor += Usage(*msgspec.structs.astuple(turn.usage))

@@ -100,16 +100,17 @@ class Journal:
             return []
         if self._redactions:
             lines = [self._redacted(line) for line in lines]
-        try:
-            data = self._encoder.encode_lines(lines)
-        except UnicodeEncodeError:
-            data = b"\n".join([*map(self._encode, lines), b""])
+        data, begins = bytearray(), []
+        for line in lines:
+            begins.append(len(data))
+            try:
+                self._encoder.encode_into(line, data, -1)
+            except UnicodeEncodeError:
+                data[begins[-1] :] = self._printable(line)
+            data += b"\n"
         start = self._append(log, data)
         for hear in self._listeners:
             hear(lines)
-        begins = [0]
-        while len(begins) < len(lines):
-            begins.append(data.index(b"\n", begins[-1]) + 1)
         return [start + begin for begin in begins]
 
     @contextlib.contextmanager
@@ -140,14 +141,12 @@ class Journal:
             line = without(redaction, line)
         return line
 
-    def _encode(self, line: records.AnyRecord) -> bytes:
-        try:
-            return self._encoder.encode(line)
-        except UnicodeEncodeError:
-            plain = msgspec.to_builtins(line, enc_hook=msgspec.json.decode)  # Raw: is JSON
-            return self._encoder.encode(printable_json(plain))
+    def _printable(self, line: records.AnyRecord) -> bytes:
+        """A line with lone surrogates, which JSON can't hold."""
+        plain = msgspec.to_builtins(line, enc_hook=msgspec.json.decode)  # Raw: is JSON
+        return self._encoder.encode(printable_json(plain))
 
-    def _append(self, log: str, data: bytes) -> int:
+    def _append(self, log: str, data: bytes | bytearray) -> int:
         with self._lock:
             if log not in self._files:
                 raise OSError(errno.EBADF, "the journal is closed")

@@ -3,7 +3,8 @@
 What a record tells by structure stays: ids, hashes, kinds, counts, times. Texts keep their length,
 so spans and messages that are places in a prompt stay true; a span whose two ends would differ
 (a match begins in the instruction and ends in the passage) is dropped. Token ids and
-log-probabilities, which tell all of a text, are dropped in all records.
+log-probabilities, which tell all of a text, are dropped in all records, and so are the hashes of
+arguments: who has one of a telephone number can try them all.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ KEPT = frozenset(
     "v t run producer parent id key sha256 file context_sha256 usage supervisor_usage worker_usage "
     "tree versions redacted event kind status source role reason finish_reason ended_by "
     "message_spans spans prompt_token_ids token_ids logprobs weights_hash tokenizer_hash "
-    "template_hash adapter_hash".split()
+    "template_hash adapter_hash dtype engine engine_version logprobs_mode".split()
 )
 """Fields that are no text of anybody's, or are seen to apart."""
 COUNTED = frozenset(("options", "detail", "sampling"))
@@ -52,6 +53,11 @@ class RunRedactor:
             return self._call(record)
         if isinstance(record, records.Turn):
             return without(self.redaction, _without_ids(record))
+        if isinstance(record, records.Primitive | records.Batch):
+            return without(self.redaction, msgspec.structs.replace(record, key=""))
+        if isinstance(record, records.RunStart) and record.parent is not None:
+            parent = msgspec.structs.replace(record.parent, key="")
+            return without(self.redaction, msgspec.structs.replace(record, parent=parent))
         return without(self.redaction, record)
 
     def _call(self, call: records.Call) -> records.Call:

@@ -19,8 +19,8 @@ def pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            "Parquet needs pyarrow: pip install 'distill[export]' (in the clone: "
-            ".venv/bin/python -m pip install '.[export]'), or leave out --as parquet"
+            "Parquet needs pyarrow: `bin/distill export` brings it, elsewhere pip install "
+            "'distill[export]'; or leave out --as parquet"
         ) from error
     return pa
 

@@ -207,6 +207,11 @@ class _Work:
             for name, count in rows.items()
             if not count and any(rows.values())
         ]
+        found += [
+            f"{path} grew while it was read: export again when its run has ended"
+            for source in self._read
+            for path in source.grown()
+        ]
         fewest = self._format.fewest_rows
         return found + [
             f"the split {name} has {count} rows, and {self._format.read_by} takes no fewer than "

@@ -73,16 +73,18 @@ def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[st
 
 
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
-    """What the log says goes before a results file; a score that could not be told is none."""
+    """What the log says goes before a results file. What is not from 0 to 1 is no score."""
+    told: dict[str, float | None] = {}
     if result is not None:
         graded.is_task, graded.label = True, result.label
         if result.scorer is not None and isinstance(result.score, float):
-            graded.scores[result.scorer] = result.score
+            told[result.scorer] = result.score
     for scorer, score in graded.run.scored.items():
         graded.label = graded.label if score.label is None else score.label
-        graded.scores.pop(scorer, None)
-        if score.value is not None:
-            graded.scores[scorer] = score.value
+        told[scorer] = score.value
+    graded.scores = {
+        scorer: value for scorer, value in told.items() if value is not None and 0 <= value <= 1
+    }
 
 
 def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:

@@ -37,6 +37,7 @@ class Texts:
 def _kept(text: str) -> Iterator[int]:
     words = text.encode("utf-8", "replace").split()
     for place in range(len(words) - WINDOW_WORDS + 1):
-        checksum = zlib.crc32(b" ".join(words[place : place + WINDOW_WORDS]))
-        if checksum % ONE_OF == 0:
-            yield checksum
+        window = b" ".join(words[place : place + WINDOW_WORDS])
+        checksum = zlib.crc32(window)
+        if checksum % ONE_OF == 0:  # 29 bits are left, in which millions of windows would meet
+            yield checksum << 32 | zlib.adler32(window)

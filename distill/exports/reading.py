@@ -48,6 +48,10 @@ class Source:
             elif isinstance(record, Skipped) and (record.file, record.line) not in known:
                 self.skipped.append(record)
 
+    def grown(self) -> list[Path]:
+        """Its files that have more than when they were hashed: a run is still being written."""
+        return [each.path for each in self.files if each.path.stat().st_size != each.bytes]
+
 
 def sources(runs: Sequence[str | Path]) -> list[Source]:
     """The log folders that FOLDER and FOLDER#ID name, each once. Raises InputError."""

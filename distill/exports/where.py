@@ -194,6 +194,6 @@ class _Reader:
         functions = ", ".join(f"{name}()" for name in FUNCTIONS)
         return InputError(
             f"--where {self._text!r}: {what}. There are {roots} (a wrong name lists the right "
-            f"ones), score.NAME or score['NAME']; {functions}; and or not, == != < <= > >= in, is None, "
-            "+ - * /"
+            f"ones), score.NAME or score['NAME']; {functions}; and or not, == != < <= > >= in, "
+            "is None, + - * /"
         )

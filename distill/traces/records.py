@@ -294,6 +294,7 @@ class TreeUse(Part, frozen=True):
     worker_usage: TokenUsage
     worker_calls: int
     dollars: float | None
+    worker_failures: int = 0
 
 
 class RunEnd(Record, frozen=True, tag="run_end"):
@@ -324,6 +325,7 @@ class RunEnd(Record, frozen=True, tag="run_end"):
     worker_dollars: float | None = None
     gpu_s: float = 0.0
     tree: TreeUse | None = None
+    worker_failures: int = 0
     read_chars: int = 0
 
 

@@ -81,10 +81,12 @@ def test_the_file_decides_how_a_run_goes(tmp_path: Path) -> None:
 
 
 def test_settings_of_questions_do_not_keep_an_engine_from_waiting(tmp_path: Path) -> None:
-    write(tmp_path, 'supervisor = "gpt-5"\nlabel = "mine"\n')
+    told = 'supervisor = "gpt-5"\nlabel = "mine"\nredact = ["email"]\notlp = "http://h:1"\n'
+    write(tmp_path, f"{told}otlp-content = true\n")
     assert command(tmp_path, "up", "--check-only").code == 0
-    typed = command(tmp_path, "up", "--check-only", "--label", "mine")
-    assert "only waits for questions" in typed.err
+    for words in (["--label", "mine"], ["--redact", "email"]):
+        typed = command(tmp_path, "up", "--check-only", *words)
+        assert "only waits for questions" in typed.err
 
 
 @pytest.mark.parametrize("supervisor", ["recipe:find", "local:default"])
@@ -111,8 +113,9 @@ def test_secrets_are_told_of_and_never_told(tmp_path: Path) -> None:
 
 def test_passwords_in_addresses_are_not_shown(tmp_path: Path) -> None:
     url = "http://me:hunter22@h/v1?api-key=sekret99"
-    done = command(tmp_path, "up", "--show-config", "--base-url", url, OPENAI_BASE_URL=url)
-    assert done.out.count("http://h/v1") == 2
+    words = ["--base-url", url, "--otlp", url]
+    done = command(tmp_path, "up", "--show-config", *words, OPENAI_BASE_URL=url)
+    assert done.out.count("http://h/v1") == 3
     assert "hunter22" not in done.out + done.err
     assert "sekret99" not in done.out + done.err
 
@@ -121,6 +124,7 @@ def test_passwords_in_addresses_are_not_shown(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('base-url = "http://me:pw@h/v1"', "secrets are not kept in files"),
+        ('otlp = "http://me:pw@h"', "secrets are not kept in files"),
         ("max-iteration = 3", "did you mean 'max-iterations'?"),
         ("max_iterations = 3", "did you mean 'max-iterations'?"),
         ('max-iterations = "x"', "max-iterations: 'x' is not a valid integer"),

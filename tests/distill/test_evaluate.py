@@ -13,20 +13,32 @@ import msgspec
 import pytest
 
 from distill import Budget, Evaluation, OpenAIHandler, Task, aevaluate, evaluate
-from distill.errors import InputError
+from distill.errors import BudgetError, InputError
 from distill.evaluator import EvaluationProgress
 from distill.scorers import Sample
 from distill.standings import dollars_of
 from distill.supervisor.shared_context import shared_context
 from distill.texts import Texts
 from distill.traces import read, validate
-from tests.distill.scripted import SMALL, Endpoint, Reply, cell, endpoint, prompt_of, run_bounded
+from tests.distill.scripted import (
+    SMALL,
+    Endpoint,
+    Reply,
+    Supervisor,
+    cell,
+    endpoint,
+    prompt_of,
+    run_bounded,
+)
 from tests.supervisor.processes import wait_until
 
 TEXT = "some text " * 20
 CELLS = {
     "right": "FINAL(len(worker_batch([context, 'b'])))",
     "wrong": "FINAL(len(context))",
+    "partly": """\
+try: worker_batch(['b', 'refused'])
+except WorkerBatchError: FINAL(len(context))""",
     "nothing": "FINAL(None)",
     "killed": "import os\nos._exit(9)",
     "greedy": "x = bytearray(1 << 34)\nFINAL(1)",
@@ -40,6 +52,10 @@ def boss(request: dict[str, Any]) -> Any:
         return cell("FINAL('at last')")
     (kind,) = re.findall(r"do (\w+)", prompt_of(request))
     return REFUSED if kind == "refused" else cell(CELLS[kind])
+
+
+def answer(request: dict[str, Any]) -> Any:
+    return REFUSED if prompt_of(request) == "refused" else "yes"
 
 
 def task(name: str, kind: str = "right", **fields: Any) -> dict[str, Any]:
@@ -72,7 +88,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    with endpoint(boss) as supervisor, endpoint(lambda _: "yes") as worker:
+    with endpoint(boss) as supervisor, endpoint(answer) as worker:
         yield Desk(tmp_path, supervisor, worker)
 
 
@@ -214,15 +230,16 @@ def test_a_run_that_was_cut_off_goes_on_from_its_trace(desk: Desk) -> None:
 
 
 def test_a_result_that_was_never_written_is_in_the_log(desk: Desk) -> None:
-    desk.evaluate(task("a"), task("b", "wrong"))
+    desk.evaluate(task("a"), task("b", "partly"))
     kept = desk.lines[0]
     (desk.folder / "results.jsonl").write_text(f'{json.dumps(kept)}\n{{"task": "b", "att')
     asked = len(desk.boss.requests)
-    done = desk.evaluate(task("a"), task("b", "wrong"))
+    done = desk.evaluate(task("a"), task("b", "partly"))
     assert [each.answer for each in done.results] == [2, len(TEXT)]
     assert [each.score for each in done.results] == [1.0, 0.0]
+    assert [each.worker_failures for each in done.results] == [0, 1]
     assert len(desk.boss.requests) == asked
-    other = [task("a"), task("c", "wrong")]
+    other = [task("a"), task("c", "partly")]
     assert desk.evaluate(*other).results[1].task == "c", "another task is asked"
     assert len(desk.boss.requests) == asked + 1
 
@@ -344,6 +361,43 @@ def test_what_it_cost_and_which_budget_ended_it(desk: Desk) -> None:
     assert free.summary.dollars == 0, "an endpoint of this machine"
     unknown = msgspec.structs.replace(first, dollars=None)
     assert dollars_of([unknown, second]) is None
+
+
+def test_all_runs_together_have_a_limit_and_go_on_under_a_higher_one(desk: Desk) -> None:
+    price = {"models": ["scripted"], "input": 1.0, "output": 2.0}
+    one = 3 * (11 + 2 * 4) / 1e6
+    tasks = [task("a"), task("b"), task("c")]
+    options: dict[str, Any] = {"prices": {"models": [price]}, "concurrency": 1}
+    with pytest.raises(BudgetError, match=r"for all tasks are used up.*--max-dollars-total"):
+        # The first ends below it, the first reply of the second is above.
+        desk.evaluate(*tasks, max_dollars_total=1.1 * one, **options)
+    assert [line["task"] for line in desk.lines] == ["a"]
+    assert len(desk.boss.requests) == 2
+    with pytest.raises(BudgetError, match="are used up"):
+        desk.evaluate(*tasks, max_dollars_total=0.5 * one, **options)
+    assert len(desk.boss.requests) == 2, "what has a result counts"
+    done = desk.evaluate(*tasks, max_dollars_total=4 * one, **options)
+    assert [result.answer for result in done.results] == [2, 2, 2]
+    assert done.summary.dollars == pytest.approx(3 * one)
+    assert len(desk.boss.requests) == 3, "what was paid for is not asked again"
+    with pytest.raises(InputError, match="budget's dollars must be a number"):
+        desk.evaluate(*tasks, max_dollars_total=-1.0)
+
+
+def test_dollars_that_nobody_knows_can_not_be_limited(desk: Desk, tmp_path: Path) -> None:
+    class Paid(Supervisor):
+        endpoint = "api.example.com"
+        model = "strange"
+
+    worker = OpenAIHandler("scripted", desk.worker.url, "none")
+    with pytest.raises(InputError, match="a model has no price"):
+        evaluate(
+            [task("a")],
+            Paid(cell("FINAL(1)")),
+            worker,
+            max_dollars_total=1.0,
+            results=tmp_path / "paid.jsonl",
+        )
 
 
 def test_a_text_is_read_once_while_it_is_in_use(tmp_path: Path) -> None:

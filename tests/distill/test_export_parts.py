@@ -1,6 +1,8 @@
 """The parts of ``distill export``: expressions, shortened conversations, sub-runs, overlaps."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import export, run
-from distill.errors import InputError
+from distill import LMResponse, RunResult, export, run
+from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
 from distill.exports.where import condition
 from distill.traces import read
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
-from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint, run_bounded
+from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
 from tests.distill.test_sub_runs import SUPERVISOR, Family
+
+Ask = Callable[..., RunResult]
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:
@@ -126,6 +130,44 @@ def test_any_text_is_understood_or_refused(words: str) -> None:
 def test_a_wrong_name_lists_the_right_ones() -> None:
     with pytest.raises(InputError, match=r"run has no 'colour', but answer, .*status"):
         condition("run.colour == 1")
+
+
+# -- calls
+
+
+def test_calls_that_teach_nothing_are_dropped_with_why(ask: Ask, log: Path, tmp_path: Path) -> None:
+    def fickle(prompt: str) -> Any:
+        if prompt == "bad":
+            raise ModelError("refused")
+        return {"empty": " \n"}.get(prompt, f"<{prompt}>")
+
+    class Cut(Worker):
+        def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+            reply = super().chat(messages, **kw)
+            is_long = messages[-1]["content"] == "long"
+            return replace(reply, finish_reason="length") if is_long else reply
+
+    ask(
+        cell("worker_batch(['empty', 'long', 'good'])\nworker('bad')"),
+        cell("worker('once')\nimport os\nos._exit(1)"),
+        cell("worker('once')"),
+        cell("FINAL([worker('same', temperature=0) for _ in range(3)])"),
+        worker=Cut(fickle), answer_cache="run",
+    )  # fmt: skip
+    made = export(log, tmp_path / "out", format="worker-sft")
+    assert made.dropped_rows == {
+        "the call failed": 1,
+        "the answer is empty": 1,
+        "the answer was cut off (finish_reason length)": 1,
+        "reused: the answer stands in an earlier line": 1,
+    }
+    asked = [row["prompt"][0]["content"] for row in rows_in(tmp_path / "out")]
+    # What the cache knew is an answer as well; --dedup leaves one.
+    assert asked == ["good", "once", "same", "same", "same"]
+    dedup = export(
+        log, format="worker-sft", dedup=True, where="call.source != 'reused'", dry_run=True
+    )
+    assert dedup.rows == {"train": 3}
 
 
 # -- conversations

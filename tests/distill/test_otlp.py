@@ -21,6 +21,7 @@ from distill.run_attributes import CONTENT_CHARS
 from distill.run_spans import CALLS_A_BATCH, CALLS_A_CELL, OTHERS_A_CELL, span_id_of, trace_id_of
 from distill.traces import Run, read
 from tests.distill.collectors import Received, collecting
+from tests.distill.commands import QUESTION, TEXT, command
 from tests.distill.scripted import Supervisor, Worker, cell, endpoint
 
 Ask = Callable[..., RunResult]
@@ -251,6 +252,7 @@ else:
 """
 
 
+@pytest.mark.slow  # a program
 def test_without_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_THE_SDK], timeout=60, check=False)
     assert done.returncode == 0
@@ -282,7 +284,14 @@ def wait_for_notice(caplog: pytest.LogCaptureFixture) -> list[str]:
     return notices(caplog)
 
 
-@pytest.mark.parametrize("trouble", ["nobody", "refuses", "breaks"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "nobody",
+        pytest.param("refuses", marks=pytest.mark.slow),
+        pytest.param("breaks", marks=pytest.mark.slow),
+    ],
+)
 def test_a_collector_that_takes_nothing_is_one_notice(
     trouble: str, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,6 +304,7 @@ def test_a_collector_that_takes_nothing_is_one_notice(
         assert ask(*codes, cell("FINAL(x)"), otlp=address).answer == "<3>"
     assert notices(caplog) == [said]
     assert url.removeprefix("http://") in said
+    assert len(said) < 200
     assert "p4ssword" not in caplog.text
     assert all(each.name.startswith("distill") for each in caplog.records)
     if trouble == "refuses":
@@ -319,6 +329,7 @@ def test_a_collector_that_hangs_does_not_hold_a_run_up(
     assert notices(caplog) == []
 
 
+@pytest.mark.slow  # thousands of spans
 def test_a_queue_that_is_full_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
     released = threading.Event()
 
@@ -350,6 +361,7 @@ print(result.answer, flush=True)
 """
 
 
+@pytest.mark.slow  # programs
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_program_that_ends_sends_its_last_spans(answers: bool, tmp_path: Path) -> None:
     """One that nobody takes spans from ends as well."""
@@ -377,3 +389,28 @@ def test_a_listener_that_fails_is_told_once(
         replies = (cell("x = worker('p')"), cell("FINAL(x)"))
         assert ask(*replies, otlp=collected.url).answer == "<p>"
     assert len(notices(caplog)) == 1
+
+
+@pytest.mark.slow  # three commands
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """By a settings file and by flags, to a worker behind an endpoint."""
+    (tmp_path / "text").write_text(TEXT + " Write to jane@example.org about it.")
+    with collecting() as collected, endpoint(lambda _: "jane@example.org") as hand:
+        (tmp_path / "mine.toml").write_text(
+            f'redact = ["email", "re:Goli\\\\w+"]\notlp = "{collected.url}"\n'
+        )
+        words = ["-c", str(tmp_path / "text"), "-q", QUESTION, "--log-dir", str(tmp_path / "log")]
+        words += ["--worker-url", hand.url, "--worker", "scripted", "--otlp-content"]
+        done = command(tmp_path, "up", "--config", str(tmp_path / "mine.toml"), *words)
+        assert done.code == 0, done.err
+        collected.until(ROOT)
+    assert "jane@example.org" in done.out
+    assert "Goliath" in str(hand.requests)
+    logged = [path.read_bytes() for path in (tmp_path / "log").rglob("*.*")]
+    for data in (*logged, *collected.bodies):
+        assert b"jane@" not in data
+        assert b"Goliath" not in data
+    again = command(tmp_path, "up", "--resume", str(tmp_path / "log"), *words[6:10])
+    assert (again.code, "was redacted (email, re:1)" in again.err) == (2, True)
+    bad = command(tmp_path, "up", *words[:6], "--redact", "emial")
+    assert (bad.code, "no pattern 'emial'" in bad.err) == (2, True)

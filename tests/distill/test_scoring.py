@@ -174,6 +174,14 @@ def test_a_folder_that_is_written_to_stops_no_other(folder: Path, tmp_path: Path
     assert (shown.ended, shown.scored) == (4, 1)
 
 
+def test_a_score_that_is_none_is_not_believed(folder: Path) -> None:
+    score(folder, "exact", labels=LABELS)
+    log = folder / "supervisor.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"value":0.0', b'"value":-7e9'))
+    assert score(folder).comparisons["exact"].standings[0].scored == 2
+    assert score(folder, "exact", labels=LABELS).scored == 1
+
+
 def test_damaged_lines_are_counted_and_passed_over(folder: Path) -> None:
     log = folder / "supervisor.jsonl"
     log.write_bytes(b'{"type": "score", "run"\n\xff\xfe\n' + log.read_bytes() + b'{"type": "sco')
@@ -242,8 +250,8 @@ def test_a_judge_without_a_price_can_not_be_limited(folder: Path, judge: Endpoin
     handler = OpenAIHandler("scripted", judge.url, "none")
     handler.endpoint = "far.example.com"  # nobody's price table has it
     with pytest.raises(InputError, match="there is no price of scripted"):
-        score(folder, Scorer(
-            "judge:scripted", lambda _: 1, handler), max_dollars=1)  # fmt: skip
+        score(folder, Scorer("judge:scripted", judge=handler), max_dollars=1)
+    assert judge.requests == []
 
 
 def test_a_judge_that_fails_or_mumbles(folder: Path, judge: Endpoint) -> None:

@@ -555,3 +555,9 @@ def test_what_nobody_asks_for_again_ends(tmp_path: Path, killed: Path) -> None:
     assert problems == []
     ends = [each.end and each.end.status for each in trace.runs.values()]
     assert sorted(map(str, ends)) == ["cancelled"] * 3 + ["final"] * 2
+    (above,) = (run for run in trace.runs.values() if run.sub_runs and len(run.sub_runs) == 1)
+    assert above.end is not None
+    assert above.end.tree is not None
+    assert (above.end.worker_calls, above.end.tree.worker_calls) == (1, 2)
+    assert above.end.supervisor_usage.input_tokens == 10 * len(above.turns)
+    assert above.end.tree.sub_runs == 1

@@ -82,13 +82,13 @@ def check_logs(log: Path, answers: Answers) -> Run:
     return run
 
 
-def asking(short: Path, server: Endpoint, boss: Endpoint, log: Path) -> Command:
+def asking(short: Path, server: Endpoint, boss: Endpoint, log: Path, turns: int = 3) -> Command:
     text = short / "text.txt"
     text.write_text(TEXT)
     return Command(
         short, "up", "-c", str(text), "-q", QUESTION, "--log-dir", str(log),
         "--worker-url", server.url, "--worker", "scripted",
-        "--supervisor", "scripted", "--base-url", boss.url, "--max-iterations", "3",
+        "--supervisor", "scripted", "--base-url", boss.url, "--max-iterations", str(turns),
     )  # fmt: skip
 
 
@@ -142,6 +142,54 @@ def test_a_death_leaves_nothing_and_loses_nothing(short: Path, name: str, seed: 
 @pytest.mark.parametrize("name", VICTIMS)
 def test_ten_more_deaths(short: Path, name: str, seed: int) -> None:
     kill_once(short, name, seed)
+
+
+TURN = """
+answers = worker_batch([f'{turn}.{{i}}' for i in range(6)])
+print(worker('saw ' + ' '.join(answers)))
+"""
+
+
+def turns(request: dict[str, Any]) -> str:
+    """Turn after turn of one small cell."""
+    turn = sum(message["role"] == "assistant" for message in request["messages"])
+    return cell(TURN.format(turn=turn))
+
+
+def killed_between_turns(short: Path, seed: int) -> None:
+    answers = Answers()
+    log = short / "log"
+    with endpoint(answers) as server, endpoint(turns) as boss:
+        up = asking(short, server, boss, log, turns=1000)
+        try:
+            wait_until(lambda: len(boss.requests) > 1, 30, f"the second turn: {up.err}")
+            time.sleep(random.Random(seed).uniform(0, 2))
+            up.look()
+            kill(up.pid)
+            up.process.wait(10)
+            up.nothing_left()
+            # The endpoints hear no more: what they were asked is all that was sent.
+            run = check_logs(log, answers)
+        finally:
+            up.end()
+    assert answers.quoted
+    logged = [(message.role, message.content) for message in run.messages]
+    for request in boss.requests:
+        told = [(message["role"], message["content"]) for message in request["messages"]]
+        assert told == logged[: len(told)], "sent to the supervisor, but not logged"
+    for turn in run.turns[1:]:  # what it was told after a turn is what that turn's cell printed
+        shown = run.cells[turn.turn - 2].stdout
+        assert shown.strip() in run.messages[turn.request_messages - 1].content
+
+
+def test_what_either_model_was_told_is_in_the_log(short: Path) -> None:
+    killed_between_turns(short, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_what_either_model_was_told_ten_times(short: Path, seed: int) -> None:
+    killed_between_turns(short, seed)
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0])
