@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.errors import BudgetError, InputError
+from distill.errors import BudgetError, InputError, MachineError
 from distill.judge_budget import BudgetedJudge
 from distill.labels import Labels
 from distill.models import Usage
@@ -178,20 +178,22 @@ class Scoring:
         if score.value is None:
             told.untold[run.id] = score.detail or f"{self._scorer.name} did not say"
         if score.value is not None or has_cost:
-            journal.supervisor(
-                records.Score(
-                    t=now(),
-                    run=run.id,
-                    producer=self._producer,
-                    scorer=self._scorer.name,
-                    value=score.value,
-                    detail=score.detail,
-                    label=label,
-                    usage=token_usage(score.usage) if has_cost else None,
-                    dollars=self._judge.dollars_of(score.usage) if self._judge else None,
-                    elapsed_s=elapsed_s,
-                )
+            record = records.Score(
+                t=now(),
+                run=run.id,
+                producer=self._producer,
+                scorer=self._scorer.name,
+                value=score.value,
+                detail=score.detail,
+                label=label,
+                usage=token_usage(score.usage) if has_cost else None,
+                dollars=self._judge.dollars_of(score.usage) if self._judge else None,
+                elapsed_s=elapsed_s,
             )
+            try:
+                journal.supervisor(record)
+            except OSError as error:
+                raise MachineError(f"{journal.folder} can't be written to: {error}") from error
         told.scored += score.value is not None
         told.dollars = self._judge.dollars if self._judge is not None else 0.0
         self._show()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from distill import RunResult, evaluate, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.redaction import MASK, READY, Redaction
-from distill.traces import Run, read
+from distill.supervisor import driver
+from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
 
 Ask = Callable[..., RunResult]
@@ -252,6 +254,28 @@ def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
         with refused:
             replay(log, worker, log_dir=tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_events_of_the_engine_are_redacted(ask: Ask, log: Path) -> None:
+    """Those from before the run began as well: what a process says may quote anything."""
+    host = driver.shared()
+
+    def happen(name: str) -> None:
+        worker = records.Producer("worker_server", "worker-0", 1)
+        for producer in (host.producer, worker):
+            host.event(name, producer, why=f"can't read {EMAIL}", codes={CARD: [KEY]})
+
+    def during() -> None:
+        done = threading.Event()
+        host.loop.call_soon_threadsafe(happen, "happened_during")
+        host.loop.call_soon_threadsafe(done.set)
+        assert done.wait(10)
+
+    host.loop.call_soon_threadsafe(happen, "happened_before")
+    ask(cell("during()\nFINAL(1)"), primitives={"during": during}, redact=WANTED)
+    assert_clean(log)
+    told = [event.event for event in read(log).events]
+    assert told.count("happened_before") == told.count("happened_during") == 2
 
 
 def test_the_shared_answer_cache_is_refused(tmp_path: Path) -> None:

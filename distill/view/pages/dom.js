@@ -57,7 +57,7 @@ export function longText(text, kind = "text") {
     upTo = Math.min(text.length, upTo + chars);
     const left = text.length - upTo;
     more.hidden = left <= 0;
-    more.textContent = `show more (${left.toLocaleString("en")} characters are left)`;
+    more.textContent = left > 0 ? `show more (${left.toLocaleString("en")} characters are left)` : "";
   }
   reveal(FIRST_CHARS);
   return el("div", { class: "long" }, body, more);

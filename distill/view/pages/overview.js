@@ -20,6 +20,11 @@ export function badge(status) {
   return el("span", { class: `badge ${kind}` }, text);
 }
 
+function scored({ scorer, value, detail }) {
+  const kind = value === null ? "plain" : value >= 0.5 ? "good" : "bad";
+  return el("span", { class: `badge ${kind}`, title: detail }, `${scorer}: ${value === null ? "not told" : value.toFixed(2)}`);
+}
+
 export class Overview {
   constructor(app) {
     this.app = app;
@@ -71,15 +76,17 @@ export class Overview {
   }
 
   head(run) {
-    const signs = json([run.status, run.query, run.answer, run.end?.error, this.app.isLoading]);
+    const signs = json([run.status, run.scores, run.query, run.answer, run.end?.error, this.app.isLoading]);
     if (signs === this.headShown) return;
     this.headShown = signs;
     const answer = run.answer;
     const hasAnswer = answer !== null && answer !== undefined;
     fill(
       this.top,
-      el("p", { class: "status" }, badge(run.status), this.relatives(run)),
+      el("p", { class: "status" }, badge(run.status), run.scores.map(scored), this.relatives(run)),
       el("h2", { class: "question" }, longText(run.query || "(no question in the log)", "question-text")),
+      run.start?.redacted?.length > 0 &&
+        el("p", { class: "note" }, `Texts were redacted before they were written: ${run.start.redacted.join(", ")}.`),
       this.cautions(run).map((text) => el("p", { class: "caution" }, text)),
       el(
         "div",
