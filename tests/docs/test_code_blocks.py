@@ -48,6 +48,7 @@ DOCUMENTS = (
     "docs/settings.md",
     "docs/tasks.md",
     "docs/traces.md",
+    "docs/view.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
