@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distill import RunResult, evaluate, replay, resume, run
+from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
 from distill.redaction import MASK, READY, Redaction
 from distill.supervisor import driver
@@ -321,6 +321,16 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert_clean(tmp_path)
     lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
+
+
+def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:
+    """A label may be what was blotted out; of an expression of one's own only the run knew it."""
+    for wanted in (["email"], ["email", "re:ACME"]):
+        ask(cell("FINAL('it is ACME')"), label="t", redact=wanted)
+    score(log, "exact", labels={"t": f"{EMAIL} of ACME"})
+    first, second = (run.scores[-1] for run in read(log).runs.values())
+    assert (first.value, first.label) == (0.0, f"{MASK * len(EMAIL)} of ACME")
+    assert (second.value, second.label) == (0.0, MASK * len(f"{EMAIL} of ACME"))
 
 
 def test_an_endpoint_is_sent_all_of_it(ask: Ask, log: Path) -> None:
