@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.asking import Asker, Here, through_engine, through_resident
+from distill.budget import Budget
 from distill.engine import Engine
 from distill.errors import InputError
 from distill.evaluation_summary import Summary, as_json
@@ -86,6 +87,7 @@ async def evaluate_on_loop(
     results: str | Path | None = None,
     log_dir: str | Path | None = None,
     retry_errors: bool = False,
+    max_dollars_total: float | None = None,
     on_progress: Callable[[EvaluationProgress], None] | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -97,13 +99,17 @@ async def evaluate_on_loop(
     not scored. Each attempt is a line of ``results``; an attempt that has a line there is not run
     again (with an error: if ``retry_errors``), one that was cut off goes on from its trace in
     ``log_dir``, which all runs share. Without a name the results are beside the tasks file (its
-    name with ``.results.jsonl``), of a list in a new log folder. ``options`` are ``run``'s.
+    name with ``.results.jsonl``), of a list in a new log folder. ``options`` are ``run``'s: a
+    ``budget`` is each run's. ``max_dollars_total`` is what all of them may cost, with those that
+    have a result already and without judges: once it is used up the runs under way are cut off,
+    and BudgetError is raised; what models were answering just then is paid for beyond it.
 
     A task that fails is a result with an error. Raises InputError for tasks, results or options
     that can't be used, before anything starts; MachineError or ModelError when an engine is lost.
     """
     if not 1 <= concurrency <= CONCURRENCY_LIMIT:
         raise InputError(f"concurrency is 1 to {CONCURRENCY_LIMIT:,}, not {concurrency}")
+    total = Budget(dollars=max_dollars_total)  # which checks it
     read = await asyncio.to_thread(read_tasks, tasks)
     places = places_of(tasks, results, log_dir)
     asker = await _asker(supervisor, worker, places.log_dir, options)
@@ -117,7 +123,7 @@ async def evaluate_on_loop(
         redactions = redactions_of(read, options)
         with await asyncio.to_thread(ResultsFile, places.results, redactions) as file:
             grading = Grading(asker, chosen, fingerprints(read), places.log_dir)
-            work = Evaluator(read, grading, file, on_progress)
+            work = Evaluator(read, grading, file, on_progress, total.dollars)
             await work.begin(retry_errors=retry_errors)
             try:
                 with _told_once():

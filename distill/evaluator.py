@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distill.asking import Attempt
-from distill.errors import InputError
+from distill.budget import amount
+from distill.errors import BudgetError, DistillError, InputError
 from distill.evaluation_summary import Summary, summarised
 from distill.grading import Grading
 from distill.progress import Progress, shielded
@@ -77,6 +78,7 @@ class Evaluator:
         grading: Grading,
         file: ResultsFile,
         on_progress: Callable[[EvaluationProgress], None] | None,
+        max_dollars: float | None = None,
     ) -> None:
         self._tasks = tasks
         self._grading = grading
@@ -89,6 +91,10 @@ class Evaluator:
         self._tally = Tally()
         self._ended = 0
         """Attempts that have ended since."""
+        self._max_dollars = max_dollars
+        self._lanes: list[asyncio.Task[None]] = []
+        self._stopped: DistillError | None = None
+        """Why the lanes were ended early."""
 
     async def begin(self, *, retry_errors: bool) -> None:
         """Find what is left to do. Raises InputError where the results are of other tasks."""
@@ -119,16 +125,46 @@ class Evaluator:
                     self._queue.append(attempt)
 
     async def run(self, concurrency: int) -> None:
-        """Run them. Raises what the asker says if it is lost."""
-        count = min(concurrency, len(self._queue))
-        lanes = [asyncio.create_task(self._lane()) for _ in range(count)]
+        """Run them. Raises what the asker says if it is lost, BudgetError: the dollars are used up.
+
+        What runs then is cut off, to be gone on with.
+        """
+        self._look_at_dollars()
+        count = min(concurrency, len(self._queue)) if self._stopped is None else 0
+        self._lanes = [asyncio.create_task(self._lane()) for _ in range(count)]
         self._tell(now=True)
         try:
-            await asyncio.gather(*lanes)
+            await asyncio.gather(*self._lanes)
+        except asyncio.CancelledError:
+            if self._stopped is None:
+                raise
         finally:
-            for lane in lanes:
+            for lane in self._lanes:
                 lane.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            await asyncio.gather(*self._lanes, return_exceptions=True)
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _look_at_dollars(self) -> None:
+        """End the lanes where all runs together have cost as much as they may, or nobody knows."""
+        limit, costs = self._max_dollars, [self._tally.dollars]
+        costs += [each.dollars for each in self._running.values() if each is not None]
+        spent = None if None in costs else sum(each or 0.0 for each in costs)
+        is_over = not (self._queue or self._running)
+        if limit is None or is_over or (spent is not None and spent < limit):
+            return
+        if spent is None:
+            self._stopped = InputError(
+                "the dollars of all tasks can't be limited: a model has no price (--prices)"
+            )
+        else:
+            self._stopped = BudgetError(
+                f"the {amount('dollars', limit)} for all tasks are used up "
+                f"({amount('dollars', spent)}): raise --max-dollars-total to go on",
+                budget="dollars",
+            )
+        for lane in self._lanes:
+            lane.cancel()
 
     async def _lane(self) -> None:
         while self._queue:
@@ -143,6 +179,7 @@ class Evaluator:
                 continue
             self._end(result)
             self._ended += 1
+            self._look_at_dollars()
             self._tell(now=True)
 
     def _end(self, result: TaskResult) -> None:
@@ -170,6 +207,7 @@ class Evaluator:
     def _hear(self, attempt: Attempt, progress: Progress) -> None:
         if attempt.key in self._running:
             self._running[attempt.key] = progress
+            self._look_at_dollars()
             self._tell()
 
     def results(self) -> list[TaskResult]:

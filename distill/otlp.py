@@ -27,7 +27,7 @@ PATH = "/v1/traces"
 QUEUE_SPANS = 2048
 BATCH_SPANS = 256
 """With texts a span may have some 20 kB, and a collector takes requests of some MB."""
-EVERY_MS = 500.0
+EVERY_MS = 200.0
 LAST_SPANS_S = 2.0
 """A process that ends waits so long for a collector that answers."""
 NAMES_OF_THE_SDK = (

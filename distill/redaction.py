@@ -161,6 +161,15 @@ class Redaction:
             )
         return cls(tuple(dict.fromkeys(wanted or ())))
 
+    @classmethod
+    def again(cls, told: Sequence[str]) -> "Redaction":
+        """That of a recorded run, for what is added to its log later (``told`` of it).
+
+        Its own expressions are not in the log: where it had any, all is blotted out.
+        """
+        names = [each for each in told if each in READY]
+        return cls(tuple(names) if len(names) == len(told) else (f"{OWN}(?s).",))
+
     def __bool__(self) -> bool:
         return bool(self.wanted)
 

@@ -8,6 +8,8 @@ from distill.exports.material import Material
 from distill.exports.row import Dropped
 from distill.traces import Run, records
 
+REPLAY = "a replay: its replies are those of another run"
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -40,10 +42,10 @@ def conversations(material: Material) -> Iterator[Conversation | Dropped]:
     for graded in material.runs:
         run = graded.run
         if graded.start.options.get("replay_of"):
-            yield Dropped("a replay: its replies are those of another run")
+            yield Dropped(REPLAY)
         elif not run.turns:
             yield Dropped("the supervisor never replied")
-        elif (why := _incomplete(run)) is not None:
+        elif (why := incomplete(run)) is not None:
             yield Dropped(why)
         else:
             good = {
@@ -64,7 +66,8 @@ def is_good(run: Run, turn: records.Turn) -> bool:
     return all(status in ("ok", "final") for status in cells)
 
 
-def _incomplete(run: Run) -> str | None:
+def incomplete(run: Run) -> str | None:
+    """Why its conversation can't be told as it was sent, None if it can."""
     if [each.index for each in run.messages] != list(range(len(run.messages))):
         return "messages are missing from its log"
     for turn in run.turns:
@@ -93,6 +96,6 @@ def _said(run: Run, turn: records.Turn, learnt: set[int]) -> list[Said]:
     sent = said[: turn.request_messages]
     if turn.compactions:
         cut = run.compactions[turn.compactions - 1]
-        added = [Said(each["role"], each["content"], 0) for each in cut.added]
+        added = [Said(m.get("role", ""), m.get("content", ""), 0) for m in cut.added]
         sent = [*sent[: cut.opening], *added, *sent[cut.kept_from :]]
     return [*sent, said[turn.reply_index]]

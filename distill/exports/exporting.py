@@ -187,7 +187,7 @@ class _Work:
                 export.dropped_rows[f"{double} duplicate"] += 1
             else:
                 self._add(each, files)
-        export.dropped_rows += self._material.dropped
+        export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
         export.warnings = self._warnings()
 

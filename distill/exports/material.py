@@ -30,7 +30,7 @@ class Material:
     not_from: Sequence[str] = ()
     length_weight: float = LENGTH_WEIGHT
     dropped: Counter[str] = field(default_factory=Counter)
-    """Calls and turns that ``--where`` left out."""
+    """Calls and turns that no format gets to see, by reason."""
     _is_read: bool = False
     _of_runs: dict[str, RunValues] = field(default_factory=dict)
 
@@ -53,7 +53,9 @@ class Material:
                 graded = runs.get((source.folder, call.run or ""))
                 if graded is None:
                     continue
-                if not deeper or self._passes(self._values(graded).of_call(call), deeper):
+                if not all({"role", "content"} <= each.keys() for each in call.messages or ()):
+                    self._drop("a message lacks its role or content")
+                elif not deeper or self._passes(self._values(graded).of_call(call), deeper):
                     yield graded, call
         self._is_read = True
 
@@ -69,6 +71,11 @@ class Material:
 
     def _passes(self, env: Env, conditions: Sequence[Condition]) -> bool:
         failed = next((each for each in conditions if not each(env)), None)
-        if failed is not None and not self._is_read:
-            self.dropped[f"--where {failed.text}"] += 1
+        if failed is not None:
+            self._drop(f"--where {failed.text}")
         return failed is None
+
+    def _drop(self, reason: str) -> None:
+        """Count it, the first time that the calls are read."""
+        if not self._is_read:
+            self.dropped[reason] += 1

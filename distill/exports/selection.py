@@ -10,7 +10,7 @@ from distill.exports.where import Condition
 
 Select = Literal["all", "best", "correct", "shortest"]
 SELECTS: tuple[Select, ...] = get_args(Select)
-UNSCORED = "not scored"
+UNSCORED = "not scored (`distill score` does)"
 
 
 def chosen_runs(

@@ -13,14 +13,23 @@ import msgspec
 import pytest
 
 from distill import Budget, Evaluation, OpenAIHandler, Task, aevaluate, evaluate
-from distill.errors import InputError
+from distill.errors import BudgetError, InputError
 from distill.evaluator import EvaluationProgress
 from distill.scorers import Sample
 from distill.standings import dollars_of
 from distill.supervisor.shared_context import shared_context
 from distill.texts import Texts
 from distill.traces import read, validate
-from tests.distill.scripted import SMALL, Endpoint, Reply, cell, endpoint, prompt_of, run_bounded
+from tests.distill.scripted import (
+    SMALL,
+    Endpoint,
+    Reply,
+    Supervisor,
+    cell,
+    endpoint,
+    prompt_of,
+    run_bounded,
+)
 from tests.supervisor.processes import wait_until
 
 TEXT = "some text " * 20
@@ -352,6 +361,43 @@ def test_what_it_cost_and_which_budget_ended_it(desk: Desk) -> None:
     assert free.summary.dollars == 0, "an endpoint of this machine"
     unknown = msgspec.structs.replace(first, dollars=None)
     assert dollars_of([unknown, second]) is None
+
+
+def test_all_runs_together_have_a_limit_and_go_on_under_a_higher_one(desk: Desk) -> None:
+    price = {"models": ["scripted"], "input": 1.0, "output": 2.0}
+    one = 3 * (11 + 2 * 4) / 1e6
+    tasks = [task("a"), task("b"), task("c")]
+    options: dict[str, Any] = {"prices": {"models": [price]}, "concurrency": 1}
+    with pytest.raises(BudgetError, match=r"for all tasks are used up.*--max-dollars-total"):
+        # The first ends below it, the first reply of the second is above.
+        desk.evaluate(*tasks, max_dollars_total=1.1 * one, **options)
+    assert [line["task"] for line in desk.lines] == ["a"]
+    assert len(desk.boss.requests) == 2
+    with pytest.raises(BudgetError, match="are used up"):
+        desk.evaluate(*tasks, max_dollars_total=0.5 * one, **options)
+    assert len(desk.boss.requests) == 2, "what has a result counts"
+    done = desk.evaluate(*tasks, max_dollars_total=4 * one, **options)
+    assert [result.answer for result in done.results] == [2, 2, 2]
+    assert done.summary.dollars == pytest.approx(3 * one)
+    assert len(desk.boss.requests) == 3, "what was paid for is not asked again"
+    with pytest.raises(InputError, match="budget's dollars must be a number"):
+        desk.evaluate(*tasks, max_dollars_total=-1.0)
+
+
+def test_dollars_that_nobody_knows_can_not_be_limited(desk: Desk, tmp_path: Path) -> None:
+    class Paid(Supervisor):
+        endpoint = "api.example.com"
+        model = "strange"
+
+    worker = OpenAIHandler("scripted", desk.worker.url, "none")
+    with pytest.raises(InputError, match="a model has no price"):
+        evaluate(
+            [task("a")],
+            Paid(cell("FINAL(1)")),
+            worker,
+            max_dollars_total=1.0,
+            results=tmp_path / "paid.jsonl",
+        )
 
 
 def test_a_text_is_read_once_while_it_is_in_use(tmp_path: Path) -> None:

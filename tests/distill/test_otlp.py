@@ -285,7 +285,12 @@ def wait_for_notice(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "trouble", ["nobody", pytest.param("refuses", marks=pytest.mark.slow), "breaks"]
+    "trouble",
+    [
+        "nobody",
+        pytest.param("refuses", marks=pytest.mark.slow),
+        pytest.param("breaks", marks=pytest.mark.slow),
+    ],
 )
 def test_a_collector_that_takes_nothing_is_one_notice(
     trouble: str, ask: Ask, caplog: pytest.LogCaptureFixture
@@ -356,7 +361,8 @@ print(result.answer, flush=True)
 """
 
 
-@pytest.mark.parametrize("answers", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # programs
+@pytest.mark.parametrize("answers", [True, False])
 def test_a_program_that_ends_sends_its_last_spans(answers: bool, tmp_path: Path) -> None:
     """One that nobody takes spans from ends as well."""
     with collecting() as collected:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill import RunResult, evaluate, replay, resume, run
+from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
 from distill.redaction import MASK, READY, Redaction
-from distill.traces import Run, read
+from distill.supervisor import driver
+from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
 
 Ask = Callable[..., RunResult]
@@ -254,6 +256,28 @@ def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
 
+def test_events_of_the_engine_are_redacted(ask: Ask, log: Path) -> None:
+    """Those from before the run began as well: what a process says may quote anything."""
+    host = driver.shared()
+
+    def happen(name: str) -> None:
+        worker = records.Producer("worker_server", "worker-0", 1)
+        for producer in (host.producer, worker):
+            host.event(name, producer, why=f"can't read {EMAIL}", codes={CARD: [KEY]})
+
+    def during() -> None:
+        done = threading.Event()
+        host.loop.call_soon_threadsafe(happen, "happened_during")
+        host.loop.call_soon_threadsafe(done.set)
+        assert done.wait(10)
+
+    host.loop.call_soon_threadsafe(happen, "happened_before")
+    ask(cell("during()\nFINAL(1)"), primitives={"during": during}, redact=WANTED)
+    assert_clean(log)
+    told = [event.event for event in read(log).events]
+    assert told.count("happened_before") == told.count("happened_during") == 2
+
+
 def test_the_shared_answer_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="keeps prompts and answers as they are"):
         run("What?", "text", Supervisor(), Worker(), log_dir=tmp_path / "log",
@@ -297,6 +321,16 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert_clean(tmp_path)
     lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
+
+
+def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:
+    """A label may be what was blotted out; of an expression of one's own only the run knew it."""
+    for wanted in (["email"], ["email", "re:ACME"]):
+        ask(cell("FINAL('it is ACME')"), label="t", redact=wanted)
+    score(log, "exact", labels={"t": f"{EMAIL} of ACME"})
+    first, second = (run.scores[-1] for run in read(log).runs.values())
+    assert (first.value, first.label) == (0.0, f"{MASK * len(EMAIL)} of ACME")
+    assert (second.value, second.label) == (0.0, MASK * len(f"{EMAIL} of ACME"))
 
 
 def test_an_endpoint_is_sent_all_of_it(ask: Ask, log: Path) -> None:

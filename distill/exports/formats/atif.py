@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from distill.exports import atif
+from distill.exports.conversations import incomplete
 from distill.exports.graded import GradedRun
 from distill.exports.material import Material
 from distill.exports.row import OF_RUNS, Dropped, Format, Made
@@ -40,6 +41,9 @@ class Atif(Format):
         for graded in material.runs:
             if not graded.run.messages:
                 yield Dropped(NO_CONVERSATION)
+                continue
+            if (why := incomplete(graded.run)) is not None:
+                yield Dropped(why)
                 continue
             row = trajectory(graded, children.get(graded.run.id, []))
             yield Made(row, graded, (row.extra.query, *(step.message for step in row.steps)))

@@ -25,7 +25,7 @@ class EpisodeRow(OriginRow, frozen=True, kw_only=True):
     logprobs: nats, one for each of `completion_ids`, of the weights that sampled them
     logprobs_mode: `raw_logprobs`: of the model's own distribution; `processed_logprobs`: after
         temperature and the sampling filters
-    reward: 0 to 1: the run's score, less for length where it was right (see above)
+    reward: 0 to 1: the run's score, less for length where it was right
     advantage: `reward` less the mean reward of the group, in which each run counts once
     weight: 1 by the number of rows of this run: all runs weigh the same, however many calls
     group: equal for runs that put the same question to the same text

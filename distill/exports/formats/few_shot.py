@@ -90,9 +90,11 @@ class FewShot(Format):
 def _shown(call: records.Call) -> tuple[str, str] | None:
     """The longest passage in a prompt, and the instruction around it; None: there is none."""
     span = max(call.spans, key=lambda span: span.end - span.start, default=None)
-    if span is None or span.end - span.start < LEAST_CHARS:
+    if span is None or span.prompt_start < 0:
         return None
     chunk = call.prompt[span.prompt_start : span.prompt_start + span.end - span.start]
+    if len(chunk) < LEAST_CHARS:
+        return None
     for message in call.messages or ({"content": call.prompt},):
         if chunk in message["content"]:
             return chunk, message["content"].replace(chunk, PLACE, 1)

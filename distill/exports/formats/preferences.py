@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from distill.exports.asked import messages_of, text_of
+from distill.exports.conversations import REPLAY, incomplete
+from distill.exports.graded import GradedRun
 from distill.exports.material import Material
 from distill.exports.pairs import Answer, Pair, Prompt, is_whole, pairs
 from distill.exports.row import (
@@ -98,23 +100,32 @@ class SupervisorPreferences(Format):
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each conversation whose replies score differently."""
-        turns = [
-            (graded, turn)
-            for graded in material.runs
-            for turn in graded.run.turns
-            if material.passes(graded, turn)
-        ]
+        found = [_turns(material, graded) for graded in material.runs]
 
-        def answers() -> Iterator[Answer | Dropped]:
-            for graded, turn in turns:
-                said = {each.index: each.content for each in graded.run.messages}
-                reply = said.get(turn.reply_index, "")
-                asked = graded.run.conversation(turn.turn)
-                prompt = [ChatMessage(each["role"], each["content"]) for each in asked]
-                whole = turn.finish_reason != "length" and not turn.refused and bool(reply.strip())
-                yield Answer(graded, prompt, reply, whole)
+        def replies() -> Iterator[Answer | Dropped]:
+            for graded, turns in zip(material.runs, found, strict=True):
+                if isinstance(turns, Dropped):
+                    yield turns
+                else:
+                    yield from (_reply(graded, turn) for turn in turns)
 
-        return _made(pairs(answers))
+        return _made(pairs(replies))
+
+
+def _turns(material: Material, graded: GradedRun) -> list[records.Turn] | Dropped:
+    if graded.start.options.get("replay_of"):
+        return Dropped(REPLAY)
+    if (why := incomplete(graded.run)) is not None:
+        return Dropped(why)
+    return [turn for turn in graded.run.turns if material.passes(graded, turn)]
+
+
+def _reply(graded: GradedRun, turn: records.Turn) -> Answer:
+    reply = graded.run.messages[turn.reply_index].content
+    asked = graded.run.conversation(turn.turn)
+    prompt = [ChatMessage(each["role"], each["content"]) for each in asked]
+    is_said = turn.finish_reason != "length" and not turn.refused and bool(reply.strip())
+    return Answer(graded, prompt, reply, is_said)
 
 
 def _answers(

@@ -14,16 +14,16 @@ class TokenSftRow(OriginRow, frozen=True, kw_only=True):
     """One worker call, token by token.
 
     Attributes:
-    input_ids: what the model read, then what it sampled; never retokenised.
-    labels: the same, with -100 where nothing is to be learnt: on the prompt.
-    completion_mask: 0 on the prompt, 1 on the completion.
-    finish_reason: `stop` or `length`: whether the completion came to its end.
-    call: id of the worker call.
-    model: the model that answered.
-    adapter: the LoRA adapter that answered; null: the model itself.
-    weights_version: of the adapter.
-    weights_hash: SHA-256 of the model's weights.
-    tokenizer_hash: SHA-256 of the tokenizer; one in a data set.
+    input_ids: what the model read, then what it sampled; never retokenised
+    labels: the same, with -100 where nothing is to be learnt: on the prompt
+    completion_mask: 0 on the prompt, 1 on the completion
+    finish_reason: `stop` or `length`: whether the completion came to its end
+    call: id of the worker call
+    model: the model that answered
+    adapter: the LoRA adapter that answered; null: the model itself
+    weights_version: of the adapter
+    weights_hash: SHA-256 of the model's weights
+    tokenizer_hash: SHA-256 of the tokenizer; one in a data set
     """
 
     input_ids: list[int]
