@@ -24,7 +24,7 @@ from distill.exports.material import Material
 from distill.exports.reading import Source, read_runs, sources
 from distill.exports.row import Dropped, Format, Made, Row
 from distill.exports.selection import Select, chosen_runs
-from distill.exports.splits import Sides, sides
+from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
 
 
@@ -154,7 +154,10 @@ class _Work:
         )
         if choice.length_weight is not None:
             self._material.length_weight = choice.length_weight
-        self._sides: Sides = sides(runs, choice.shares(), choice.seed)
+        self._shares = choice.shares()
+        is_one = len(self._shares) == 1
+        self._clusters = {each.run.id: "" for each in runs} if is_one else clusters(runs)
+        self._sides = sides(self._clusters, self._shares, choice.seed)
 
     def count(self) -> Export:
         """What would come of it."""
@@ -179,7 +182,7 @@ class _Work:
 
     def _into(self, files: _Rows) -> None:
         export, seen = self._export, Seen() if self._choice.dedup else None
-        export.rows = dict.fromkeys(self._choice.shares(), 0)
+        export.rows = dict.fromkeys(self._shares, 0)
         for each in self._format.rows(self._material):
             if isinstance(each, Dropped):
                 export.dropped_rows[each.reason] += 1
@@ -192,7 +195,7 @@ class _Work:
         export.warnings = self._warnings()
 
     def _add(self, made: Made, files: _Rows) -> None:
-        split = self._sides.of(made.of)
+        split = self._sides[made.of.run.id]
         try:
             files.write(split, made.row)
         except UnicodeEncodeError:
@@ -202,11 +205,11 @@ class _Work:
 
     def _warnings(self) -> list[str]:
         rows = self._export.rows
-        found = [
-            f"the split {name} has no row: there are few texts; try another --seed"
-            for name, count in rows.items()
-            if not count and any(rows.values())
-        ]
+        found = []
+        if empty := [name for name, count in rows.items() if not count and any(rows.values())]:
+            other = other_seed(self._clusters, self._shares, self._choice.seed)
+            advice = "" if other is None else f"; try --seed {other}"
+            found.append(f"the split {', '.join(empty)} has no row: there are few texts{advice}")
         found += [
             f"{path} grew while it was read: export again when its run has ended"
             for source in self._read
