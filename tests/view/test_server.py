@@ -16,6 +16,7 @@ from distill.errors import InputError
 from distill.traces import provenance, read
 from distill.view import command, follow, page
 from distill.view.answers import Answers
+from distill.view.export import export
 from distill.view.server import ViewServer
 from tests.view.logs import TEXT, Log, lamp_run
 
@@ -180,6 +181,19 @@ def test_a_text_that_is_gone_is_said(log: Log) -> None:
     assert answers.run("0.0")["context"]["missing"]
     assert answers.matches("0.0")["share"] == 0
     assert answers.calls("0.0", range(1))[0]["response"] == "the lamp of year 3"
+
+
+def test_one_run_of_a_folder_is_named(log: Log, tmp_path: Path) -> None:
+    log.begin("the first")
+    log.close()
+    other = Log(log.folder, run="other#run")
+    other.begin("the second")
+    other.close()
+    (run,) = whole(Path(f"{log.folder}#{log.run}")).state()["runs"]
+    assert run["query"] == "the first"
+    assert len(whole(log.folder).state()["runs"]) == 2
+    with pytest.raises(InputError, match="no such run"):
+        export(whole(Path(f"{log.folder}#none")), tmp_path / "page.html")
 
 
 def test_texts_come_in_slices(log: Log) -> None:
