@@ -50,6 +50,7 @@ DOCUMENTS = (
     "docs/tasks.md",
     "docs/trainers.md",
     "docs/traces.md",
+    "docs/view.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
