@@ -22,10 +22,11 @@ from distill.exports.duplicates import Seen
 from distill.exports.grading import graded_runs
 from distill.exports.material import Material
 from distill.exports.reading import Source, read_runs, sources
-from distill.exports.row import Dropped, Format, Made, Row
+from distill.exports.row import Dropped, Format, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
+from distill.supervisor.text import printable
 
 
 @dataclass(slots=True)
@@ -174,7 +175,8 @@ class _Work:
                 raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
             made = manifest.made(self._choice, self._read, self._export, folder)
             told = card.text(out.name, self._format, self._material.runs, made)
-            for name, data in ((manifest.FILE, manifest.as_json(made)), (card.FILE, told.encode())):
+            both = {manifest.FILE: manifest.as_json(made), card.FILE: printable(told).encode()}
+            for name, data in both.items():
                 with new_file(folder / name) as file:
                     file.write(data)
         self._export.out = out
@@ -189,19 +191,12 @@ class _Work:
             elif seen is not None and (double := seen.check(each.texts)) is not None:
                 export.dropped_rows[f"{double} duplicate"] += 1
             else:
-                self._add(each, files)
+                split = self._sides[each.of.run.id]
+                files.write(split, each.row)
+                export.rows[split] += 1
         export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
         export.warnings = self._warnings()
-
-    def _add(self, made: Made, files: _Rows) -> None:
-        split = self._sides[made.of.run.id]
-        try:
-            files.write(split, made.row)
-        except UnicodeEncodeError:
-            self._export.dropped_rows["UTF-8 can't hold its text (a lone surrogate)"] += 1
-        else:
-            self._export.rows[split] += 1
 
     def _warnings(self) -> list[str]:
         rows = self._export.rows
@@ -226,7 +221,8 @@ class _Work:
 
 def told_drops(export: Export) -> str:
     """The drops on one line, most frequent first."""
-    both = [*export.dropped_runs.most_common(), *export.dropped_rows.most_common()]
     runs = [f"{count:,} runs: {reason}" for reason, count in export.dropped_runs.most_common()]
     rows = [f"{count:,} × {reason}" for reason, count in export.dropped_rows.most_common()]
-    return "Dropped: " + "; ".join([*runs, *rows]) if both else "The runs have nothing that fits"
+    return (
+        f"Dropped: {'; '.join([*runs, *rows])}" if runs or rows else "The runs hold nothing for it"
+    )
