@@ -47,8 +47,8 @@ DOCUMENTS = (
     "docs/scores.md",
     "docs/settings.md",
     "docs/tasks.md",
-    "docs/trainers.md",
     "docs/traces.md",
+    "docs/trainers.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)
