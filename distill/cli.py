@@ -170,6 +170,12 @@ def worker(**options: Any) -> int:
 @click.option("--engine", "only_engine", is_flag=True, help="Check only the engine that is up.")
 @click.option("--connect", metavar="ENDPOINT", help="Check only the engine there.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option(
+    "--provenance",
+    is_flag=True,
+    help="Of a run's files: also what of the text was read, with which instructions, and where "
+    "the workers' answers went.",
+)
 @limit
 @sandbox_package
 def doctor(
@@ -177,6 +183,7 @@ def doctor(
     only_engine: bool,
     connect: str | None,
     as_json: bool,
+    provenance: bool,
     limits: tuple[str, ...],
     sandbox_packages: tuple[str, ...],
 ) -> int:
@@ -188,12 +195,14 @@ def doctor(
     from distill import doctor as checks
 
     with _errors(False):
+        if provenance and run_folder is None:
+            raise InputError("--provenance is of a run: name its log folder")
         if only_engine or connect is not None:
             if run_folder is not None:
                 raise InputError("a run's files or an engine: leave out RUN, or --connect/--engine")
             return checks.check_engine(connect, as_json=as_json)
         if run_folder is not None:
-            return checks.check_run(run_folder, as_json=as_json)
+            return checks.check_run(run_folder, as_json=as_json, provenance=provenance)
         return checks.check_machine(limits, sandbox_packages, as_json=as_json)
 
 
@@ -251,7 +260,8 @@ def export(**options: Any) -> int:
     help="Write the page and all its data into one HTML file instead.",
 )
 def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None) -> int:
-    """Look at runs in a browser, also while they go on (RUN is a log folder; default: the newest).
+    """Look at runs in a browser, also while they go on (RUN is a log folder, or FOLDER#RUN;
+    default: the newest folder).
 
     \b
     Examples:

@@ -14,8 +14,7 @@ from distill.adapters import parse as parse_adapter
 from distill.answers import read_schema
 from distill.budget import Budget
 from distill.display import Display
-from distill.dry_run import CountingBackend, estimate
-from distill.endpoint import host_of
+from distill.dry_run_commands import estimated_by, estimated_here
 from distill.engine import Engine
 from distill.engine_arguments import EngineArguments
 from distill.errors import InputError
@@ -41,12 +40,8 @@ from distill.ready_primitives import check_installed, named
 from distill.resident import OWN_ASK, Resident
 from distill.spooled import is_stream, spooled
 from distill.supervisor.text import visible
-from distill.supervisors import REPLAY, RecordedSupervisor, is_replay, supervisor_from
+from distill.supervisors import REPLAY, RecordedSupervisor, is_replay
 from distill.task_commands import ask_all, check_tasks, is_all_done
-from distill.worker_settings import SMALL_MODEL
-
-SMALL_WINDOW_TOKENS = 8192
-"""Of SMALL_MODEL."""
 
 
 def up(
@@ -61,7 +56,7 @@ def up(
     **options: Any,
 ) -> int:
     """Bring an engine up; answer one question, or many, or stay up until Ctrl-C."""
-    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths)
     limits = rates.taken_from(options, "supervisor")
     engine = engine_arguments.taken_from(options, supervisor)
     _take_schema(options)
@@ -84,7 +79,10 @@ def up(
     with spooled(paths) as files:
         asked = dataclasses.replace(asked, paths=tuple(files))
         if dry_run:
-            return _dry_run(engine, asked)
+            if many is not None:
+                check_tasks(many, options, supervisor)
+            click.echo(visible(str(estimated_here(engine, asked))))
+            return 0
         return _answered(engine, asked, checked(asked, engine.workers))
 
 
@@ -142,7 +140,7 @@ def run(
     **options: Any,
 ) -> int:
     """Put a question, or many, to an engine that is up."""
-    many = task_options.taken_from(options, query or paths, dry_run=dry_run)
+    many = task_options.taken_from(options, query or paths)
     options["limits"] = parse(options["limits"])
     _take_schema(options)
     check_written(options)
@@ -162,15 +160,15 @@ def run(
             read_context(files, options["encoding"], looks_only=True)
         stopping = contextlib.nullcontext() if dry_run else _stopping(asked)
         given = _for_an_engine(asked)
-        question = (query or "", files, asked.supervisor, given)
         with stopping, Engine(connect) as engine, Display() as display:
             _load(folder, engine, display)
+            if dry_run:
+                click.echo(visible(str(estimated_by(engine, asked, files, given))))
+                return 0
             if many is not None:
                 return ask_all(many, asked.supervisor, engine, given, display)
-            if dry_run:
-                click.echo(visible(str(engine.estimate(*question))))
-                return 0
             display.phase("asking the engine")
+            question = (query or "", files, asked.supervisor, given)
             result, text = engine.ask(*question, display.progress, display.status)
     print_outcome(result, text, options)
     return 0
@@ -196,32 +194,6 @@ def _load(adapter: NamedAdapter | None, engine: Engine, display: Display) -> Non
     if adapter is not None:
         display.phase(f"loading the adapter {adapter.name}")
         engine.load_adapter(adapter.path, adapter.name)
-
-
-def _dry_run(engine: EngineArguments, asked: Asked) -> int:
-    """Print what the question would take; the worker is only named."""
-    options, settings = asked.options, engine.workers
-    context, _ = read_context(asked.paths, options["encoding"])
-    if asked.is_local:
-        raise InputError("--dry-run of a local supervisor needs its engine: use `distill run`")
-    handler = supervisor_from(asked.supervisor, asked.base_url, check=False)
-    model = settings.model or SMALL_MODEL
-    window = settings.window_tokens or (None if settings.model else SMALL_WINDOW_TOKENS)
-    worker = CountingBackend(model, window, host_of(settings.url) if settings.url else "")
-    own = ("max_iterations", "output_limit", "prices", "primitives", "dialect", "max_depth")
-    told = estimate(
-        asked.query or "",
-        context,
-        handler,
-        worker,
-        budget=Budget.taken_from(options),
-        limits=engine.sandbox.limits,
-        sandbox_packages=engine.sandbox.packages,
-        sandbox=engine.sandbox.tier,
-        **{name: options[name] for name in own},
-    )
-    click.echo(visible(str(told)))
-    return 0
 
 
 def _take_schema(options: dict[str, Any]) -> None:

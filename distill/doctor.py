@@ -12,12 +12,13 @@ from typing import Any
 import click
 import msgspec
 
+from distill import provenance_summary
 from distill.checks import Check, engine, isolation, machine, models
 from distill.errors import MachineError
 from distill.limits import Limits, parse, replaced
 from distill.packages import described
 from distill.supervisor.text import visible
-from distill.traces import validate
+from distill.traces import read, validate
 
 PROBLEMS_SHOWN = 20
 NAME_COLUMNS = 17
@@ -118,9 +119,10 @@ def _line(mark: str, name: str, text: str) -> None:
     click.echo(f"{mark}  {name:<{NAME_COLUMNS - 5}}{shown}")
 
 
-def check_run(folder: Path, *, as_json: bool) -> int:
-    """Validate the logs of a folder; 0 if they are whole, else 2."""
+def check_run(folder: Path, *, as_json: bool, provenance: bool = False) -> int:
+    """Validate the logs of a folder; 0 if they are whole, else 2. Raises InputError."""
     trace, problems = validate(folder)
+    with_calls = read(folder).runs if provenance else {}
     runs: list[dict[str, Any]] = [
         {
             "run": run.id,
@@ -133,6 +135,8 @@ def check_run(folder: Path, *, as_json: bool) -> int:
         for run in trace.runs.values()
     ]
     if as_json:
+        for run in runs if provenance else ():
+            run["provenance"] = provenance_summary.told(with_calls[run["run"]])
         told = [{"where": str(each.where), "what": each.what} for each in problems]
         click.echo(json.dumps({"fine": not problems, "runs": runs, "problems": told}, indent=2))
         return 2 if problems else 0
@@ -141,6 +145,8 @@ def check_run(folder: Path, *, as_json: bool) -> int:
             "run {run}: {status}, {turns} turns, {cells} cells, {worker_calls} worker calls, "
             "{messages} messages".format(**run)
         )
+        if provenance:
+            click.echo("\n".join(provenance_summary.lines(with_calls[run["run"]])))
     for problem in problems[:PROBLEMS_SHOWN]:
         click.echo(f"{MARKS[False]}  {problem.where}: {problem.what}")
     if len(problems) > PROBLEMS_SHOWN:

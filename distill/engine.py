@@ -8,14 +8,14 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from distill import errors
 from distill.answers import schema_of
 from distill.budget import Budget
+from distill.closing import Closing
 from distill.dry_run import Estimate
 from distill.errors import DistillError, InputError, MachineError
 from distill.progress import Progress, shielded
@@ -51,7 +51,7 @@ def find_endpoint() -> str:
     raise MachineError("no engine is up. Start one in another terminal: bin/distill-up")
 
 
-class Engine:
+class Engine(Closing):
     """An engine at ``endpoint`` (the newest of this user if None). A context manager.
 
     Raises MachineError if nobody answers there. Several questions may be asked at a time, from
@@ -321,17 +321,6 @@ class Engine:
     def close(self) -> None:
         """Leave; questions that are open are cancelled."""
         self._sockets.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _absolute(paths: Sequence[str]) -> tuple[str, ...]:

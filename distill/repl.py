@@ -8,9 +8,9 @@ adds names there; ``primitives=`` adds functions without one.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from distill.closing import Closing
 from distill.errors import InputError
 from distill.limits import check
 from distill.packages import prepare
@@ -73,7 +73,7 @@ class ExecResult:
         return self.answer is not UNSET
 
 
-class REPL:
+class REPL(Closing):
     """Runs cells one after another in one jail. A context manager; starts with the first cell.
 
     ``context`` is a str, list or dict; ``output_limit`` the characters of a cell's output
@@ -251,17 +251,6 @@ class REPL:
         if self._context_file is not None:
             self._context_file.close()
             self._context_file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def describe(name: str, function: Callable[..., Any]) -> str:

@@ -59,7 +59,7 @@ async def score_on_loop(
 
     A run that can't be scored, and a folder that runs are writing to, is told and stops no other.
     Raises InputError for folders, labels or a scorer that can't be used, before anything is scored;
-    ModelError for a judge that is not there.
+    ModelError for a judge that is not there, MachineError for a disk that refuses.
     """
     if not 1 <= concurrency <= CONCURRENCY_LIMIT:
         raise InputError(f"concurrency is 1 to {CONCURRENCY_LIMIT:,}, not {concurrency}")

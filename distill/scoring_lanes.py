@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections import Counter, deque
@@ -10,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.errors import BudgetError, InputError
+from distill.errors import BudgetError, InputError, MachineError
 from distill.judge_budget import BudgetedJudge
 from distill.labels import Labels
 from distill.models import Usage
 from distill.recorded_results import Recorded, RecordedRun, all_runs, label_of, recorded_in
+from distill.redaction import Redaction
 from distill.scorers import Sample, Score, Scorer
 from distill.standings import Comparison
 from distill.supervisor.call_threads import CallThreads
@@ -156,7 +158,10 @@ class Scoring:
                 queue.appendleft(run)
                 self._told.stopped = error
                 return
-            self._keep(journal, run, label, score, time.monotonic() - begun_s)
+            redaction = Redaction.again(run.start.redacted)  # a label may quote what it is of
+            score = dataclasses.replace(score, detail=redaction.text(score.detail))
+            told = redaction.value(label)
+            self._keep(journal, run, told, score, time.monotonic() - begun_s)
 
     async def _scored(self, run: RecordedRun, label: Any) -> Score:
         """Its score: the evaluation's, if that has one of this scorer against the same label."""
@@ -178,20 +183,22 @@ class Scoring:
         if score.value is None:
             told.untold[run.id] = score.detail or f"{self._scorer.name} did not say"
         if score.value is not None or has_cost:
-            journal.supervisor(
-                records.Score(
-                    t=now(),
-                    run=run.id,
-                    producer=self._producer,
-                    scorer=self._scorer.name,
-                    value=score.value,
-                    detail=score.detail,
-                    label=label,
-                    usage=token_usage(score.usage) if has_cost else None,
-                    dollars=self._judge.dollars_of(score.usage) if self._judge else None,
-                    elapsed_s=elapsed_s,
-                )
+            record = records.Score(
+                t=now(),
+                run=run.id,
+                producer=self._producer,
+                scorer=self._scorer.name,
+                value=score.value,
+                detail=score.detail,
+                label=label,
+                usage=token_usage(score.usage) if has_cost else None,
+                dollars=self._judge.dollars_of(score.usage) if self._judge else None,
+                elapsed_s=elapsed_s,
             )
+            try:
+                journal.supervisor(record)
+            except OSError as error:
+                raise MachineError(f"{journal.folder} can't be written to: {error}") from error
         told.scored += score.value is not None
         told.dollars = self._judge.dollars if self._judge is not None else 0.0
         self._show()

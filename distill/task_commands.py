@@ -54,16 +54,24 @@ def check_tasks(many: Many, options: Mapping[str, Any], supervisor: str | None) 
 
 def is_all_done(many: Many) -> bool:
     """Whether every attempt has a result, so that no worker will be asked."""
+    return not any(times for _, times in unanswered(many))
+
+
+def unanswered(many: Many) -> list[tuple[Task, int]]:
+    """Each task, and how many attempts at it have no result, or one that is to be had again."""
     tasks, path = read_tasks(many.tasks), places_of(many.tasks, many.results, None).results
-    if not path.exists():
-        return False
-    with ResultsFile(path) as file:
-        known = {
-            key
-            for key, result in file.results.items()
-            if result.error is None or not many.retry_errors
-        }
-    return all((task.id, n) in known for task in tasks for n in range(1, task.attempts + 1))
+    known = set()
+    if path.exists():
+        with ResultsFile(path) as file:
+            known = {
+                key
+                for key, result in file.results.items()
+                if result.error is None or not many.retry_errors
+            }
+    return [
+        (task, sum((task.id, n) not in known for n in range(1, task.attempts + 1)))
+        for task in tasks
+    ]
 
 
 def _check_files(tasks: Sequence[Task]) -> None:

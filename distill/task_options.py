@@ -87,7 +87,7 @@ def task_options(command: Any) -> Any:
     return command
 
 
-def taken_from(options: dict[str, Any], one: object, *, dry_run: bool) -> Many | None:
+def taken_from(options: dict[str, Any], one: object) -> Many | None:
     """What was asked for, taken out of a command's options; None for one question.
 
     ``one`` is what was asked or named for one, if anything. Raises InputError.
@@ -96,8 +96,6 @@ def taken_from(options: dict[str, Any], one: object, *, dry_run: bool) -> Many |
     if many.tasks is not None:
         if one:
             raise InputError("--tasks has the questions and texts: leave out -c and -q")
-        if dry_run:
-            raise InputError("--dry-run is for one question, not for --tasks")
         return many
     context = click.get_current_context()
     for name in Many.__slots__:

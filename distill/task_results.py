@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 
+from distill.closing import Closing
 from distill.errors import DistillError, InputError
 from distill.redaction import NOTHING, Redaction
 from distill.supervisor.text import printable_json
@@ -98,7 +98,7 @@ def results_in(path: Path) -> Iterator[TaskResult]:
                 continue  # torn
 
 
-class ResultsFile:
+class ResultsFile(Closing):
     """The results of one evaluation; a context manager. One process at a time writes to it.
 
     ``redactions`` are of what is written, by task. Raises InputError where it can't be used, or
@@ -182,17 +182,6 @@ class ResultsFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _redacted(result: TaskResult, redaction: Redaction) -> TaskResult:

@@ -1,8 +1,11 @@
 """What of a prompt is instruction: what a worker was told beside the passages of the text.
 
 A prompt is its template's marks, passages of the context (the log's spans), and the rest: the
-instruction. A passage may also hold a few characters of the instruction that happen to stand beside
-it in the text, and white space; so white space beside a passage is left out.
+instruction. Where a passage ends is known only roughly: a few characters of the instruction may
+stand beside it in the text as well, and of a passage that was rewritten in places (line breaks,
+labels) what is too short to be matched is left over. So white space beside a passage is left out,
+and an instruction that differs from a much used one only by a little text beside a passage is the
+same.
 """
 
 from collections import Counter
@@ -12,8 +15,13 @@ from dataclasses import dataclass
 from distill.traces.records import Call, Span
 
 PASSAGE = "⟨passage⟩"
-REWRITTEN_CHARS = 40
+LABEL_CHARS = 40
 """So much between two spans that follow each other in the text, too, belongs to one passage."""
+LEFT_OVER_CHARS = 200
+"""More than that does if about as much is left out of the text; and so much beside a passage, if
+another instruction is the same without."""
+MUCH_USED = 20
+"""Instructions with which others are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,21 @@ def of(calls: Iterable[Call]) -> tuple[Instruction, ...]:
         pieces = pieces_of(call)
         used[pieces] += 1
         first.setdefault(pieces, call.id)
+    much_used = [pieces for pieces, _ in used.most_common(MUCH_USED)]
+    for pieces in [each for each, _ in used.most_common()][::-1]:
+        same = next((each for each in much_used if _goes_on(pieces, each)), None)
+        if same is not None and used[same] >= used[pieces]:
+            used[same] += used.pop(pieces)
     return tuple(Instruction(each, count, first[each]) for each, count in used.most_common())
+
+
+def _goes_on(pieces: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether pieces are another's, with a little more beside the passages."""
+    if pieces == other or len(pieces) != len(other) or len(pieces) == 1:
+        return False
+    head, tail = pieces[0].startswith(other[0]), pieces[-1].endswith(other[-1])
+    more = len(pieces[0]) - len(other[0]), len(pieces[-1]) - len(other[-1])
+    return head and tail and max(more) <= LEFT_OVER_CHARS and pieces[1:-1] == other[1:-1]
 
 
 def pieces_of(call: Call) -> tuple[str, ...]:
@@ -86,9 +108,11 @@ def _is_one(last: Span, span: Span) -> bool:
     """Whether two spans are one passage of which a few characters were rewritten."""
     between = span.prompt_start - (last.prompt_start + last.end - last.start)
     left_out = span.start - last.end
-    return (
-        span.part == last.part and between <= REWRITTEN_CHARS and 0 <= left_out <= REWRITTEN_CHARS
-    )
+    if span.part != last.part or left_out < 0:
+        return False
+    if max(between, left_out) <= LABEL_CHARS:
+        return True
+    return between <= LEFT_OVER_CHARS and between <= 2 * left_out <= 4 * between
 
 
 def _told(call: Call) -> Iterator[tuple[int, int]] | Sequence[tuple[int, int]]:

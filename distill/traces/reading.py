@@ -170,7 +170,7 @@ def _enter(trace: Trace, folder: Path, log: str) -> None:
             if isinstance(record, records.Event):
                 trace.events.append(record)
         else:
-            _add(trace.runs.setdefault(record.run, Run(record.run, folder)), record)
+            add(trace.runs.setdefault(record.run, Run(record.run, folder)), record)
 
 
 def _join_sub_runs(runs: dict[str, Run]) -> None:
@@ -183,7 +183,8 @@ def _join_sub_runs(runs: dict[str, Run]) -> None:
         begun.add(run.id)
 
 
-def _add(run: Run, record: records.AnyRecord) -> None:
+def add(run: Run, record: records.AnyRecord) -> None:
+    """Enter a record of the run."""
     match record:
         case records.RunStart():
             run.start = record

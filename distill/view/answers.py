@@ -104,6 +104,10 @@ class Answers:
                     {**msgspec.structs.asdict(each.producer), "detail": each.detail}
                     for each in told.processes
                 ],
+                "scores": [
+                    {"scorer": each.scorer, "value": each.value, "detail": each.detail}
+                    for each in told.scored.values()
+                ],
                 "opening": [_message_in_short(each) for each in told.messages if not each.turn],
             }
 

@@ -9,18 +9,8 @@ import msgspec
 from distill.models import Usage
 from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
+from distill.traces.reading import add
 from distill.view.columns import CallColumns, CallLine
-
-_LISTS: dict[type[records.Record], str] = {
-    records.Process: "processes",
-    records.Event: "events",
-    records.Message: "messages",
-    records.Turn: "turns",
-    records.Compaction: "compactions",
-    records.Cell: "cells",
-    records.Batch: "batches",
-    records.Primitive: "primitives",
-}
 
 
 class RunFacts:
@@ -40,17 +30,9 @@ class RunFacts:
     def add(self, record: records.SupervisorRecord) -> None:
         """A record of ``supervisor.jsonl``."""
         self._note(record.t)
-        told = self.told
-        match record:
-            case records.RunStart():
-                told.start = record
-                self._take_prices(record.options)
-            case records.RunEnd():
-                told.end = record
-            case records.Final():
-                told.final = told.final or record
-            case _:
-                getattr(told, _LISTS[type(record)]).append(record)
+        add(self.told, record)
+        if isinstance(record, records.RunStart):
+            self._take_prices(record.options)
         if record.producer.kind == "driver":
             self.driver_pid = record.producer.pid
 

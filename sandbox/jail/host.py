@@ -34,8 +34,8 @@ class WorkerError(RuntimeError):
     """A worker could not answer this item."""
 
 
-class WorkerBatchError(WorkerError):
-    """Some items of a batch failed; the answers that did arrive are here."""
+class PartlyError(RuntimeError):
+    """Some of what was asked for failed; ``answers`` has the others, ``errors`` says why."""
 
     def __init__(
         self,
@@ -46,24 +46,18 @@ class WorkerBatchError(WorkerError):
         super().__init__(detail)
         self.answers = answers or []
         self.errors = errors or {}
+
+
+class WorkerBatchError(PartlyError, WorkerError):
+    """Some items of a batch failed; the answers that did arrive are here."""
 
 
 class WorkerBudgetError(WorkerBatchError):
     """A budget does not cover all items; the answers of the others are here."""
 
 
-class SubRunError(RuntimeError):
+class SubRunError(PartlyError):
     """Sub-runs ended without an answer; those of the others are here."""
-
-    def __init__(
-        self,
-        detail: str,
-        answers: list[Any] | None = None,
-        errors: dict[int, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.answers = answers or []
-        self.errors = errors or {}
 
 
 class PrimitiveError(RuntimeError):

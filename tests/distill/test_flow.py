@@ -1,5 +1,6 @@
 """Instructions and the flow of answers: of runs whose truth is known."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import RunResult
+from distill.doctor import check_run
 from distill.traces import instructions, provenance, read, records
 from distill.traces.flow import InAnswer
 from distill.traces.instructions import PASSAGE
@@ -167,10 +169,11 @@ def test_instructions_are_what_is_no_passage() -> None:
         call(3, None, **told),
         call(4, "c", prompt="Sum up: a, b"),
         call(5, "d", prompt=two, spans=apart),
+        call(6, "e", prompt=prompt, message_spans=inside, spans=spans[1:]),
     ]
     found = instructions.of(calls)
     assert [(each.text, each.calls, each.first) for each in found] == [
-        (f"Read this:{PASSAGE}Who was it?", 2, "r-1"),
+        (f"Read this:{PASSAGE}Who was it?", 3, "r-1"),
         ("Sum up: a, b", 1, "r-4"),
         (PASSAGE, 1, "r-5"),
     ]
@@ -196,12 +199,12 @@ def test_no_log_can_break_it(
 # -- a real run
 
 
-def test_of_a_real_run(ask: Ask, log: Path) -> None:
+def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = [f"Chapter {n}. " + f"Sentence {n} of the {n * 77}th king. " * 40 for n in range(5)]
     supervisor = Supervisor(
         cell("found = worker_batch([f'Passage: {c[:600]}\\nWho?' for c in context[1:4]])"),
         cell("print(found[0])\nsummed = worker('Sum up: ' + ', '.join(found))"),
-        cell("FINAL({'kings': summed})"),
+        cell("FINAL({'kings': summed, 'why': 'It says “of the 77th king”, “of the 78th king”.'})"),
     )
 
     def answer(prompt: str) -> str:
@@ -215,6 +218,7 @@ def test_of_a_real_run(ask: Ask, log: Path) -> None:
     read_in = {part.part: part.read for part in found.coverage.parts if part.read}
     assert read_in == {str(n): ((0, 600),) for n in (1, 2, 3)}
     assert found.coverage.read_chars == 1800
+    assert run.start is not None
     assert run.end is not None
     assert run.end.read_chars == result.evidence.read_chars == 1800
     assert [(each.text, each.calls) for each in found.instructions] == [
@@ -225,3 +229,25 @@ def test_of_a_real_run(ask: Ask, log: Path) -> None:
     assert [len(each.printed) for each in flows] == [1, 0, 0, 0]
     assert [each.in_answer for each in flows] == [(), (), (), (InAnswer("/kings", 0, 22),)]
     assert all(each.returned for each in flows)
+
+    assert check_run(log, as_json=False, provenance=True) == 0
+    shown, chars = capsys.readouterr().out, sum(map(len, context))
+    for said in (
+        f"{100 * 1800 / chars:.1f} % of the text: 1,800 of {chars:,} characters, 3 passages",
+        "longest matches of at least 40 characters",
+        f"3 calls: Passage:{PASSAGE}Who?",
+        "4 answers of workers: 4 returned to the code, 1 printed, 1 likely in the final answer",
+        "“All of them were kings” → [/kings:0-22] of the answer",
+        "a match, not a cause",
+        "1 of 2 passages in quotation marks stand in the text",
+        "not in the text: “of the 78th king”",
+    ):
+        assert said in shown
+    assert check_run(log, as_json=True, provenance=True) == 0
+    (told,) = json.loads(capsys.readouterr().out)["runs"]
+    assert told["provenance"]["coverage"]["read_chars"] == 1800
+    assert told["provenance"]["flow"]["answers"][3]["in_answer"] == [["/kings", 0, 22]]
+    (log / run.start.context.file).unlink()
+    assert check_run(log, as_json=False, provenance=True) == 2
+    assert "not known: the context of run" in capsys.readouterr().out
+    log.rename(log.with_name("damaged"))  # on purpose: not to be held against the joins

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from distill import RunResult, evaluate, replay, resume, run
+from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
-from distill.redaction import MASK, READY, Redaction
+from distill.redaction import MASK, MATCHES_LIMIT, READY, Redaction
 from distill.supervisor import driver
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
@@ -52,6 +52,15 @@ def test_a_pattern_and_what_it_leaves(name: str, text: str, left: str) -> None:
     while MASK * 2 in shortened:
         shortened = shortened.replace(MASK * 2, MASK)
     assert shortened.replace(MASK, "#").startswith(left)
+
+
+def test_no_text_takes_long_where_others_wait() -> None:
+    redaction = Redaction(ALL)
+    few = f"{EMAIL} " * MATCHES_LIMIT
+    assert redaction.text(few) == f"{MASK * len(EMAIL)} " * MATCHES_LIMIT
+    for many in (few + EMAIL, "123 " * 300_000):
+        assert redaction.text(many) == MASK * len(many)
+    assert redaction.text("123 " * 300_000, most=None) == "123 " * 300_000
 
 
 def test_values_keep_their_form() -> None:
@@ -273,6 +282,7 @@ def test_events_of_the_engine_are_redacted(ask: Ask, log: Path) -> None:
 
     host.loop.call_soon_threadsafe(happen, "happened_before")
     ask(cell("during()\nFINAL(1)"), primitives={"during": during}, redact=WANTED)
+    host._history.clear()  # other tests' logs are not redacted
     assert_clean(log)
     told = [event.event for event in read(log).events]
     assert told.count("happened_before") == told.count("happened_during") == 2
@@ -321,6 +331,16 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert_clean(tmp_path)
     lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
+
+
+def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:
+    """A label may be what was blotted out; of an expression of one's own only the run knew it."""
+    for wanted in (["email"], ["email", "re:ACME"]):
+        ask(cell("FINAL('it is ACME')"), label="t", redact=wanted)
+    score(log, "exact", labels={"t": f"{EMAIL} of ACME"})
+    first, second = (run.scores[-1] for run in read(log).runs.values())
+    assert (first.value, first.label) == (0.0, f"{MASK * len(EMAIL)} of ACME")
+    assert (second.value, second.label) == (0.0, MASK * len(f"{EMAIL} of ACME"))
 
 
 def test_an_endpoint_is_sent_all_of_it(ask: Ask, log: Path) -> None:

@@ -1,6 +1,7 @@
 """``--tasks`` as a person uses it: with an engine of its own, and with one that is up."""
 
 import json
+import re
 import signal
 import threading
 from collections import Counter
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from distill import Engine, OpenAIHandler, evaluate
+from distill import Engine, OpenAIHandler, estimate, evaluate
 from distill.cli import cli
 from distill.errors import InputError
 from distill.traces import read, validate
-from tests.distill.commands import Command, command, engine
+from tests.distill.commands import QUESTION, Command, command, command_beside, engine
+from tests.distill.commands import TEXT as LONG_TEXT
 from tests.distill.scripted import Endpoint, Supervisor, Worker, cell, endpoint, prompt_of
 from tests.supervisor.processes import kill, wait_until
 
@@ -174,6 +176,42 @@ def test_tasks_of_a_program_through_an_engine(desk: Desk, worker: Endpoint) -> N
     assert [result.answer for result in done.results] == [[len(t), "yes"] for t in texts]
     assert done.summary.accuracy == 1.0
     assert done.results[0].worker == "scripted"
+
+
+def test_a_dry_run_adds_up_what_is_left(desk: Desk, worker: Endpoint) -> None:
+    prices = desk.folder / "prices.toml"
+    prices.write_text('[[models]]\nmodels = ["scripted"]\ninput = 1\noutput = 2\n')
+    tasks = desk.write("one", "two", attempts=2, path=None, context=TEXT)
+    asked = (*desk.asks(tasks, "--prices", str(prices)), *of(worker))
+    two = command(desk.folder, "up", *asked, "--dry-run", "--max-dollars-total", "0.5")
+    assert two.code == 0, two.err
+    assert "Tasks       2, 4 attempts without a result" in two.out
+    assert "up to 60 turns" in two.out
+    assert re.search(r"Cost +about \$0\.[0-9]+ for the supervisor in all", two.out)
+    assert "Limits      of each run: $5.0000; of all: $0.5000" in two.out
+    assert desk.boss.requests == []
+    assert desk.prompts == {}
+    assert desk.lines() == []
+    long = desk.write(QUESTION, attempts=2, path=None, context=LONG_TEXT)
+    recipe = ("--tasks", str(long), "--supervisor", "recipe:find", *of(worker))
+    counted = command(desk.folder, "up", *recipe, "--dry-run")
+    once = estimate(QUESTION, LONG_TEXT, "recipe:find", OpenAIHandler("scripted", worker.url))
+    assert once.worker_calls
+    assert f"scripted: {2 * once.worker_calls} calls, about" in counted.out
+    assert desk.prompts == {}
+
+
+@pytest.mark.slow
+def test_an_engine_adds_up_what_is_left(desk: Desk, worker: Endpoint) -> None:
+    inline = desk.write("one", path=None, context=[TEXT], attempts=3).read_text()
+    tasks = desk.write("two", id="files")
+    tasks.write_text(tasks.read_text() + inline)
+    with engine(desk.folder, worker):
+        dry = command_beside(desk.folder, "run", *desk.asks(tasks), "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "Tasks       2, 4 attempts without a result" in dry.out
+    assert "up to 60 turns" in dry.out
+    assert desk.boss.requests == []
 
 
 # -- what bad input gets

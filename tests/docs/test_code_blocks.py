@@ -41,6 +41,7 @@ DOCUMENTS = (
     "docs/export.md",
     "docs/monitoring.md",
     "docs/privacy.md",
+    "docs/provenance.md",
     "docs/python.md",
     "docs/ray.md",
     "docs/runs.md",
@@ -49,6 +50,7 @@ DOCUMENTS = (
     "docs/tasks.md",
     "docs/traces.md",
     "docs/trainers.md",
+    "docs/view.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)

@@ -19,6 +19,7 @@ from distill.errors import InputError
 from distill.exports.compression import Lengths, reward
 from distill.exports.exact_tokens import NO_IDS, NOT_RECORDED, REDACTED, why_not
 from distill.exports.graded import GradedRun
+from distill.exports.selection import UNSCORED
 from distill.traces import read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell
 from tests.training.sampled import LABELS, Letters, Sampler, evaluated
@@ -77,7 +78,7 @@ def test_without_ids_there_is_no_row_and_a_reason(tmp_path: Path) -> None:
     without = export(tmp_path / "none", format="token-sft", dry_run=True)
     assert without.dropped_rows == {NO_IDS: 2, cached: 2}
     unscored = export(tmp_path / "ids", format="episodes", dry_run=True)
-    assert unscored.dropped_rows == {"not scored": 4}
+    assert unscored.dropped_rows == {UNSCORED: 4}
 
 
 def test_why_a_call_has_no_ids(logs: Path) -> None:

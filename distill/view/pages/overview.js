@@ -20,6 +20,11 @@ export function badge(status) {
   return el("span", { class: `badge ${kind}` }, text);
 }
 
+function scored({ scorer, value, detail }) {
+  const kind = value === null ? "plain" : value >= 0.5 ? "good" : "bad";
+  return el("span", { class: `badge ${kind}`, title: detail }, `${scorer}: ${value === null ? "not told" : value.toFixed(2)}`);
+}
+
 export class Overview {
   constructor(app) {
     this.app = app;
@@ -71,15 +76,17 @@ export class Overview {
   }
 
   head(run) {
-    const signs = json([run.status, run.query, run.answer, run.end?.error, this.app.isLoading]);
+    const signs = json([run.status, run.scores, run.query, run.answer, run.end?.error, this.app.isLoading]);
     if (signs === this.headShown) return;
     this.headShown = signs;
     const answer = run.answer;
     const hasAnswer = answer !== null && answer !== undefined;
     fill(
       this.top,
-      el("p", { class: "status" }, badge(run.status), this.relatives(run)),
+      el("p", { class: "status" }, badge(run.status), run.scores.map(scored), this.relatives(run)),
       el("h2", { class: "question" }, longText(run.query || "(no question in the log)", "question-text")),
+      run.start?.redacted?.length > 0 &&
+        el("p", { class: "note" }, `Texts were redacted before they were written: ${run.start.redacted.join(", ")}.`),
       this.cautions(run).map((text) => el("p", { class: "caution" }, text)),
       el(
         "div",
@@ -124,14 +131,15 @@ export class Overview {
         ? end.supervisor_dollars + end.worker_dollars
         : end ? null : sum(run.turns, "dollars") + calls.dollars.reduce((a, b) => a + b, 0);
     const device = end?.gpu_s || total("gpu") / 1000 + sum(run.turns, "gpu_s");
+    const tokens = (input, output) => `${short(input, 1000)} → ${short(output, 1000)}`;
     const figure = (name, value, note) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
     return [
       figure("Read", percent(this.app.coverage.share), counted(this.app.coverage.total, "character")),
       figure("Turns", count(run.turns.length), notes(of(budget.turns, count), counted(run.cells.length, "cell"), bad && `${count(bad)} failed`)),
       figure("Worker calls", run.short.calls < 1e6 ? count(run.short.calls) : short(run.short.calls), notes(of(budget.worker_calls, short), `${count(run.short.failed)} failed`)),
-      figure("Supervisor", `${short(sum(run.turns, "input"))} → ${short(sum(run.turns, "output"))}`, "tokens in → out"),
-      figure("Workers", `${short(total("input"))} → ${short(total("output"))}`, "tokens in → out"),
+      figure("Supervisor", tokens(sum(run.turns, "input"), sum(run.turns, "output")), "tokens in → out"),
+      figure("Workers", tokens(total("input"), total("output")), "tokens in → out"),
       figure("Cost", dollars(spent), spent === null ? "a model has no price" : of(budget.dollars, dollars) || "by the price table"),
       figure("Time", seconds(run.short.elapsed_s), of(budget.wall_s, seconds) || when(run.t0)),
       figure("Device", device ? seconds(device) : "–", of(budget.gpu_s, seconds) || (device ? "of worker servers" : "no time in the log")),

@@ -48,6 +48,9 @@ export class Timeline {
       this.isWhole = true;
     }
     if (this.isWhole) this.to = this.length;
+    const signs = `${this.app.run.key} ${this.app.run.short.version} ${this.app.calls.version}`;
+    if (signs === this.signs) return;
+    this.signs = signs;
     this.used = null;
     this.servers = null;
     this.drawing.redraw();
@@ -331,6 +334,7 @@ export class Timeline {
       return load.sums();
     });
     const most = loads[0].reduce((top, _, x) => Math.max(top, sumAt(loads, x)), 0);
+    if (most < 0.05 && !go) return -GAP;
     const unit = AREA / Math.max(1, most);
     for (let x = 0; x < width; x++) {
       let top = y + AREA;

@@ -1,0 +1,311 @@
+"""The page in a real browser: what it shows, by keyboard, live, as a file, of hostile logs."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from distill.traces import records
+from distill.view.answers import Answers
+from distill.view.export import export
+from distill.view.server import ViewServer
+from tests.view.conftest import WAIT_MS, Watched
+from tests.view.logs import TEXT, Log, lamp_run, logs_runs
+
+Serve = Callable[..., ViewServer]
+expect.set_options(timeout=WAIT_MS)
+
+
+def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, log: Log) -> None:
+    lamp_run(log)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".badge").first).to_have_text("answered")
+    expect(page.locator(".question-text")).to_have_text("Which lamp?")
+    expect(page.locator(".answer-text").first).to_have_text("It is the lamp of year 3")
+    figures = page.locator(".figures")
+    expect(figures).to_contain_text("1 failed")
+    expect(page.locator(".overview")).to_contain_text(
+        re.compile(r"1 call stand in the final answer")
+    )
+    page.get_by_role("tab", name="Conversation").click()
+    cell = page.locator("#cell-1")
+    expect(cell.locator(".code")).to_have_text("answers = worker_batch(parts)\nprint(answers)")
+    expect(cell.locator(".tok-b").first).to_have_text("print")
+    expect(cell.locator(".output")).to_contain_text("the lamp of year 3")
+    expect(page.locator("#turn-1 .prose")).to_have_text(["I look.", "Done."])
+    cell.get_by_role("button", name="3 calls, 1 failed").click()
+    expect(page.locator(".trow")).to_have_count(3)
+    page.locator(".trow").nth(1).click()
+    view = page.locator(".call-view")
+    expect(view.locator(".passage-part")).to_have_text(TEXT[60000:60500])
+    expect(view.locator(".around mark").first).to_have_text(TEXT[60000:60500])
+    view.get_by_role("button", name="characters 60,000–60,500").click()
+    expect(page.locator(".passage mark.here")).to_have_text(TEXT[60000:60500])
+    page.locator(".passage mark.here").click()
+    expect(page.locator(".calls .note").first).to_have_text("1 of 3 calls")
+
+
+def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
+    lamp_run(log)
+    page, keys = watched.page, watched.page.keyboard
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".figures dd").first).to_be_visible()
+    keys.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    keys.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    keys.press("2")
+    expect(page.locator("#cell-1")).to_be_visible()
+    keys.press("j")
+    expect(page.locator(".turn:focus")).to_have_count(1)
+    keys.press("/")
+    keys.type("NEEDLE")  # whatever the case
+    keys.press("Enter")
+    expect(page.locator(".trow")).to_have_count(1)
+    keys.press("Enter")
+    expect(page.locator(".call-view .answer-text")).to_have_text("another needle")
+    keys.press("Escape")
+    expect(page.locator(".call-view")).to_be_hidden()
+    keys.press("Escape")
+    expect(page.locator(".trow")).to_have_count(3)
+    keys.press("ArrowDown")
+    keys.press("ArrowDown")
+    keys.press("Enter")
+    expect(page.locator(".call-view .caution")).to_have_text("engine: it broke")
+    keys.press("4")
+    expect(page.locator(".passage mark.here")).to_have_count(1)
+    keys.press("1")
+    timeline = page.locator("canvas.timeline")
+    timeline.focus()
+    for key in ("+", "ArrowRight", "-", "0"):
+        keys.press(key)
+    expect(timeline).to_be_focused()
+
+
+def test_a_run_is_seen_while_it_goes_on(watched: Watched, serve: Serve, log: Log) -> None:
+    page = watched.page
+    log.begin()
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".badge").first).to_have_text("running")
+    page.get_by_role("tab", name="Calls").click()
+    log.turn("```repl\nworker_batch(parts)\n```")
+    log.calls([(f"Passage: {TEXT[:300]}", "one")])
+    expect(page.locator(".trow")).to_have_count(1)
+    log.calls([(f"Passage: {TEXT[900:1900]}", "two"), ("no passage", None)])
+    expect(page.locator(".trow")).to_have_count(3)
+    page.get_by_role("tab", name="Conversation").click()
+    log.cell("worker_batch(parts)", "printed live")
+    expect(page.locator("#cell-1 .output")).to_have_text("printed live")
+    page.get_by_role("tab", name="Overview").click()
+    log.end("found at last")
+    expect(page.locator(".badge").first).to_have_text("answered")
+    expect(page.locator(".answer-text")).to_have_text("found at last")
+
+
+def test_a_run_that_failed_says_why(watched: Watched, serve: Serve, log: Log) -> None:
+    log.begin()
+    log.turn("```repl\n1/0\n```")
+    failure = {
+        "name": "ZeroDivisionError",
+        "message": "division by zero",
+        "traceback": "cell 1, line 1",
+        "line": 1,
+    }
+    log.cell("1/0", status="error", error=failure)
+    log.end(status="failed", error="the endpoint said 401: no such key")
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".badge").first).to_have_text("failed")
+    expect(page.locator(".top .caution")).to_have_text("the endpoint said 401: no such key")
+    expect(page.locator(".answer")).to_contain_text("none")
+
+
+HOSTILE = [
+    "<script>window.canary = 1</script>",
+    "</script><script>window.canary = 2</script>",
+    "<img src=x onerror='window.canary = 3'>",
+    "\"' onfocus=window.canary=4 autofocus x='",
+    "javascript:window.canary=5",
+    "<svg onload=window.canary=6><a href='javascript:window.canary=7'>x</a></svg>",
+    "<!--<script>", "]]>", "<base href='//evil.invalid/'>", "<style>*{display:none}</style>",
+    "\x1b[31mred\x1b[0m\x1b]8;;http://evil.invalid\x07",
+    "\u202egnp.exe \u2066bidi\u2069 \u200f",
+    "\x00NUL and \x07BEL", "\u2028\u2029line separators", "__proto__", "data/state",
+]  # fmt: skip
+BAD = " ".join(HOSTILE)
+
+
+def hostile_run(log: Log) -> None:
+    """Everything that a model, a document or a jail can choose is an attack; one line is 10 MB."""
+    options = {BAD: [BAD], "budget": {"tokens": BAD}}
+    log.begin(BAD, supervisor=BAD, worker=BAD, label=BAD, options=options)
+    log.turn(f"{BAD}\n```repl\nx = '''{BAD}'''\n```")
+    wild = ((-5, 10**15, -7, "<script>"), (3, 1, 2, "<script>"), (0, 99, 10**9, "__proto__"))
+    spans = tuple(records.Span(*each) for each in wild)
+    asked = [(f"{BAD} {TEXT[:300]}", BAD), (BAD, None)]
+    log.calls(asked, server=BAD[:200], spans=spans)
+    log.calls([("x" * 10_000_000, "<b>" * 1_000_000)])
+    log.cell(
+        f"x = '''{BAD}'''",
+        "y" * 10_000_000,
+        status="error",
+        stderr=BAD,
+        error=records.CellFailure(BAD, BAD, BAD),
+        variables=(
+            records.Variable(BAD, BAD, BAD, 1),
+            records.Variable("__proto__", "constructor", "toString"),
+        ),
+    )
+    log.tell(BAD)
+    log.end({BAD: [BAD, None, 1e308]}, answer_problem=BAD, error=BAD)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    log = Log(tmp_path / "hostile", {"<script>": TEXT, BAD: BAD})
+    hostile_run(log)
+    log.close()
+    return log.folder
+
+
+def walk(watched: Watched) -> None:
+    """Open all that the page has."""
+    page = watched.page
+    expect(page.locator(".figures dd").first).to_be_visible()
+    expect(page.locator("#progress")).to_be_hidden()
+    for summary in page.locator(".more-facts summary").all():
+        summary.click()
+    page.keyboard.press("2")
+    expect(page.locator("#cell-1 .output").first).to_be_visible()
+    for summary in page.locator(".turn summary").all():
+        summary.click()
+    page.keyboard.press("3")
+    for place in range(3):
+        page.locator(".trow").nth(place).click()
+        expect(page.locator(".call-view h2")).to_have_text(f"Call {place + 1}")
+    page.keyboard.press("4")
+    expect(page.locator(".passage")).to_contain_text("Line")
+
+
+def harmless(watched: Watched) -> None:
+    """Nothing of the log ran, became an element, or was asked for."""
+    page = watched.page
+    assert page.evaluate("window.canary") is None
+    assert (
+        page.evaluate("document.querySelectorAll('img, svg, a, base, iframe, object').length") == 0
+    )
+    assert page.evaluate("document.querySelectorAll('style').length") == 1
+    text = page.evaluate("document.body.innerText")
+    assert not re.search(r"[\x00-\x08\x1b\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_nothing_of_a_hostile_log_runs(watched: Watched, serve: Serve, hostile: Path) -> None:
+    page = watched.page
+    server = serve(hostile)
+    page.goto(server.url)
+    walk(watched)
+    harmless(watched)
+    assert page.evaluate("[...document.scripts].length") == 1
+    origin = server.url.partition("?")[0]
+    assert all(url.startswith((origin, "data:image/svg+xml,")) for url in watched.requests)
+
+
+def test_the_policy_stands_behind_the_escaping(watched: Watched, serve: Serve, log: Log) -> None:
+    """Even if the page's own script slipped, the browser would refuse."""
+    lamp_run(log)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".figures dd").first).to_be_visible()
+    with pytest.raises(Exception, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<img src=x onerror=window.canary=1>'")
+    page.evaluate(
+        """() => {
+            const script = document.createElementNS('http://www.w3.org/1999/xhtml', 'script');
+            try { script.append('window.canary = 1'); document.body.append(script); } catch {}
+            const button = document.createElement('button');
+            try { button.setAttribute('onclick', 'window.canary = 1'); } catch {}
+            document.body.append(button);
+            button.click();
+            return fetch('http://127.0.0.1:9/').catch(() => 0);
+        }"""
+    )
+    assert page.evaluate("window.canary") is None
+    assert any("Content Security Policy" in error for error in watched.errors)
+    watched.errors.clear()
+
+
+def test_a_file_holds_all_and_asks_for_nothing(
+    watched: Watched, hostile: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "page.html"
+    export(Answers([hostile]), target)
+    assert target.stat().st_mode & 0o777 == 0o600
+    page = watched.page
+    page.goto(target.as_uri())
+    walk(watched)
+    harmless(watched)
+    page.keyboard.press("3")
+    page.get_by_role("searchbox").fill("LINE 2 TELLS")
+    page.keyboard.press("Enter")
+    expect(page.locator(".trow")).to_have_count(1)
+    asked = [url for url in watched.requests if not url.startswith("data:image/svg+xml,")]
+    assert asked == [target.as_uri()]
+
+
+def test_several_runs_have_a_list(watched: Watched, serve: Serve, tmp_path: Path) -> None:
+    for number in range(3):
+        with contextlib.closing(Log(tmp_path / str(number % 2), run=f"run-{number}")) as log:
+            log.begin(f"Question {number}?")
+            log.end(f"answer {number}")
+    page = watched.page
+    page.goto(serve(tmp_path / "0", tmp_path / "1").url)
+    expect(page.locator(".question-text")).to_have_text("Question 2?")
+    page.keyboard.press("5")
+    expect(page.locator(".runs .trow")).to_have_count(3)
+    page.locator(".runs .trow", has_text="Question 1?").click()
+    expect(page.locator(".question-text")).to_have_text("Question 1?")
+    page.go_back()
+    expect(page.locator(".runs")).to_be_visible()
+
+
+def scrolls(watched: Watched, calls: int) -> None:
+    """The table of so many calls goes to its end, is sorted and searched, with few elements."""
+    page = watched.page
+    page.keyboard.press("3")
+    expect(page.locator(".calls .bar [role=status]")).to_have_text(f"{calls:,} calls")
+    page.locator(".calls .tbody").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".trow.chosen")).to_contain_text(f"{calls:,}")
+    assert page.locator(".calls .trow").count() < 100
+    page.get_by_role("button", name="total").click()
+    page.keyboard.press("Home")
+    expect(page.locator(".calls [aria-sort=descending]")).to_have_text("total ▾")
+    page.locator(".calls .tbody").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".call-view .prompt")).to_contain_text("lamp")
+
+
+def test_pages_of_calls_are_put_together(watched: Watched, serve: Serve, tmp_path: Path) -> None:
+    logs_runs().write_run(tmp_path / "log", 6000)
+    watched.page.goto(serve(tmp_path / "log").url)
+    expect(watched.page.locator(".figures")).to_contain_text("6,000")
+    scrolls(watched, 6000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["live", "file"])
+def test_100_000_calls_do_not_freeze_it(
+    how: str, watched: Watched, serve: Serve, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log"
+    logs_runs().write_run(folder, 100_000)
+    if how == "file":
+        export(Answers([folder]), tmp_path / "page.html")
+    page = watched.page
+    page.goto(serve(folder).url if how == "live" else (tmp_path / "page.html").as_uri())
+    expect(page.locator(".figures")).to_contain_text("100,000")
+    scrolls(watched, 100_000)

@@ -1,0 +1,249 @@
+"""The page's server refuses whoever is not its page; the logs are followed as they grow."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.errors import InputError
+from distill.traces import provenance, read
+from distill.view import command, follow, page
+from distill.view.answers import Answers
+from distill.view.export import export
+from distill.view.server import ViewServer
+from tests.view.logs import TEXT, Log, lamp_run
+
+Serve = Callable[..., ViewServer]
+
+
+def get(server: ViewServer, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+    """Ask as a program does; _ in names is a hyphen. The status, and the headers or the JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        body = reply.read()
+        is_json = reply.getheader("Content-Type", "").startswith("application/json")
+        return reply.status, json.loads(body) if is_json else dict(reply.getheaders())
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def served(serve: Serve, log: Log) -> ViewServer:
+    lamp_run(log)
+    return serve(log.folder)
+
+
+def test_who_has_the_token_gets_the_page_and_its_policy(served: ViewServer) -> None:
+    status, headers = get(served, f"/?token={served.token}")
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    status, state = get(served, "/api/state", X_Distill_Token=served.token)
+    assert status == 200
+    assert len(state["runs"]) in (0, 1)  # it may still be reading
+
+
+REFUSED = {
+    "no token": ("/", {}, 403),
+    "a wrong token": ("/?token=guess", {}, 403),
+    "no token for data": ("/api/state", {}, 403),
+    "a wrong token for data": ("/api/state", {"X_Distill_Token": "gu\xe9ss"}, 403),
+    "the token of the address for data": ("/api/state?token=TOKEN", {}, 403),
+    "a name that was bound again": ("/?token=TOKEN", {"Host": "evil.invalid:PORT"}, 421),
+    "another port": ("/?token=TOKEN", {"Host": "127.0.0.1:1"}, 421),
+    "no port": ("/?token=TOKEN", {"Host": "127.0.0.1"}, 421),
+    "another origin": ("/?token=TOKEN", {"Origin": "http://evil.invalid"}, 403),
+    "a file's origin": ("/api/state", {"X_Distill_Token": "TOKEN", "Origin": "null"}, 403),
+    "another site": ("/?token=TOKEN", {"Sec_Fetch_Site": "cross-site"}, 403),
+    "another port's page": ("/?token=TOKEN", {"Sec_Fetch_Site": "same-site"}, 403),
+    "no such data": ("/api/secrets", {"X_Distill_Token": "TOKEN"}, 404),
+    "no such run": ("/api/run/0.7", {"X_Distill_Token": "TOKEN"}, 404),
+    "no number": ("/api/call/0.0/x", {"X_Distill_Token": "TOKEN"}, 404),
+    "no such call": ("/api/call/0.0/-1", {"X_Distill_Token": "TOKEN"}, 404),
+    "too little": ("/api/text", {"X_Distill_Token": "TOKEN"}, 404),
+    "a file": ("/api/../../etc/passwd", {"X_Distill_Token": "TOKEN"}, 404),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_nobody_else_gets_anything(case: str, served: ViewServer) -> None:
+    path, headers, expected = REFUSED[case]
+    filled = {
+        name: value.replace("TOKEN", served.token).replace("PORT", str(served.port))
+        for name, value in headers.items()
+    }
+    status, _ = get(served, path.replace("TOKEN", served.token), **filled)
+    assert status == expected
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
+def test_nothing_can_be_sent(method: str, served: ViewServer) -> None:
+    status, _ = get(served, f"/?token={served.token}", method)
+    assert status == 501
+
+
+def test_only_loopback_listens(served: ViewServer) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", served.port), timeout=5)
+
+
+def whole(*folders: Path) -> Answers:
+    answers = Answers(folders)
+    while answers.look():
+        pass
+    return answers
+
+
+def test_damaged_lines_are_counted_and_named(log: Log) -> None:
+    lamp_run(log)
+    for name in ("supervisor.jsonl", "worker.jsonl"):
+        with (log.folder / name).open("ab") as file:
+            file.write(b'{"type":"call","torn\n\xff\xfe\n{"type":"turn","v":99}\n')
+    state = whole(log.folder).state()
+    assert state["skipped_lines"] == 6
+    assert {(each["file"], each["line"]) for each in state["skipped"]} >= {("worker.jsonl", 4)}
+    (run,) = state["runs"]
+    assert (run["turns"], run["calls"], run["failed"]) == (2, 3, 1)
+
+
+def test_a_line_is_read_once_it_is_whole(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is longer than what is read at a time, and one that comes in two pieces."""
+    monkeypatch.setattr(follow, "LOOK_BYTES", 100)
+    lamp_run(log)
+    path = log.folder / "worker.jsonl"
+    data = path.read_bytes()
+    cut = data.rindex(b'"prompt"')
+    path.write_bytes(data[:cut])
+    answers = whole(log.folder)
+    assert answers.state()["runs"][0]["calls"] == 2
+    path.write_bytes(data)
+    while answers.look():
+        pass
+    assert answers.state()["runs"][0]["calls"] == 3
+    assert answers.state()["skipped_lines"] == 0
+    assert answers.calls("0.0", range(2, 3))[0]["prompt"] == "nothing of the text"
+
+
+def test_a_log_that_was_replaced_is_read_anew(log: Log) -> None:
+    lamp_run(log)
+    answers = whole(log.folder)
+    path = log.folder / "supervisor.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    while answers.look():
+        pass
+    (run,) = answers.state()["runs"]
+    assert (run["status"], run["turns"], run["calls"]) == ("running", 0, 3)
+
+
+def test_a_run_without_an_end_is_cut_off_or_goes_on(log: Log) -> None:
+    log.begin()
+    assert whole(log.folder).state()["runs"][0]["status"] == "running"
+    log.close()
+    assert whole(log.folder).state()["runs"][0]["status"] == "cut off"
+
+
+def test_matches_are_those_of_the_reading_api(log: Log) -> None:
+    lamp_run(log)
+    answers = whole(log.folder)
+    told = answers.matches("0.0")
+    (run,) = read(log.folder).runs.values()
+    found = provenance.of(run)
+    assert told["share"] == found.coverage.share > 0
+    flows = {each.call: each for each in found.flow}
+    in_answer = [
+        row for row, call in enumerate(run.calls) if call.id in flows and flows[call.id].in_answer
+    ]
+    assert told["in_answer"] == in_answer == [0]
+    assert told["printed"] == [0, 1]
+
+
+def test_a_text_that_is_gone_is_said(log: Log) -> None:
+    lamp_run(log)
+    for path in (log.folder / "contexts").iterdir():
+        path.unlink()
+    answers = whole(log.folder)
+    assert answers.run("0.0")["context"]["missing"]
+    assert answers.matches("0.0")["share"] == 0
+    assert answers.calls("0.0", range(1))[0]["response"] == "the lamp of year 3"
+
+
+def test_one_run_of_a_folder_is_named(log: Log, tmp_path: Path) -> None:
+    log.begin("the first")
+    log.close()
+    other = Log(log.folder, run="other#run")
+    other.begin("the second")
+    other.close()
+    (run,) = whole(Path(f"{log.folder}#{log.run}")).state()["runs"]
+    assert run["query"] == "the first"
+    assert len(whole(log.folder).state()["runs"]) == 2
+    with pytest.raises(InputError, match="no such run"):
+        export(whole(Path(f"{log.folder}#none")), tmp_path / "page.html")
+
+
+def test_texts_come_in_slices(log: Log) -> None:
+    lamp_run(log)
+    texts = whole(log.folder).texts("0.0")
+    assert "".join(texts.slice(0, number) for number in range(99)) == TEXT
+
+
+def test_the_script_can_stand_in_a_page() -> None:
+    """No module's import or export is left, and nothing ends the block that it stands in."""
+    script = page.script()
+    assert "</script" not in script
+    assert "\nimport " not in script
+    assert "\nexport " not in script
+    assert page.Page.live().html.count("<script") == 1
+
+
+def test_what_it_can_not_use_is_said_at_once(tmp_path: Path, log: Log) -> None:
+    with pytest.raises(InputError, match=r"holds no supervisor\.jsonl"):
+        command.view([tmp_path], port=0, opens=False, target=None)
+    with pytest.raises(InputError, match="no folder"):
+        command.view([log.folder], port=0, opens=False, target=tmp_path / "no" / "page.html")
+    taken = ViewServer(Answers([log.folder]))
+    try:
+        with pytest.raises(InputError, match="can't be used"):
+            command.view([log.folder], port=taken.port, opens=False, target=None)
+    finally:
+        taken.close()
+
+
+def test_the_command_serves_until_ctrl_c(log: Log) -> None:
+    lamp_run(log)
+    words = [sys.executable, "-m", "distill", "view", str(log.folder)]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline()
+        assert url.startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 0, told
+    assert "Ctrl-C ends it" in told
+
+
+def test_the_command_writes_a_file(log: Log, tmp_path: Path) -> None:
+    lamp_run(log)
+    target = tmp_path / "page.html"
+    words = [sys.executable, "-m", "distill", "view", str(log.folder), "--export", str(target)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "for any browser" in done.stderr
+    assert "It is the lamp of year 3" in target.read_text("utf-8")
