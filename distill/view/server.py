@@ -119,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         origins = self.headers.get_all("Origin", [])
         if any(origin not in {f"http://{host}" for host in hosts} for origin in origins):
             raise Refused(HTTPStatus.FORBIDDEN)
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        is_own = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        # A link to the page may stand anywhere, as in a terminal that is a web page itself.
+        if not is_own and self.headers.get("Sec-Fetch-Dest") != "document":
             raise Refused(HTTPStatus.FORBIDDEN)
 
     def _check_token(self, given: str) -> None:

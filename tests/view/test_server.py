@@ -54,6 +54,8 @@ def test_who_has_the_token_gets_the_page_and_its_policy(served: ViewServer) -> N
     assert "unsafe" not in policy
     assert headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": "document"}
+    assert get(served, f"/?token={served.token}", **link)[0] == 200
     status, state = get(served, "/api/state", X_Distill_Token=served.token)
     assert status == 200
     assert len(state["runs"]) in (0, 1)  # it may still be reading
@@ -70,8 +72,10 @@ REFUSED = {
     "no port": ("/?token=TOKEN", {"Host": "127.0.0.1"}, 421),
     "another origin": ("/?token=TOKEN", {"Origin": "http://evil.invalid"}, 403),
     "a file's origin": ("/api/state", {"X_Distill_Token": "TOKEN", "Origin": "null"}, 403),
-    "another site": ("/?token=TOKEN", {"Sec_Fetch_Site": "cross-site"}, 403),
-    "another port's page": ("/?token=TOKEN", {"Sec_Fetch_Site": "same-site"}, 403),
+    "another site's script": ("/?token=TOKEN", {"Sec_Fetch_Site": "cross-site"}, 403),
+    "another port's frame": (
+        "/?token=TOKEN", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Dest": "iframe"}, 403,
+    ),
     "no such data": ("/api/secrets", {"X_Distill_Token": "TOKEN"}, 404),
     "no such run": ("/api/run/0.7", {"X_Distill_Token": "TOKEN"}, 404),
     "no number": ("/api/call/0.0/x", {"X_Distill_Token": "TOKEN"}, 404),

@@ -57,7 +57,7 @@ export class Overview {
       run.context.missing
         ? `The text can't be shown: ${run.context.missing}`
         : `Workers have read ${percent(share)} of the text: ${count(read)} of ${counted(total, "character")}. ` +
-            "Darker was read more often; a click opens the place.",
+            "The stronger the colour, the more often; a click opens the place.",
       app.coverage.matches && !run.context.missing && this.matched(app.coverage.matches),
     );
     this.strip.update();

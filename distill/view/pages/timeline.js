@@ -414,16 +414,17 @@ export class Timeline {
       return low ? sums[low - 1] : 0;
     };
     const time = (x) => this.from + ((x - this.left) / (this.edge - this.left)) * (this.to - this.from);
-    context.beginPath();
-    context.moveTo(this.left, y + AREA);
+    const curve = new Path2D();
+    curve.moveTo(this.left, y + AREA);
     for (let x = this.left; x <= this.edge; x++)
-      context.lineTo(x, y + AREA - (AREA - 4) * (at(time(x)) / most));
-    context.lineTo(this.edge, y + AREA);
+      curve.lineTo(x, y + AREA - (AREA - 4) * (at(time(x)) / most));
+    const area = new Path2D(curve);
+    area.lineTo(this.edge, y + AREA);
     context.fillStyle = colour("used-fill");
-    context.fill();
+    context.fill(area);
     context.strokeStyle = colour("used");
     context.lineWidth = 1.5;
-    context.stroke();
+    context.stroke(curve);
     if (isNear) {
       const top = y + AREA - (AREA - 4) * (limit / most);
       context.setLineDash([4, 3]);
