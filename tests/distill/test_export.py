@@ -263,6 +263,7 @@ def test_the_manifest_tells_all(logs: Path, tmp_path: Path) -> None:
     for each in source["files"]:
         data = (logs / each["file"]).read_bytes()
         assert (each["bytes"], each["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    assert [each["file"] for each in told["results"]] == [str(logs.with_suffix(".jsonl"))]
     assert told["options"]["where"] == ["run.score == 1"]
     assert told["runs"] == {"read": 7, "chosen": 3, "dropped": dict(made.dropped_runs)}
     assert told["rows"]["written"] == made.rows["train"] == 7
