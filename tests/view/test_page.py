@@ -147,19 +147,25 @@ def hostile_run(log: Log) -> None:
     wild = ((-5, 10**15, -7, "<script>"), (3, 1, 2, "<script>"), (0, 99, 10**9, "__proto__"))
     spans = tuple(records.Span(*each) for each in wild)
     asked = [(f"{BAD} {TEXT[:300]}", BAD), (BAD, None)]
-    log.calls(asked, server=BAD[:200], spans=spans)
+    far = {"total_s": 1e300, "queue_s": -1e300, "compute_s": 1e15, "gpu_s": -5.0}
+    log.calls(asked, server=BAD[:200], spans=spans, **far)
     log.calls([("x" * 10_000_000, "<b>" * 1_000_000)])
     log.cell(
         f"x = '''{BAD}'''",
         "y" * 10_000_000,
         status="error",
         stderr=BAD,
+        elapsed_s=-1e300,
         error=records.CellFailure(BAD, BAD, BAD),
         variables=(
             records.Variable(BAD, BAD, BAD, 1),
             records.Variable("__proto__", "constructor", "toString"),
         ),
     )
+    for t in (-1e300, 1e300):
+        log.journal.supervisor(
+            records.Event(t=t, run=log.run, producer=records.Producer("driver", BAD, 1), event=BAD)
+        )
     log.tell(BAD)
     log.end({BAD: [BAD, None, 1e308]}, answer_problem=BAD, error=BAD)
 
