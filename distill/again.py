@@ -95,7 +95,8 @@ async def resume_on_loop(
     sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
     supervisors = await ready_supervisors(host, supervisor, sub_supervisor)
     models = RunModels(*supervisors, await ready_backend(host, worker))
-    async with journal_of(host, recorded.folder, recorded.id, spans=spans) as journal:
+    logged = functools.partial(journal_of, spans=spans, before=recorded)
+    async with logged(host, recorded.folder, recorded.id) as journal:
         # Again, now that nobody else writes to it.
         recorded = await driver.in_thread(host, check, recorded.folder, recorded.id)
         options = _options_of(

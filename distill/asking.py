@@ -30,6 +30,7 @@ from distill.supervisor.journal import encode_context
 from distill.supervisors import DEFAULT_SUPERVISOR
 from distill.tasks import Task
 from distill.texts import Text, Texts
+from distill.user_folders import write_private
 
 OnProgress = Callable[[Progress], None]
 OURS = ("label", "log_dir", "on_progress", "sources", "resume", "json")
@@ -205,7 +206,7 @@ class Through:
         path = Path(self._spool.name, f"{hashlib.sha256(data).hexdigest()}.json")
         if not path.exists():
             draft = path.with_suffix(f".{threading.get_ident()}")
-            draft.write_bytes(data)
+            write_private(draft, data)
             draft.rename(path)
         return str(path)
 

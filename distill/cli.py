@@ -260,7 +260,8 @@ def export(**options: Any) -> int:
     help="Write the page and all its data into one HTML file instead.",
 )
 def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None) -> int:
-    """Look at runs in a browser, also while they go on (RUN is a log folder; default: the newest).
+    """Look at runs in a browser, also while they go on (RUN is a log folder, or FOLDER#RUN;
+    default: the newest folder).
 
     \b
     Examples:

@@ -43,6 +43,7 @@ from distill.supervisor.dialects import DialectName
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.supervisors import is_replay
+from distill.traces import Run
 from distill.user_folders import state_folder
 
 
@@ -190,15 +191,17 @@ async def journal_of(
     run_id: str,
     redaction: Redaction = NOTHING,
     spans: Collector | None = None,
+    before: Run | None = None,
 ) -> AsyncIterator[Journal]:
     """The journal, for this run alone; ``spans`` gets those of the run and its sub-runs.
 
-    Raises InputError: the run is under way already.
+    ``before`` is what was logged of a run that goes on. Raises InputError: the run is under way
+    already.
     """
     async with host.under_way(run_id):
         journal = host.open_journal(Path(folder), redaction)
         try:
-            with following(journal, run_id, spans):
+            with following(journal, run_id, spans, before):
                 yield journal
         finally:
             host.release_journal(journal)

@@ -26,6 +26,10 @@ NUMBER_FROM = 10**6
 CARD_DIGITS = range(13, 20)
 """Of a card number: ISO/IEC 7812-1."""
 
+MATCHES_LIMIT = 20_000
+"""Of a text that is written on the driver's loop: with more than that, a quarter of a second's
+work, it is blotted out as a whole."""
+
 Span = tuple[int, int]
 """Where something begins and ends, in bytes."""
 
@@ -180,14 +184,20 @@ class Redaction:
         names = tuple(each for each in self.wanted if each not in own)
         return (*names, *(f"{OWN}{number}" for number, _ in enumerate(own, 1)))
 
-    def text(self, text: str) -> str:
-        """The text with every match blotted out; as long as it was. The same object if none is."""
+    def text(self, text: str, *, most: int | None = MATCHES_LIMIT) -> str:
+        """The text with every match blotted out; as long as it was. The same object if none is.
+
+        All of a text with more matches than ``most`` is blotted out.
+        """
         if not text or not self.wanted:
             return text
         data = text.encode("utf-8", "surrogatepass")
         if _any_of(self.wanted).search(data) is None:
             return text
-        spans = sorted(self._spans(data))
+        found = list(itertools.islice(self._spans(data), None if most is None else most + 1))
+        if most is not None and len(found) > most:
+            return MASK * len(text)
+        spans = sorted(span for span in found if span is not None)
         if not spans:
             return text
         pieces: list[bytes] = []
@@ -200,7 +210,8 @@ class Redaction:
         pieces.append(data[done:])
         return b"".join(pieces).decode("utf-8", "surrogatepass")
 
-    def _spans(self, data: bytes) -> Iterator[Span]:
+    def _spans(self, data: bytes) -> Iterator[Span | None]:
+        """Those of matches, and None for each place that looked like one."""
         for each in self.wanted:
             for pattern, found in _patterns(each):
                 for match in pattern.finditer(data):
@@ -208,23 +219,25 @@ class Redaction:
                     if found is None:
                         yield start, end
                     else:
+                        yield None
                         piece = data[start:end]
                         yield from ((start + a, start + b) for a, b in found(piece))
 
-    def value(self, value: Any, *, numbers: bool = True) -> Any:
-        """A JSON-like value with every text and key in it redacted, and every number that is one
-        of those that are looked for, if ``numbers``. The same object where nothing is.
+    def value(self, value: Any, *, numbers: bool = True, most: int | None = MATCHES_LIMIT) -> Any:
+        """A JSON-like value with every text (see ``text``) and key in it redacted, and every number
+        that is one of those that are looked for, if ``numbers``. The same object where nothing is.
         """
         if isinstance(value, str):
-            return self.text(value)
+            return self.text(value, most=most)
         if isinstance(value, dict):
             items = [
-                (self.text(str(key)), self.value(item, numbers=numbers))
+                (self.text(str(key)), self.value(item, numbers=numbers, most=most))
                 for key, item in value.items()
             ]
             return _changed(value, _apart(items))
         if isinstance(value, list | tuple):
-            return _changed(value, type(value)(self.value(item, numbers=numbers) for item in value))
+            redacted = (self.value(item, numbers=numbers, most=most) for item in value)
+            return _changed(value, type(value)(redacted))
         if numbers and isinstance(value, int | float) and not isinstance(value, bool):
             return self._number(value)
         return value

@@ -34,10 +34,11 @@ from distill.run_attributes import (
     name_of,
     primitive_attributes,
     run_attributes,
+    sendable,
     short,
 )
 from distill.supervisor.journal import Journal
-from distill.traces import records
+from distill.traces import Run, records
 
 LOG = logging.getLogger("distill")
 CALLS_A_BATCH = 20
@@ -48,22 +49,30 @@ OTHERS_A_CELL = 100
 
 
 def following(
-    journal: Journal, run: str, collector: Collector | None
+    journal: Journal, run: str, collector: Collector | None, before: Run | None = None
 ) -> AbstractContextManager[None]:
     """While the context lasts, the run and its sub-runs are told to the collector, if there is one.
 
-    What was logged of it before is not: a run that goes on has the same trace.
+    ``before`` is what was logged of a run that goes on: it has the same trace.
     """
     if collector is None:
         return contextlib.nullcontext()
-    return journal.heard(Followed(run, collector).hear)
+    begun = [run] if before is None else _family(before)
+    return journal.heard(Followed(begun, collector).hear)
+
+
+def _family(run: Run) -> list[str]:
+    """The ids of a run and its sub-runs, at any depth."""
+    return [run.id, *(each for sub in run.sub_runs for each in _family(sub))]
 
 
 class Followed:
-    """A run and its sub-runs. ``hear`` is called with what was logged, in any thread."""
+    """Runs that have begun, and their sub-runs. ``hear`` is called with what was logged, in any
+    thread.
+    """
 
-    def __init__(self, run: str, collector: Collector) -> None:
-        self._runs = {run: RunTrace(run, content=collector.content)}
+    def __init__(self, begun: Sequence[str], collector: Collector) -> None:
+        self._runs = {run: RunTrace(run, content=collector.content) for run in begun}
         self._collector = collector
         self._sender = collector.sender()
         self._lock = threading.Lock()
@@ -271,7 +280,7 @@ class RunTrace:
 
     def _why(self, text: str | None) -> str:
         """What a status says of a failure; it may quote anything, so it is a text of the run."""
-        return (text or "") if self._content else ""
+        return sendable(text or "") if self._content else ""
 
 
 def trace_id_of(run: str) -> int:

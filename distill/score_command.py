@@ -16,6 +16,7 @@ from distill.scoring_lanes import Scores, ScoringProgress
 from distill.standings_picture import check_picture, drawn
 from distill.standings_table import short, table
 from distill.supervisor.text import visible
+from distill.user_folders import write_private
 
 UNTOLD_SHOWN = 3
 WHY_CHARS = 300
@@ -115,7 +116,7 @@ def _draw(told: Scores, picture: Path) -> None:
         raise InputError(f"a picture is of one scorer, and there are {names}: name one (--scorer)")
     ((scorer, comparison),) = told.comparisons.items()
     try:
-        picture.write_text(drawn(comparison, scorer), "utf-8")
+        write_private(picture, drawn(comparison, scorer).encode())
     except OSError as error:
         raise InputError(f"the picture {picture} can't be written: {error.strerror}") from error
 

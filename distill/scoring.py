@@ -66,9 +66,8 @@ async def score_on_loop(
     folders, threads = _folders(runs), CallThreads()
     known = Labels() if labels is None else await threads.call(read_labels, labels)
     found = await threads.call(_recorded, folders)
-    named = (known.of(run.id, run.start.label) for run in all_runs(found))
-    if labels is not None and all(label is None for label in named):
-        raise InputError("none of these runs has an id, or a label, that the labels name")
+    if labels is not None:
+        _check_named(known, found)
     told, name = Scores(), None
     if scorer is not None:
         chosen, judge = await threads.call(_chosen, scorer, max_dollars, prices)
@@ -110,6 +109,18 @@ def _folders(runs: Runs) -> dict[Path, frozenset[str]]:
 
 def _recorded(folders: dict[Path, frozenset[str]]) -> dict[Path, Recorded]:
     return {folder: recorded_in(folder, runs) for folder, runs in folders.items()}
+
+
+def _check_named(labels: Labels, found: dict[Path, Recorded]) -> None:
+    """Raise InputError where labels were given, and no run is named by them."""
+    runs = list(all_runs(found))
+    if runs and all(labels.of(run.id, run.start.label) is None for run in runs):
+        first = runs[0]
+        label = "no label" if first.start.label is None else f"the label {first.start.label!r}"
+        raise InputError(
+            "the labels name none of these runs, neither by `run` nor by `id`: the first one is "
+            f"run {first.id}, with {label}"
+        )
 
 
 def _check_labels(scorer: Scorer, labels: Labels, found: dict[Path, Recorded]) -> None:

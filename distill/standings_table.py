@@ -28,7 +28,7 @@ INTERVAL = "95 %: Wilson's interval of the accuracy, over tasks: attempts at one
 COSTS = "Turns, tokens, dollars and seconds are means of a run."
 BY_PAIRS = """\
 These rest on different tasks, {shared} of which all have a score of: their accuracies can't be
-compared, only the pairs below."""
+compared, only the pairs below, if any."""
 PAIRS = """\
 Task by task, where both have a score: the difference of the mean scores with its 95 % interval
 (Bonett and Price), at how many tasks it is for and against, and the chance of as much by luck alone

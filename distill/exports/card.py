@@ -10,7 +10,7 @@ from typing import Any
 from distill.exports.columns import meanings, type_names
 from distill.exports.graded import GradedRun
 from distill.exports.row import Format
-from distill.supervisor.text import printable, visible
+from distill.supervisor.text import visible
 
 FILE = "README.md"
 NAMED = 20
@@ -120,4 +120,4 @@ def _code(value: Any) -> str:
 
 
 def _plain(value: str) -> str:
-    return printable(" ".join(visible(value).split())[:200])
+    return " ".join(visible(value).split())[:200]

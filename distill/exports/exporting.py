@@ -21,11 +21,13 @@ from distill.exports.choice import Choice
 from distill.exports.duplicates import Seen
 from distill.exports.grading import graded_runs
 from distill.exports.material import Material
-from distill.exports.reading import Source, read_runs, sources
-from distill.exports.row import Dropped, Format, Made, Row
+from distill.exports.reading import Source, hashed, read_runs, sources
+from distill.exports.row import Dropped, Format, Row
 from distill.exports.selection import Select, chosen_runs
-from distill.exports.splits import Sides, sides
+from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
+from distill.labels import places_beside
+from distill.supervisor.text import printable
 
 
 @dataclass(slots=True)
@@ -135,6 +137,8 @@ class _Work:
     def __init__(self, choice: Choice, read: Sequence[Source], results: Sequence[Path]) -> None:
         self._choice, self._read = choice, read
         self._format: Format = choice.wanted_format()
+        beside = [path for source in read for path in places_beside(source.folder.resolve())]
+        self._results = [hashed(path) for path in dict.fromkeys([*beside, *results])]
         graded, unfit = graded_runs(read, results, choice.score)
         conditions = choice.conditions()
         runs, dropped = chosen_runs(graded, conditions, choice.select, choice.correct_from)
@@ -154,7 +158,10 @@ class _Work:
         )
         if choice.length_weight is not None:
             self._material.length_weight = choice.length_weight
-        self._sides: Sides = sides(runs, choice.shares(), choice.seed)
+        self._shares = choice.shares()
+        is_one = len(self._shares) == 1
+        self._clusters = {each.run.id: "" for each in runs} if is_one else clusters(runs)
+        self._sides = sides(self._clusters, self._shares, choice.seed)
 
     def count(self) -> Export:
         """What would come of it."""
@@ -169,9 +176,10 @@ class _Work:
                 self._into(files)
             if not sum(self._export.rows.values()):
                 raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
-            made = manifest.made(self._choice, self._read, self._export, folder)
+            made = manifest.made(self._choice, self._read, self._results, self._export, folder)
             told = card.text(out.name, self._format, self._material.runs, made)
-            for name, data in ((manifest.FILE, manifest.as_json(made)), (card.FILE, told.encode())):
+            both = {manifest.FILE: manifest.as_json(made), card.FILE: printable(told).encode()}
+            for name, data in both.items():
                 with new_file(folder / name) as file:
                     file.write(data)
         self._export.out = out
@@ -179,34 +187,27 @@ class _Work:
 
     def _into(self, files: _Rows) -> None:
         export, seen = self._export, Seen() if self._choice.dedup else None
-        export.rows = dict.fromkeys(self._choice.shares(), 0)
+        export.rows = dict.fromkeys(self._shares, 0)
         for each in self._format.rows(self._material):
             if isinstance(each, Dropped):
                 export.dropped_rows[each.reason] += 1
             elif seen is not None and (double := seen.check(each.texts)) is not None:
                 export.dropped_rows[f"{double} duplicate"] += 1
             else:
-                self._add(each, files)
+                split = self._sides[each.of.run.id]
+                files.write(split, each.row)
+                export.rows[split] += 1
         export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
         export.warnings = self._warnings()
 
-    def _add(self, made: Made, files: _Rows) -> None:
-        split = self._sides.of(made.of)
-        try:
-            files.write(split, made.row)
-        except UnicodeEncodeError:
-            self._export.dropped_rows["UTF-8 can't hold its text (a lone surrogate)"] += 1
-        else:
-            self._export.rows[split] += 1
-
     def _warnings(self) -> list[str]:
         rows = self._export.rows
-        found = [
-            f"the split {name} has no row: there are few texts; try another --seed"
-            for name, count in rows.items()
-            if not count and any(rows.values())
-        ]
+        found = []
+        if empty := [name for name, count in rows.items() if not count and any(rows.values())]:
+            other = other_seed(self._clusters, self._shares, self._choice.seed)
+            advice = "" if other is None else f"; try --seed {other}"
+            found.append(f"the split {', '.join(empty)} has no row: there are few texts{advice}")
         found += [
             f"{path} grew while it was read: export again when its run has ended"
             for source in self._read
@@ -223,7 +224,8 @@ class _Work:
 
 def told_drops(export: Export) -> str:
     """The drops on one line, most frequent first."""
-    both = [*export.dropped_runs.most_common(), *export.dropped_rows.most_common()]
     runs = [f"{count:,} runs: {reason}" for reason, count in export.dropped_runs.most_common()]
     rows = [f"{count:,} × {reason}" for reason, count in export.dropped_rows.most_common()]
-    return "Dropped: " + "; ".join([*runs, *rows]) if both else "The runs have nothing that fits"
+    return (
+        f"Dropped: {'; '.join([*runs, *rows])}" if runs or rows else "The runs hold nothing for it"
+    )

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from distill.errors import InputError
@@ -12,6 +11,7 @@ from distill.exports.reading import part_hashes
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # as `datasets` takes the name of a split
 WHOLE = "train"
 """The one split where none was asked for."""
+SEEDS_TRIED = 200
 
 
 def shares(text: str | Mapping[str, float] | None) -> dict[str, float]:
@@ -43,31 +43,15 @@ def _pairs(text: str) -> Iterable[tuple[str, float]]:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """Which split each run belongs to.
+def clusters(runs: Iterable[GradedRun]) -> dict[str, str]:
+    """What each run, by its id, must stay together with: equal names are on one side.
 
     Runs that share a text (the whole of it, or one of the texts in a list or dict), a task of
-    ``--tasks`` or a root run belong together, and so do those that are linked through others.
-    Where such a cluster goes is decided by the seed and its lowest text hash alone, so a text stays
-    on its side when more runs are exported later, unless they link it with another. Shares are
-    therefore met on average over many texts, not exactly.
+    ``--tasks`` or a root run belong together, and so do those that are linked through others. The
+    name of a cluster is the lowest hash of its texts.
     """
-
-    splits: dict[str, str]
-
-    def of(self, graded: GradedRun) -> str:
-        """The name of its split."""
-        return self.splits[graded.run.id]
-
-
-def sides(runs: Iterable[GradedRun], given: Mapping[str, float], seed: int) -> Sides:
-    """Share the runs out."""
     runs = list(runs)
-    if len(given) == 1:
-        (only,) = given
-        return Sides({graded.run.id: only for graded in runs})
-    clusters = _Clusters()
+    linked = _Linked()
     parts: dict[str, set[str]] = {}
     for graded in runs:
         if graded.document not in parts:
@@ -75,19 +59,29 @@ def sides(runs: Iterable[GradedRun], given: Mapping[str, float], seed: int) -> S
         keys = [f"text {each}" for each in parts[graded.document]]
         if graded.root.is_task:
             keys.append(f"task {graded.task}")
-        clusters.join([*keys, f"run {graded.root.run.id}"])
+        linked.join([f"run {graded.root.run.id}", *keys])
     lowest: dict[str, str] = {}
     for graded in runs:
-        cluster = clusters.of(f"run {graded.root.run.id}")
-        low = min(parts[graded.document])
+        cluster, low = linked.of(f"run {graded.root.run.id}"), min(parts[graded.document])
         lowest[cluster] = min(lowest.get(cluster, low), low)
-    return Sides(
-        {
-            graded.run.id: _drawn(
-                f"{seed}:{lowest[clusters.of(f'run {graded.root.run.id}')]}", given
-            )
-            for graded in runs
-        }
+    return {graded.run.id: lowest[linked.of(f"run {graded.root.run.id}")] for graded in runs}
+
+
+def sides(clusters: Mapping[str, str], given: Mapping[str, float], seed: int) -> dict[str, str]:
+    """The split of each run, by its id.
+
+    The seed and the name of its cluster alone decide, so a text stays on its side when more runs
+    are exported later, unless they link it with another. Shares are therefore met on average over
+    many texts, not exactly.
+    """
+    return {run: _drawn(f"{seed}:{cluster}", given) for run, cluster in clusters.items()}
+
+
+def other_seed(clusters: Mapping[str, str], given: Mapping[str, float], seed: int) -> int | None:
+    """The next seed with which every split gets a run; None: there is none nearby."""
+    tried = range(seed + 1, seed + 1 + SEEDS_TRIED)
+    return next(
+        (each for each in tried if set(sides(clusters, given, each).values()) == set(given)), None
     )
 
 
@@ -102,7 +96,7 @@ def _drawn(key: str, given: Mapping[str, float]) -> str:
     return name
 
 
-class _Clusters:
+class _Linked:
     """What is joined directly or through others: union-find, with paths halved."""
 
     def __init__(self) -> None:

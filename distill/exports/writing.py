@@ -27,7 +27,7 @@ class RowsFile(Protocol):
     """A file of rows while it is written."""
 
     def write(self, row: Row) -> None:
-        """Add a row. Raises UnicodeEncodeError where UTF-8 can't hold it: then it is not there."""
+        """Add a row."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -94,7 +94,7 @@ class DataFiles:
         self._open: dict[str, RowsFile] = {}
 
     def write(self, split: str, row: Row) -> None:
-        """Add a row to a split; see ``RowsFile.write``."""
+        """Add a row to a split."""
         if (file := self._open.get(split)) is None:
             path = self._folder / file_name(split, self._kind)
             file = self._open[split] = KINDS[self._kind](path, self._row)

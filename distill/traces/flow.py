@@ -113,7 +113,7 @@ class _Final:
             for each in self._words.places(words, 0, len(self._paths))
             if each.is_all or not _is_short(words)
         )
-        whole = (each for each in self._words.whole_texts_in(words) if each.chars >= SHORT_CHARS)
+        whole = self._words.whole_texts_in(words, SHORT_CHARS)
         places = {
             InAnswer(self._paths[each.text], each.start, each.end): None
             for each in itertools.islice(itertools.chain(found, whole), PLACES_SHOWN)

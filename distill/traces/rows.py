@@ -3,7 +3,7 @@
 ``docs/traces.md`` says what each column means; a column has the same name in every table.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,37 +49,27 @@ def _of_run(run: Run) -> Row:
 def run_row(run: Run) -> Row:
     """A run: how it began, how it ended, what it used. What the log lacks is None."""
     start, end = run.start, run.end
-    row = {
+    return {
         **_of_run(run),
         "parent": start.parent.run if start is not None and start.parent is not None else None,
-        "t": start.t if start is not None else None,
-        "query": start.query if start is not None else None,
-        "supervisor": start.supervisor if start is not None else None,
-        "worker": start.worker if start is not None else None,
+        **_fields(start, "t", "query", "supervisor", "worker"),
         "context_sha256": start.context.sha256 if start is not None else None,
         "context_chars": start.context.chars if start is not None else None,
         "redacted": bool(start.redacted) if start is not None else None,
         "schema": start.v if start is not None else None,
-        "status": end.status if end is not None else None,
+        **_fields(end, "status"),
         "answer": run.answer,
-        "error": end.error if end is not None else None,
-        "ended_by": end.ended_by if end is not None else None,
+        **_fields(end, "error", "ended_by"),
         "turns": len(run.turns),
         "cells": len(run.cells),
-        "failed_cells": sum(cell.status in ("error", "lost") for cell in run.cells),
-        "worker_calls": end.worker_calls if end is not None else None,
-        "worker_cached": end.worker_cached if end is not None else None,
+        "failed_cells": _failed(run.cells),
+        **_fields(end, "worker_calls", "worker_failures", "worker_cached", "read_chars"),
         "sub_runs": len(run.sub_runs),
+        **_usage("supervisor_", end.supervisor_usage if end is not None else None),
+        **_usage("worker_", end.worker_usage if end is not None else None),
+        **_fields(end, "supervisor_dollars", "worker_dollars", "gpu_s", "elapsed_s"),
+        **{f"score.{name}": score.value for name, score in run.scored.items()},
     }
-    row |= _usage("supervisor_", end.supervisor_usage if end is not None else None)
-    row |= _usage("worker_", end.worker_usage if end is not None else None)
-    row |= {
-        "supervisor_dollars": end.supervisor_dollars if end is not None else None,
-        "worker_dollars": end.worker_dollars if end is not None else None,
-        "gpu_s": end.gpu_s if end is not None else None,
-        "elapsed_s": end.elapsed_s if end is not None else None,
-    }
-    return row | {f"score.{name}": score.value for name, score in run.scored.items()}
 
 
 def turn_row(joined: JoinedTurn) -> Row:
@@ -96,7 +86,7 @@ def turn_row(joined: JoinedTurn) -> Row:
         "request_messages": turn.request_messages,
         "compactions": turn.compactions,
         "cells": turn.cells,
-        "failed_cells": sum(cell.status in ("error", "lost") for cell in joined.cells),
+        "failed_cells": _failed(joined.cells),
         "forced": turn.forced,
         "refused": turn.refused,
         "attempt": turn.attempt,
@@ -184,8 +174,7 @@ def score_row(scored: tuple[Run, records.Score]) -> Row:
     run, score = scored
     return {
         **_of_run(run),
-        "supervisor": run.start.supervisor if run.start is not None else None,
-        "worker": run.start.worker if run.start is not None else None,
+        **_fields(run.start, "supervisor", "worker"),
         "scorer": score.scorer,
         "score": score.value,
         "detail": score.detail,
@@ -197,20 +186,22 @@ def score_row(scored: tuple[Run, records.Score]) -> Row:
     }
 
 
+def _fields(part: object, *names: str) -> Row:
+    """These fields of a record or a part of one, under their own names."""
+    return {name: getattr(part, name, None) for name in names}
+
+
 def _usage(prefix: str, usage: records.TokenUsage | None) -> Row:
-    return {
-        f"{prefix}input_tokens": usage.input_tokens if usage is not None else None,
-        f"{prefix}output_tokens": usage.output_tokens if usage is not None else None,
-        f"{prefix}cached_input_tokens": usage.cached_input_tokens if usage is not None else None,
-    }
+    told = _fields(usage, "input_tokens", "output_tokens", "cached_input_tokens")
+    return {f"{prefix}{name}": count for name, count in told.items()}
+
+
+def _failed(cells: Iterable[records.Cell]) -> int:
+    return sum(cell.status in ("error", "lost") for cell in cells)
 
 
 def _ids_of(record: records.Turn | records.Call) -> Row:
-    return {
-        "prompt_token_ids": record.prompt_token_ids,
-        "token_ids": record.token_ids,
-        "logprobs": record.logprobs,
-    }
+    return _fields(record, "prompt_token_ids", "token_ids", "logprobs")
 
 
 _TABLES: Mapping[str, tuple[Callable[[Logs], Iterator[Any]], Callable[[Any], Row]]] = {

@@ -65,6 +65,9 @@ def _run_problems(run: Run, texts: "_Texts") -> list[str]:
     mute = sum(not _has_messages(run, turn) for turn in run.turns)
     if mute:
         found.append(f"{mute} turns lack messages of their request, or their reply")
+    exact = sum(turn.token_ids is not None or turn.logprobs is not None for turn in run.turns)
+    if run.start.redacted and exact:
+        found.append(f"{exact} turns have token ids, though the run was redacted")
     if texts.problem(run.start.context):
         found.append(f"its context {texts.problem(run.start.context)}")
     return found

@@ -84,15 +84,18 @@ class Words:
         elif _longest_known(numbers) >= RUN_WORDS:
             yield from self._runs(numbers, first, stop)
 
-    def whole_texts_in(self, words: Sequence[str]) -> Iterator[Place]:
-        """The texts of fewer than ``RUN_WORDS`` words that stand whole among these."""
-        numbers = self._known(words)
+    def whole_texts_in(self, words: Sequence[str], least_chars: int) -> Iterator[Place]:
+        """The texts of fewer than ``RUN_WORDS`` words that stand whole among these, once each.
+
+        Those of fewer characters are left out.
+        """
+        numbers = self._known(words).tolist()
         for size, whole in self._whole.items():
-            if size > len(numbers):
-                continue
-            for at in range(len(numbers) - size + 1):
-                for text in whole.get(tuple(numbers[at : at + size].tolist()), ()):
-                    yield self._place(self._bounds[text], size)
+            starts = range(len(numbers) - size + 1)
+            for gram in dict.fromkeys(tuple(numbers[at : at + size]) for at in starts):
+                texts = whole.get(gram, ())
+                if texts and self._place(self._bounds[texts[0]], size).chars >= least_chars:
+                    yield from (self._place(self._bounds[text], size) for text in texts)
 
     def _whole_texts(self) -> dict[int, dict[tuple[int, ...], list[int]]]:
         """The short texts: by how many words they have, by these."""
@@ -136,7 +139,7 @@ class Words:
         wanted = gram_hashes(numbers, len(numbers))[0]
         low, high = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
         here = order[low:high]
-        for at in here[np.searchsorted(here, first) :].tolist():
+        for at in map(int, here[np.searchsorted(here, first) :]):  # mostly only the first is wanted
             if at >= stop:
                 return
             if np.array_equal(self._numbers[at : at + len(numbers)], numbers):

@@ -32,12 +32,12 @@ def view(folders: Sequence[Path], *, port: int, opens: bool, target: Path | None
     except OSError as error:
         raise InputError(f"port {port} can't be used: {error.strerror or error}") from error
     with contextlib.closing(server), contextlib.suppress(KeyboardInterrupt):
-        click.echo(server.url)
         click.echo(
             "Open this in a browser; who has the whole address can read the runs. Ctrl-C ends it.\n"
             f"From another machine: ssh -L {server.port}:127.0.0.1:{server.port} HOST first.",
             err=True,
         )
+        click.echo(server.url)
         if opens:
             webbrowser.open(server.url)
         threading.Event().wait()

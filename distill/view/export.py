@@ -22,6 +22,8 @@ def export(answers: Answers, target: Path) -> int:
     """Write the file; how many bytes it has. Raises InputError."""
     while answers.look():
         pass
+    if not answers.keys():
+        raise InputError("there is no such run in the log")
     before, late = Page.file().html.split(DATA_MARK)
     middle, after = late.split(LATE_DATA_MARK)
     try:

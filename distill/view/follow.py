@@ -9,10 +9,11 @@ import msgspec
 
 from distill.errors import InputError
 from distill.traces import Skipped, records
+from distill.traces.naming import folder_and_run
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
-LOOK_BYTES = 8 << 20
+LOOK_BYTES = 2 << 20
 """Read at a time, while who asks for a page waits."""
 SKIPPED_KEPT = 200
 
@@ -24,9 +25,13 @@ _CALL = msgspec.json.Decoder(records.Call)
 
 
 class FollowedFolder:
-    """One log folder. ``lock`` is held while its runs change. Raises InputError: no log there."""
+    """One log folder, or one run of it (``FOLDER#RUN``). ``lock`` is held while its runs change.
 
-    def __init__(self, folder: Path, number: int) -> None:
+    Raises InputError: no log there.
+    """
+
+    def __init__(self, named: Path, number: int) -> None:
+        folder, self._only = folder_and_run(named)
         if not (folder / records.SUPERVISOR_LOG).is_file():
             raise InputError(
                 f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
@@ -85,7 +90,7 @@ class FollowedFolder:
     def _take(self, log: str, record: Any, offset: int, length: int) -> None:
         if record.v > records.SCHEMA_VERSION:
             self._skip(log, f"schema version {record.v} is newer than this")
-        elif record.run is None:
+        elif record.run is None or self._only not in (None, record.run):
             return
         elif isinstance(record, CallLine):
             self._run(record.run).add_call(record, offset, length)

@@ -21,6 +21,7 @@ from distill.view.page import Page
 ADDRESS = "127.0.0.1"
 TOKEN_HEADER = "X-Distill-Token"  # noqa: S105  (its name, not the token)
 LOOK_EVERY_S = 0.3
+BETWEEN_LOOKS_S = 0.002
 NOTHING = "default-src 'none'"
 HEADERS = {
     "Cache-Control": "no-store",
@@ -58,8 +59,8 @@ class ViewServer:
     def _follow(self) -> None:
         """Read on, as the logs grow."""
         while not self._closed.is_set():
-            if not self._answers.look():
-                self._closed.wait(LOOK_EVERY_S)
+            # Who waits for an answer comes between: a lock is nobody's by turn.
+            self._closed.wait(BETWEEN_LOOKS_S if self._answers.look() else LOOK_EVERY_S)
 
     def close(self) -> None:
         """Answer no more."""
@@ -118,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         origins = self.headers.get_all("Origin", [])
         if any(origin not in {f"http://{host}" for host in hosts} for origin in origins):
             raise Refused(HTTPStatus.FORBIDDEN)
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        is_own = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        # A link to the page may stand anywhere, as in a terminal that is a web page itself.
+        if not is_own and self.headers.get("Sec-Fetch-Dest") != "document":
             raise Refused(HTTPStatus.FORBIDDEN)
 
     def _check_token(self, given: str) -> None:

@@ -1,6 +1,7 @@
 """The parts of ``distill export``: expressions, shortened conversations, sub-runs, overlaps."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
 from tests.distill.test_sub_runs import SUPERVISOR, Family
+from tests.view.logs import logs_runs
 
 Ask = Callable[..., RunResult]
 
@@ -168,6 +170,26 @@ def test_calls_that_teach_nothing_are_dropped_with_why(ask: Ask, log: Path, tmp_
         log, format="worker-sft", dedup=True, where="call.source != 'reused'", dry_run=True
     )
     assert dedup.rows == {"train": 3}
+
+
+@pytest.mark.parametrize("kind", ["worker-sft", pytest.param("few-shot", marks=pytest.mark.slow)])
+def test_many_calls_take_little_memory(many: Path, tmp_path: Path, kind: str) -> None:
+    tracemalloc.start()
+    try:
+        made = export(many, tmp_path / "out", format=kind, dedup=True, where="call.item >= 0")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.rows["train"] + made.dropped_rows.total() == 3000
+    assert peak_bytes < (many / "worker.jsonl").stat().st_size / 2
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of a run of 3,000 calls: 6 MB."""
+    folder = tmp_path_factory.mktemp("many") / "log"
+    logs_runs().write_run(folder, 3000)
+    return folder
 
 
 # -- conversations

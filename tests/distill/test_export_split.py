@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.exports.graded import GradedRun
-from distill.exports.splits import Sides, sides
+from distill.exports.splits import clusters, other_seed, sides
 from distill.traces import Run, records
 
 DRIVER = records.Producer("driver", "driver", 1)
@@ -49,26 +49,34 @@ def alike(one: GradedRun, other: GradedRun) -> bool:
 @given(FAMILIES, st.integers(0, 99))
 def test_what_has_something_in_common_is_on_one_side(families: list[Family], seed: int) -> None:
     runs = runs_of(families)
-    shared: Sides = sides(runs, SHARES, seed)
+    shared = sides(clusters(runs), SHARES, seed)
     for one in runs:
-        assert shared.of(one) in SHARES
+        assert shared[one.run.id] in SHARES
         for other in runs:
             if alike(one, other):
-                assert shared.of(one) == shared.of(other)
-    assert sides(list(reversed(runs)), SHARES, seed) == shared  # by no order
+                assert shared[one.run.id] == shared[other.run.id]
+    assert sides(clusters(reversed(runs)), SHARES, seed) == shared  # by no order
 
 
 @given(st.integers(0, 99), st.sets(st.integers(0, 50), min_size=1))
 def test_more_runs_move_no_text(seed: int, texts: set[int]) -> None:
     few = runs_of([([text], None) for text in sorted(texts)])
     many = runs_of([([text], None) for text in range(51)])
-    before, after = sides(few, SHARES, seed), sides(many, SHARES, seed)
-    where = {graded.document: after.of(graded) for graded in many}
-    assert all(before.of(graded) == where[graded.document] for graded in few)
+    before, after = (sides(clusters(runs), SHARES, seed) for runs in (few, many))
+    where = {graded.document: after[graded.run.id] for graded in many}
+    assert all(before[graded.run.id] == where[graded.document] for graded in few)
 
 
 def test_shares_are_met_over_many_texts() -> None:
     runs = runs_of([([text], None) for text in range(4000)])
-    counts = list(sides(runs, SHARES, seed=1).splits.values())
+    counts = list(sides(clusters(runs), SHARES, seed=1).values())
     for name, share in SHARES.items():
         assert abs(counts.count(name) / 4000 - share) < 0.03  # 4 deviations
+
+
+def test_another_seed_is_found_where_a_split_is_empty() -> None:
+    few = clusters(runs_of([([text], None) for text in range(3)]))
+    other = other_seed(few, SHARES, 0)
+    assert other is not None
+    assert set(sides(few, SHARES, other).values()) == set(SHARES)
+    assert other_seed(clusters(runs_of([([1], None)])), SHARES, 0) is None

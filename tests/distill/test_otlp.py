@@ -18,8 +18,17 @@ from distill import OpenAIHandler, RunResult, resume, run
 from distill.errors import InputError, ModelError
 from distill.otlp import QUEUE_SPANS, Sender, Span, SpanIds, collector
 from distill.run_attributes import CONTENT_CHARS
-from distill.run_spans import CALLS_A_BATCH, CALLS_A_CELL, OTHERS_A_CELL, span_id_of, trace_id_of
-from distill.traces import Run, read
+from distill.run_spans import (
+    CALLS_A_BATCH,
+    CALLS_A_CELL,
+    OTHERS_A_CELL,
+    following,
+    span_id_of,
+    trace_id_of,
+)
+from distill.supervisor.journal import Journal
+from distill.supervisor.run_log import RunLog
+from distill.traces import Run, read, records
 from tests.distill.collectors import Received, collecting
 from tests.distill.commands import QUESTION, TEXT, command
 from tests.distill.scripted import Supervisor, Worker, cell, endpoint
@@ -163,6 +172,22 @@ def test_texts_are_bounded_and_redacted(ask: Ask) -> None:
     )
 
 
+def test_what_is_no_text_is_sent_as_one(ask: Ask, logged: Callable[[], Run]) -> None:
+    """Protobuf has no lone surrogates: a span that can't be encoded loses its whole batch."""
+    bad = "'\\ud800' * 9"
+    codes = (
+        f"print({bad})\nlook({bad})",
+        f"raise ValueError({bad})",
+        f"class Odd(Exception): pass\nOdd.__name__ = {bad}\nraise Odd({bad})",
+        f"FINAL([worker({bad}), {bad}])",
+    )
+    with collecting() as collected:
+        ask(*map(cell, codes), worker=Worker(lambda _: "\ud800"), primitives={"look": len},
+            otlp=collected.url, otlp_content=True)  # fmt: skip
+        spans = collected.until(ROOT)
+    assert len(named(spans, REPL)) == len(logged().cells) >= 4
+
+
 def test_many_calls_are_sums_and_a_few_spans(ask: Ask) -> None:
     code = """
 a = worker_batch([f'p{i}' for i in range(1000)])
@@ -213,6 +238,22 @@ def test_a_run_that_fails_and_goes_on_is_one_trace(ask: Ask, log: Path) -> None:
     assert first.attributes["error.type"] == "failed"
     assert not second.is_error
     assert len(named(spans, REPL)) == 2
+
+
+def test_sub_runs_of_a_run_that_goes_on_are_heard(tmp_path: Path) -> None:
+    """They do not begin again: the log says whose they are."""
+    before = Run("top", tmp_path, sub_runs=[Run("sub", tmp_path)])
+    journal = Journal(tmp_path)
+    with collecting() as collected:
+        with following(journal, "top", collector(collected.url), before):
+            for run in ("top", "sub", "another"):
+                RunLog(journal, run).write(
+                    records.Cell, turn=1, cell=1, code="", status="ok", stdout="", stderr="",
+                    elapsed_s=1.0, cpu_s=0.5,
+                )  # fmt: skip
+        spans = collected.until(REPL, 2)
+    journal.close()
+    assert {span.trace for span in spans} == {f"{trace_id_of(run):032x}" for run in ("top", "sub")}
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
-from distill.redaction import MASK, READY, Redaction
+from distill.redaction import MASK, MATCHES_LIMIT, READY, Redaction
 from distill.supervisor import driver
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
@@ -52,6 +54,26 @@ def test_a_pattern_and_what_it_leaves(name: str, text: str, left: str) -> None:
     while MASK * 2 in shortened:
         shortened = shortened.replace(MASK * 2, MASK)
     assert shortened.replace(MASK, "#").startswith(left)
+
+
+@given(
+    st.lists(st.sampled_from([*SECRETS, "é", "\ud800", "█", " ", "4", "@", ".", "x: "]) | st.text())
+)
+def test_what_is_left_stands_where_it_stood(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    redacted = Redaction.of(WANTED).text(text)
+    assert len(redacted) == len(text)
+    assert all(new in (old, MASK) for old, new in zip(text, redacted, strict=True))
+    assert not any(secret in redacted for secret in SECRETS[:1])
+
+
+def test_no_text_takes_long_where_others_wait() -> None:
+    redaction = Redaction(ALL)
+    few = f"{EMAIL} " * MATCHES_LIMIT
+    assert redaction.text(few) == f"{MASK * len(EMAIL)} " * MATCHES_LIMIT
+    for many in (few + EMAIL, "123 " * 300_000):
+        assert redaction.text(many) == MASK * len(many)
+    assert redaction.text("123 " * 300_000, most=None) == "123 " * 300_000
 
 
 def test_values_keep_their_form() -> None:
@@ -273,6 +295,7 @@ def test_events_of_the_engine_are_redacted(ask: Ask, log: Path) -> None:
 
     host.loop.call_soon_threadsafe(happen, "happened_before")
     ask(cell("during()\nFINAL(1)"), primitives={"during": during}, redact=WANTED)
+    host._history.clear()  # other tests' logs are not redacted
     assert_clean(log)
     told = [event.event for event in read(log).events]
     assert told.count("happened_before") == told.count("happened_during") == 2

@@ -121,7 +121,7 @@ BAD_LABELS = {
     "two labels": ('{"id": "a", "label": 1}\n{"id": "a", "label": 2}', "another label in line 1"),
     "no JSON": ('{"id": "a", "label": 1}\nlabel', "line 2"),
     "no label": ('{"id": "a"}', "has no line with a label"),
-    "nobody's": ('{"id": "q", "label": 1}', "none of these runs"),
+    "nobody's": ('{"id": "q", "label": 1}', "name none of these runs.* run r1, with the label 'a'"),
 }
 
 

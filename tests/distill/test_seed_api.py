@@ -29,6 +29,7 @@ from distill.errors import DistillError, InputError, ModelError, WorkerBatchErro
 from distill.repl import ExecResult
 from distill.traces import Run, read
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
+from tests.supervisor.processes import wait_until
 
 Ask = Callable[..., RunResult]
 Logged = Callable[[], Run]
@@ -723,13 +724,16 @@ def test_a_cancelled_run_ends_at_once_and_leaves_nothing(log: Path) -> None:
 
     assert run_bounded(lambda: asyncio.run(main())) < 3
     release.set()
-    time.sleep(1)
     (told,) = read(log).runs.values()
     assert told.end is not None
     assert told.end.status == "cancelled"
-    left = {each.name for each in set(threading.enumerate()) - before}
+
+    def left() -> set[str]:
+        return {each.name for each in set(threading.enumerate()) - before}
+
     # The driver's own threads are the process's, if this was its first run.
-    assert left <= {"distill-loop", "distill-sockets"}, "a cancelled run leaves no thread behind"
+    driver_threads = {"distill-loop", "distill-sockets"}
+    wait_until(lambda: left() <= driver_threads, 20, "a cancelled run leaves no thread behind")
 
 
 @pytest.mark.parametrize(

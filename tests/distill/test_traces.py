@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distill
@@ -135,6 +135,7 @@ def test_what_is_wrong_is_named(rich: Path, tmp_path: Path, kind: str) -> None:
     assert any(said in f"{p.where} {p.what}" for p in problems), problems
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=8))
 def test_any_bytes_are_skipped_with_their_line(lines: list[bytes]) -> None:
     from tempfile import TemporaryDirectory

@@ -48,8 +48,9 @@ DOCUMENTS = (
     "docs/scores.md",
     "docs/settings.md",
     "docs/tasks.md",
-    "docs/trainers.md",
     "docs/traces.md",
+    "docs/trainers.md",
+    "docs/view.md",
 )
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^\s*print\(.*\)  # (.+)$", re.MULTILINE)

@@ -19,6 +19,7 @@ from distill.errors import InputError
 from distill.exports.compression import Lengths, reward
 from distill.exports.exact_tokens import NO_IDS, NOT_RECORDED, REDACTED, why_not
 from distill.exports.graded import GradedRun
+from distill.exports.selection import UNSCORED
 from distill.traces import read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell
 from tests.training.sampled import LABELS, Letters, Sampler, evaluated
@@ -69,7 +70,7 @@ def test_without_ids_there_is_no_row_and_a_reason(tmp_path: Path) -> None:
     asks = "a = worker_batch(['x', 'y'])\nb = worker_batch(['x', 'y'])\nFINAL(a)"
     for name, worker in (("ids", Sampler(Letters())), ("none", Worker())):
         run("?", "text", Supervisor(cell(asks)), worker, log_dir=tmp_path / name,
-                limits=SMALL, answer_cache="run")  # fmt: skip
+            limits=SMALL, answer_cache="run")  # fmt: skip
     with_ids = export(tmp_path / "ids", format="token-sft", dry_run=True)
     assert with_ids.rows == {"train": 2}
     cached = "cached: nothing was sampled, so there are no token ids"
@@ -77,7 +78,15 @@ def test_without_ids_there_is_no_row_and_a_reason(tmp_path: Path) -> None:
     without = export(tmp_path / "none", format="token-sft", dry_run=True)
     assert without.dropped_rows == {NO_IDS: 2, cached: 2}
     unscored = export(tmp_path / "ids", format="episodes", dry_run=True)
-    assert unscored.dropped_rows == {"not scored": 4}
+    assert unscored.dropped_rows == {UNSCORED: 4}
+
+
+def test_a_redacted_run_has_no_ids(tmp_path: Path) -> None:
+    asks = "FINAL(worker('jane@example.org'))"
+    run("?", "text", Supervisor(cell(asks)), Sampler(Letters()), log_dir=tmp_path,
+        limits=SMALL, redact=["email"])  # fmt: skip
+    told = export(tmp_path, format="token-sft", dry_run=True)
+    assert (told.rows, told.dropped_rows) == ({"train": 0}, {REDACTED: 1})
 
 
 def test_why_a_call_has_no_ids(logs: Path) -> None:
@@ -88,9 +97,6 @@ def test_why_a_call_has_no_ids(logs: Path) -> None:
     assert why_not(graded, bare) == NO_IDS
     off = msgspec.structs.replace(bare, sampling={"record": "off"})
     assert why_not(graded, off) == NOT_RECORDED
-    assert told.start is not None
-    told.start = msgspec.structs.replace(told.start, redacted=("email",))
-    assert why_not(GradedRun(told), call) == REDACTED
 
 
 def test_token_ids_of_two_tokenizers_are_refused(logs: Path, tmp_path: Path) -> None:

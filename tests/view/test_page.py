@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from distill.traces import records
+from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
 from distill.view.export import export
 from distill.view.server import ViewServer
@@ -31,6 +31,8 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
     expect(page.locator(".overview")).to_contain_text(
         re.compile(r"1 call stand in the final answer")
     )
+    read_chars = f"{provenance.of(the_run(log)).coverage.read_chars:,}"
+    expect(page.locator(".overview")).to_contain_text(f"{read_chars} of {len(TEXT):,} characters")
     page.get_by_role("tab", name="Conversation").click()
     cell = page.locator("#cell-1")
     expect(cell.locator(".code")).to_have_text("answers = worker_batch(parts)\nprint(answers)")
@@ -47,6 +49,11 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
     expect(page.locator(".passage mark.here")).to_have_text(TEXT[60000:60500])
     page.locator(".passage mark.here").click()
     expect(page.locator(".calls .note").first).to_have_text("1 of 3 calls")
+
+
+def the_run(log: Log) -> Run:
+    (run,) = read(log.folder).runs.values()
+    return run
 
 
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
@@ -147,19 +154,25 @@ def hostile_run(log: Log) -> None:
     wild = ((-5, 10**15, -7, "<script>"), (3, 1, 2, "<script>"), (0, 99, 10**9, "__proto__"))
     spans = tuple(records.Span(*each) for each in wild)
     asked = [(f"{BAD} {TEXT[:300]}", BAD), (BAD, None)]
-    log.calls(asked, server=BAD[:200], spans=spans)
+    far = {"total_s": 1e300, "queue_s": -1e300, "compute_s": 1e15, "gpu_s": -5.0}
+    log.calls(asked, server=BAD[:200], spans=spans, **far)
     log.calls([("x" * 10_000_000, "<b>" * 1_000_000)])
     log.cell(
         f"x = '''{BAD}'''",
         "y" * 10_000_000,
         status="error",
         stderr=BAD,
+        elapsed_s=-1e300,
         error=records.CellFailure(BAD, BAD, BAD),
         variables=(
             records.Variable(BAD, BAD, BAD, 1),
             records.Variable("__proto__", "constructor", "toString"),
         ),
     )
+    for t in (-1e300, 1e300):
+        log.journal.supervisor(
+            records.Event(t=t, run=log.run, producer=records.Producer("driver", BAD, 1), event=BAD)
+        )
     log.tell(BAD)
     log.end({BAD: [BAD, None, 1e308]}, answer_problem=BAD, error=BAD)
 

@@ -16,6 +16,7 @@ from distill.errors import InputError
 from distill.traces import provenance, read
 from distill.view import command, follow, page
 from distill.view.answers import Answers
+from distill.view.export import export
 from distill.view.server import ViewServer
 from tests.view.logs import TEXT, Log, lamp_run
 
@@ -53,6 +54,8 @@ def test_who_has_the_token_gets_the_page_and_its_policy(served: ViewServer) -> N
     assert "unsafe" not in policy
     assert headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Dest": "document"}
+    assert get(served, f"/?token={served.token}", **link)[0] == 200
     status, state = get(served, "/api/state", X_Distill_Token=served.token)
     assert status == 200
     assert len(state["runs"]) in (0, 1)  # it may still be reading
@@ -69,8 +72,10 @@ REFUSED = {
     "no port": ("/?token=TOKEN", {"Host": "127.0.0.1"}, 421),
     "another origin": ("/?token=TOKEN", {"Origin": "http://evil.invalid"}, 403),
     "a file's origin": ("/api/state", {"X_Distill_Token": "TOKEN", "Origin": "null"}, 403),
-    "another site": ("/?token=TOKEN", {"Sec_Fetch_Site": "cross-site"}, 403),
-    "another port's page": ("/?token=TOKEN", {"Sec_Fetch_Site": "same-site"}, 403),
+    "another site's script": ("/?token=TOKEN", {"Sec_Fetch_Site": "cross-site"}, 403),
+    "another port's frame": (
+        "/?token=TOKEN", {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Dest": "iframe"}, 403,
+    ),
     "no such data": ("/api/secrets", {"X_Distill_Token": "TOKEN"}, 404),
     "no such run": ("/api/run/0.7", {"X_Distill_Token": "TOKEN"}, 404),
     "no number": ("/api/call/0.0/x", {"X_Distill_Token": "TOKEN"}, 404),
@@ -180,6 +185,19 @@ def test_a_text_that_is_gone_is_said(log: Log) -> None:
     assert answers.run("0.0")["context"]["missing"]
     assert answers.matches("0.0")["share"] == 0
     assert answers.calls("0.0", range(1))[0]["response"] == "the lamp of year 3"
+
+
+def test_one_run_of_a_folder_is_named(log: Log, tmp_path: Path) -> None:
+    log.begin("the first")
+    log.close()
+    other = Log(log.folder, run="other#run")
+    other.begin("the second")
+    other.close()
+    (run,) = whole(Path(f"{log.folder}#{log.run}")).state()["runs"]
+    assert run["query"] == "the first"
+    assert len(whole(log.folder).state()["runs"]) == 2
+    with pytest.raises(InputError, match="no such run"):
+        export(whole(Path(f"{log.folder}#none")), tmp_path / "page.html")
 
 
 def test_texts_come_in_slices(log: Log) -> None:

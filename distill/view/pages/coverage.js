@@ -45,26 +45,29 @@ export class Coverage {
 
   // Segments [start, end, readings] over all texts one after the other, by the calls that were answered.
   count(calls) {
-    const steps = [];
+    const starts = [];
+    const ends = [];
     for (let span = 0; span < calls.spans.row.length; span++) {
       if (calls.isFailed(calls.spans.row[span])) continue;
       const place = this.place(calls, span);
       if (!place || place.end === place.start) continue;
-      steps.push([this.bases[place.part] + place.start, 1]);
-      steps.push([this.bases[place.part] + place.end, -1]);
+      starts.push(this.bases[place.part] + place.start);
+      ends.push(this.bases[place.part] + place.end);
     }
-    steps.sort((a, b) => a[0] - b[0]);
+    const [from, to] = [Float64Array.from(starts).sort(), Float64Array.from(ends).sort()];
     this.segments = [];
     this.read = 0;
     let depth = 0;
     let since = 0;
-    for (const [at, step] of steps) {
+    for (let start = 0, end = 0; end < to.length; ) {
+      const begins = start < from.length && from[start] < to[end];
+      const at = begins ? from[start++] : to[end++];
       if (depth && at > since) {
         this.segments.push([since, at, depth]);
         this.read += at - since;
       }
       since = at;
-      depth += step;
+      depth += begins ? 1 : -1;
     }
     return this;
   }

@@ -8,10 +8,8 @@ export function shown(text) {
   return String(text)
     .replace(/\r\n/g, "\n")
     .replace(UNSEEN, (sign) => {
-      const code = sign.charCodeAt(0);
-      if (code < 0x20) return String.fromCharCode(0x2400 + code);
-      if (code === 0x7f) return "\u2421";
-      return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+      const code = sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
+      return `\u27e8U+${code}\u27e9`;
     });
 }
 

@@ -94,8 +94,9 @@ class App {
       return;
     }
     const now = this.state.runs.find((run) => run.key === this.run.key);
-    if (now && now.version !== this.run.short.version) await this.load(now);
-    else this.update();
+    const isChanged = now && (now.version !== this.run.short.version || now.status !== this.run.status);
+    if (isChanged) await this.load(now);
+    else if (this.open === "runs") this.update();
   }
 
   async load(short) {

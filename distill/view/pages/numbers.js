@@ -8,8 +8,9 @@ export function counted(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-export function short(number) {
-  if (Math.abs(number) < 10000) return count(number);
+// With k, M or G from `exact` on.
+export function short(number, exact = 10000) {
+  if (Math.abs(number) < exact) return count(number);
   for (const [size, sign] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
     if (Math.abs(number) >= size)
       return `${(number / size).toFixed(Math.abs(number) >= 100 * size ? 0 : 1)}\u202f${sign}`;

@@ -57,7 +57,7 @@ export class Overview {
       run.context.missing
         ? `The text can't be shown: ${run.context.missing}`
         : `Workers have read ${percent(share)} of the text: ${count(read)} of ${counted(total, "character")}. ` +
-            "Darker was read more often; a click opens the place.",
+            "The stronger the colour, the more often; a click opens the place.",
       app.coverage.matches && !run.context.missing && this.matched(app.coverage.matches),
     );
     this.strip.update();
@@ -131,14 +131,15 @@ export class Overview {
         ? end.supervisor_dollars + end.worker_dollars
         : end ? null : sum(run.turns, "dollars") + calls.dollars.reduce((a, b) => a + b, 0);
     const device = end?.gpu_s || total("gpu") / 1000 + sum(run.turns, "gpu_s");
+    const tokens = (input, output) => `${short(input, 1000)} → ${short(output, 1000)}`;
     const figure = (name, value, note) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
     return [
       figure("Read", percent(this.app.coverage.share), counted(this.app.coverage.total, "character")),
       figure("Turns", count(run.turns.length), notes(of(budget.turns, count), counted(run.cells.length, "cell"), bad && `${count(bad)} failed`)),
       figure("Worker calls", run.short.calls < 1e6 ? count(run.short.calls) : short(run.short.calls), notes(of(budget.worker_calls, short), `${count(run.short.failed)} failed`)),
-      figure("Supervisor", `${short(sum(run.turns, "input"))} → ${short(sum(run.turns, "output"))}`, "tokens in → out"),
-      figure("Workers", `${short(total("input"))} → ${short(total("output"))}`, "tokens in → out"),
+      figure("Supervisor", tokens(sum(run.turns, "input"), sum(run.turns, "output")), "tokens in → out"),
+      figure("Workers", tokens(total("input"), total("output")), "tokens in → out"),
       figure("Cost", dollars(spent), spent === null ? "a model has no price" : of(budget.dollars, dollars) || "by the price table"),
       figure("Time", seconds(run.short.elapsed_s), of(budget.wall_s, seconds) || when(run.t0)),
       figure("Device", device ? seconds(device) : "–", of(budget.gpu_s, seconds) || (device ? "of worker servers" : "no time in the log")),

@@ -92,7 +92,7 @@ export class Reader {
     this.drawn = signs;
     this.parts.value = this.part;
     fill(this.where, `${name ? `${name.slice(0, 60)}: ` : ""}characters ${count(from)}–${count(to)} of ${count(chars)}`);
-    fill(this.note, "Marked: read by workers, darker the more often. A click on it shows the calls.");
+    fill(this.note, "Marked: read by workers, stronger the more often. A click on it shows the calls.");
     this.strip.mark = coverage.bases[this.part] + (this.chosen ? this.chosen[0] : from);
     this.strip.update();
     let text = "";

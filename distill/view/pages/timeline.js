@@ -48,6 +48,9 @@ export class Timeline {
       this.isWhole = true;
     }
     if (this.isWhole) this.to = this.length;
+    const signs = `${this.app.run.key} ${this.app.run.short.version} ${this.app.calls.version}`;
+    if (signs === this.signs) return;
+    this.signs = signs;
     this.used = null;
     this.servers = null;
     this.drawing.redraw();
@@ -331,6 +334,7 @@ export class Timeline {
       return load.sums();
     });
     const most = loads[0].reduce((top, _, x) => Math.max(top, sumAt(loads, x)), 0);
+    if (most < 0.05 && !go) return -GAP;
     const unit = AREA / Math.max(1, most);
     for (let x = 0; x < width; x++) {
       let top = y + AREA;
@@ -410,16 +414,17 @@ export class Timeline {
       return low ? sums[low - 1] : 0;
     };
     const time = (x) => this.from + ((x - this.left) / (this.edge - this.left)) * (this.to - this.from);
-    context.beginPath();
-    context.moveTo(this.left, y + AREA);
+    const curve = new Path2D();
+    curve.moveTo(this.left, y + AREA);
     for (let x = this.left; x <= this.edge; x++)
-      context.lineTo(x, y + AREA - (AREA - 4) * (at(time(x)) / most));
-    context.lineTo(this.edge, y + AREA);
+      curve.lineTo(x, y + AREA - (AREA - 4) * (at(time(x)) / most));
+    const area = new Path2D(curve);
+    area.lineTo(this.edge, y + AREA);
     context.fillStyle = colour("used-fill");
-    context.fill();
+    context.fill(area);
     context.strokeStyle = colour("used");
     context.lineWidth = 1.5;
-    context.stroke();
+    context.stroke(curve);
     if (isNear) {
       const top = y + AREA - (AREA - 4) * (limit / most);
       context.setLineDash([4, 3]);
