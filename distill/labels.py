@@ -96,18 +96,25 @@ class Told:
     done_again: frozenset[str]
 
 
-def results_beside(folder: Path) -> Told:
-    """The results of the evaluation whose log folder this is; empty where it is none's.
+def places_beside(folder: Path) -> list[Path]:
+    """Where ``--tasks`` writes the results of runs in this log folder unless told otherwise.
 
-    That is where ``--tasks`` writes them unless told otherwise: ``NAME.jsonl`` beside
-    ``NAME.logs``, or ``results.jsonl`` in the folder; a file of that name may be something else.
+    ``NAME.jsonl`` beside ``NAME.logs``, or ``results.jsonl`` in the folder; those that are there.
     """
-    found: dict[tuple[str, int], TaskResult] = {}
-    runs: set[str] = set()
     places = [folder / "results.jsonl"]
     if folder.suffix == ".logs":
         places.append(folder.with_suffix(".jsonl"))
-    for path in places:
+    return [path for path in places if path.is_file()]
+
+
+def results_beside(folder: Path) -> Told:
+    """The results of the evaluation whose log folder this is; empty where it is none's.
+
+    A file that stands where results would may be something else.
+    """
+    found: dict[tuple[str, int], TaskResult] = {}
+    runs: set[str] = set()
+    for path in places_beside(folder):
         with contextlib.suppress(InputError, OSError):
             for result in results_in(path):
                 found[result.key] = result

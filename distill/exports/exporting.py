@@ -21,11 +21,12 @@ from distill.exports.choice import Choice
 from distill.exports.duplicates import Seen
 from distill.exports.grading import graded_runs
 from distill.exports.material import Material
-from distill.exports.reading import Source, read_runs, sources
+from distill.exports.reading import Source, hashed, read_runs, sources
 from distill.exports.row import Dropped, Format, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
+from distill.labels import places_beside
 from distill.supervisor.text import printable
 
 
@@ -136,6 +137,8 @@ class _Work:
     def __init__(self, choice: Choice, read: Sequence[Source], results: Sequence[Path]) -> None:
         self._choice, self._read = choice, read
         self._format: Format = choice.wanted_format()
+        beside = [path for source in read for path in places_beside(source.folder.resolve())]
+        self._results = [hashed(path) for path in dict.fromkeys([*beside, *results])]
         graded, unfit = graded_runs(read, results, choice.score)
         conditions = choice.conditions()
         runs, dropped = chosen_runs(graded, conditions, choice.select, choice.correct_from)
@@ -173,7 +176,7 @@ class _Work:
                 self._into(files)
             if not sum(self._export.rows.values()):
                 raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
-            made = manifest.made(self._choice, self._read, self._export, folder)
+            made = manifest.made(self._choice, self._read, self._results, self._export, folder)
             told = card.text(out.name, self._format, self._material.runs, made)
             both = {manifest.FILE: manifest.as_json(made), card.FILE: printable(told).encode()}
             for name, data in both.items():

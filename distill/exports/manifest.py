@@ -1,13 +1,14 @@
 """``manifest.json``: what went in, what was asked for, what came out, and what did not."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from distill.exports.choice import Choice
-from distill.exports.reading import SKIPPED_TOLD, Source
+from distill.exports.reading import SKIPPED_TOLD, InputFile, Source
 from distill.exports.writing import file_name, sha256
 from distill.supervisor.journal import now
 from distill.supervisor.text import printable_json
@@ -22,15 +23,20 @@ MANIFEST_VERSION = 1
 
 
 def made(
-    choice: Choice, read: list[Source] | Any, export: "Export", folder: Path
+    choice: Choice,
+    read: Sequence[Source],
+    results: Sequence[InputFile],
+    export: "Export",
+    folder: Path,
 ) -> dict[str, Any]:
-    """The manifest of the data set in ``folder``."""
+    """The manifest of the data set in ``folder``; ``results`` are files with scores of its runs."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "made_at_s": now(),
         "versions": _versions(choice),
         "options": {name.rstrip("_"): value for name, value in msgspec.to_builtins(choice).items()},
         "inputs": [_input(source) for source in read],
+        "results": [_file(str(each.path), each) for each in results],
         "runs": {
             "read": export.runs_read,
             "chosen": export.runs,
@@ -73,13 +79,14 @@ def _input(source: Source) -> dict[str, Any]:
     return {
         "folder": str(source.folder),
         "runs": "all" if source.only is None else sorted(source.only),
-        "files": [
-            {"file": each.path.name, "bytes": each.bytes, "sha256": each.sha256}
-            for each in source.files
-        ],
+        "files": [_file(each.path.name, each) for each in source.files],
         "skipped_lines": len(source.skipped),
         "skipped": skipped,
     }
+
+
+def _file(name: str, file: InputFile) -> dict[str, Any]:
+    return {"file": name, "bytes": file.bytes, "sha256": file.sha256}
 
 
 def as_json(manifest: dict[str, Any]) -> bytes:

@@ -76,7 +76,7 @@ def read_runs(source: Source) -> None:
     """Read its runs but for their worker calls. Raises InputError where a named one is missing."""
     for log in (records.SUPERVISOR_LOG, records.WORKER_LOG):
         if (path := source.folder / log).is_file():
-            source.files.append(_hashed(path))
+            source.files.append(hashed(path))
     trace = reading.read_runs(source.folder)
     source.runs, source.skipped = trace.runs, trace.skipped
     missing = sorted((source.only or set()) - set(source.runs))
@@ -85,7 +85,7 @@ def read_runs(source: Source) -> None:
         raise InputError(f"{source.folder} has no run {missing[0]}; there are {some}")
 
 
-def _hashed(path: Path) -> InputFile:
+def hashed(path: Path) -> InputFile:
     """Of what is there now: a driver may append to it meanwhile."""
     digest, left = hashlib.sha256(), path.stat().st_size
     size = left

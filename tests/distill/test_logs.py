@@ -14,6 +14,7 @@ from distill import run
 from distill.errors import InputError, ModelError
 from distill.traces import Logs, frame, read, records, rows, validate
 from tests.distill.scripted import Supervisor, Worker, cell
+from tests.view.logs import logs_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION_1 = Path(__file__).parent / "version_1_log"
@@ -112,18 +113,29 @@ def test_skipped_lines_are_named_each_time_around(folder: Path, tmp_path: Path) 
         ]  # fmt: skip
 
 
-def test_a_run_of_more_calls_than_memory_is_gone_through(folder: Path, tmp_path: Path) -> None:
-    """No more than one line is held: the iterator is asked for one call, of a log without end."""
-    endless = tmp_path / "endless"
-    endless.mkdir()
-    shutil.copy(folder / records.SUPERVISOR_LOG, endless)
-    (endless / records.WORKER_LOG).write_bytes((folder / records.WORKER_LOG).read_bytes())
-    calls = Logs(endless).calls()
+def test_calls_are_read_as_they_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Or what is written after the first one would not come."""
+    growing = tmp_path / "growing"
+    shutil.copytree(folder, growing)
+    calls = Logs(growing).calls()
     first = next(calls)
-    with (endless / records.WORKER_LOG).open("ab") as log:
+    with (growing / records.WORKER_LOG).open("ab") as log:
         log.write((folder / records.WORKER_LOG).read_bytes())
     ids = Counter([first.record.id, *(call.record.id for call in calls)])
     assert set(ids.values()) == {2}
+
+
+def test_synthetic_runs_are_as_whole_as_real_ones(tmp_path: Path) -> None:
+    """Those that bench/logs reads."""
+    runs = logs_runs()
+    for calls in (0, 1, 250):
+        runs.write_run(tmp_path / str(calls), calls, batch_calls=40, turn_calls=100, logprobs=True)
+        runs.write_run(tmp_path / str(calls), calls, run="another", ids=False, context_chars=5000)
+        trace, problems = validate(tmp_path / str(calls))
+        assert problems == []
+        assert trace.call_counts == Counter({runs.RUN: calls, "another": calls})
+    sizes = [len(line) for line in _lines(tmp_path / "250", records.WORKER_LOG) if "spans" in line]
+    assert 1500 < sum(sizes) / len(sizes) < 2500
 
 
 # -- tables

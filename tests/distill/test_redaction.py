@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
@@ -52,6 +54,17 @@ def test_a_pattern_and_what_it_leaves(name: str, text: str, left: str) -> None:
     while MASK * 2 in shortened:
         shortened = shortened.replace(MASK * 2, MASK)
     assert shortened.replace(MASK, "#").startswith(left)
+
+
+@given(
+    st.lists(st.sampled_from([*SECRETS, "é", "\ud800", "█", " ", "4", "@", ".", "x: "]) | st.text())
+)
+def test_what_is_left_stands_where_it_stood(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    redacted = Redaction.of(WANTED).text(text)
+    assert len(redacted) == len(text)
+    assert all(new in (old, MASK) for old, new in zip(text, redacted, strict=True))
+    assert not any(secret in redacted for secret in SECRETS[:1])
 
 
 def test_no_text_takes_long_where_others_wait() -> None:

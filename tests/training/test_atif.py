@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from distill import export, run
+from distill.errors import WindowError
 from distill.traces import Run, read
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
 
@@ -23,7 +24,7 @@ ABOVE = (
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a failed cell, a reply without code, a sub-run; and one that was forced."""
+    """A run with a failed cell, a reply without code, a sub-run; one forced; one shortened."""
     folder = tmp_path_factory.mktemp("atif") / "log"
 
     def reply(messages: Any) -> str:
@@ -37,6 +38,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_bounded(lambda: run("What?", "the text", above, Worker(), **with_sub_run), 60)
     wordy = Supervisor("Nothing.", "It is seven.")
     run_bounded(lambda: run("How?", "the text", wordy, Worker(), max_iterations=1, **options), 60)
+    prints = [cell(f"print('{number} ' * 500)") for number in range(5)]
+    long = Supervisor(*prints, WindowError("it does not fit"), cell("FINAL(5)"))
+    run_bounded(lambda: run("How long?", "the text", long, Worker(), **options), 60)
     return folder
 
 
@@ -147,10 +151,12 @@ def told(log: Path, document: dict[str, Any]) -> Run:
 
 
 def test_every_message_is_in_one_step(log: Path, documents: list[dict[str, Any]]) -> None:
-    assert len(documents) == 3
+    assert len(documents) == 4
     for document in documents:
         said = []
         for step in document["steps"]:
+            if step["extra"]["context_management"] is not None:
+                continue
             said.append(step["message"])
             for result in (step["observation"] or {"results": []})["results"]:
                 said += [result["content"]] * (result["content"] is not None)
@@ -177,6 +183,19 @@ def test_a_reply_is_a_step_with_its_code_and_what_came_of_it(
     assert final["observation"] is None
     assert json.loads(above["extra"]["answer"]) == {"a": ["<x>", "<y>"], "b": "below"}
     assert above["extra"]["status"] == "final"
+
+
+def test_where_a_conversation_was_shortened_is_a_step(
+    log: Path, documents: list[dict[str, Any]]
+) -> None:
+    (long,) = (each for each in documents if each["extra"]["query"] == "How long?")
+    (cut,) = (step for step in long["steps"] if step["extra"]["context_management"] is not None)
+    assert cut["source"] == "system"
+    assert cut["extra"]["turn"] == 6
+    assert long["steps"][cut["step_id"]]["extra"]["turn"] == 6
+    (made,) = told(log, long).compactions
+    assert cut["message"] == "\n\n".join(each["content"] for each in made.added)
+    assert long["notes"].startswith("The conversation was shortened 1 time")
 
 
 def test_sums_are_those_of_the_steps(log: Path, documents: list[dict[str, Any]]) -> None:

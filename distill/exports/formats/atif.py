@@ -97,7 +97,9 @@ class _Steps:
             assert child.start.parent is not None
             named = atif.SubRun(trajectory_id=child.run.id, trajectory_path=f"#{child.run.id}")
             self._children.setdefault(child.start.parent.cell, []).append(named)
-        self._compactions = {made.turn: made for made in run.compactions}
+        self._compactions: dict[int, list[records.Compaction]] = {}
+        for made in run.compactions:
+            self._compactions.setdefault(made.turn, []).append(made)
         self._steps: list[atif.Step] = []
 
     def all(self) -> list[atif.Step]:
@@ -146,7 +148,7 @@ class _Steps:
         )
 
     def _reply(self, turn: records.Turn, message: records.Message, outcome: str | None) -> None:
-        if (made := self._compactions.get(turn.turn)) is not None:
+        for made in self._compactions.get(turn.turn, []):
             self._shortened(made)
         cells = self._cells.get(turn.turn, [])
         named = f"turn-{turn.turn}"
