@@ -346,6 +346,19 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
 
 
+def test_a_task_that_was_cut_off_is_asked_anew(tmp_path: Path) -> None:
+    """Its run can't be gone on with."""
+    (tmp_path / "text").write_text("harmless")
+    task = {"id": "t", "query": "What?", "path": str(tmp_path / "text")}
+    results: dict[str, Any] = {"results": tmp_path / "r.jsonl", "limits": SMALL}
+    failing = Supervisor(cell("x = 1"), ModelError("down"))
+    evaluate([task], failing, Worker(), redact=["email"], **results)
+    boss = Supervisor(cell("FINAL('x' in dir())"))
+    again = evaluate([task], boss, Worker(), redact=["email"], retry_errors=True, **results)
+    assert [result.answer for result in again.results] == [False]
+    assert len(read(again.log_dir).runs) == 2
+
+
 def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:
     """A label may be what was blotted out; of an expression of one's own only the run knew it."""
     for wanted in (["email"], ["email", "re:ACME"]):
