@@ -267,6 +267,16 @@ def test_a_cell_that_failed_asks_again_and_gets_what_it_asked_for(ask: Ask) -> N
     assert ask(*replies, worker=worker, redact=["email"]).answer == f"{EMAIL} 2"
 
 
+def test_a_session_that_is_restored_has_what_it_had(ask: Ask) -> None:
+    """What its cells had got is given again, and not what the log says of it."""
+    codes = ("a = [worker('who?'), look('x')]", "import os\nos._exit(7)", "FINAL(a)")
+    result = ask(
+        *map(cell, codes), worker=Worker(lambda _: EMAIL), primitives={"look": lambda _: CARD},
+        redact=WANTED,
+    )  # fmt: skip
+    assert result.answer == [EMAIL, CARD]
+
+
 def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         ask(cell("x = worker('one')"), ModelError("down"), redact=["email"])
