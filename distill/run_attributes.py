@@ -104,7 +104,7 @@ def run_attributes(
             "distill.run.parent": start.parent.run if start.parent is not None else None,
         }
         if content:
-            found["distill.run.label"] = _text(start.label or "")
+            found["distill.run.label"] = sendable(start.label or "")
             found["gen_ai.input.messages"] = _messages([("user", start.query)])
     if content and end.answer is not None:
         answer = end.answer if isinstance(end.answer, str) else _json(end.answer)
@@ -158,8 +158,8 @@ def cell_attributes(cell: records.Cell, sums: Sums, left_out: int, *, content: b
     elif cell.status == "lost":
         found["error.type"] = "lost"
     if content:
-        found["gen_ai.tool.call.arguments"] = _text(cell.code)
-        found["gen_ai.tool.call.result"] = _text(cell.stdout + cell.stderr)
+        found["gen_ai.tool.call.arguments"] = sendable(cell.code)
+        found["gen_ai.tool.call.result"] = sendable(cell.stdout + cell.stderr)
     return found
 
 
@@ -276,7 +276,8 @@ def _json(value: Any) -> str:
     return clip(json.dumps(value), CONTENT_CHARS)
 
 
-def _text(text: str) -> str:
+def sendable(text: str) -> str:
+    """A text within the limit, such that it can be sent."""
     return clip(printable(text), CONTENT_CHARS)
 
 

@@ -34,6 +34,7 @@ from distill.run_attributes import (
     name_of,
     primitive_attributes,
     run_attributes,
+    sendable,
     short,
 )
 from distill.supervisor.journal import Journal
@@ -279,7 +280,7 @@ class RunTrace:
 
     def _why(self, text: str | None) -> str:
         """What a status says of a failure; it may quote anything, so it is a text of the run."""
-        return (text or "") if self._content else ""
+        return sendable(text or "") if self._content else ""
 
 
 def trace_id_of(run: str) -> int:

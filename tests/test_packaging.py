@@ -40,7 +40,8 @@ def packaged_files() -> dict[str, Path]:
     wanted = {}
     for file in source_files():
         parts = file.relative_to(ROOT).parts
-        if file.suffix in {".py", ".json", ".bpf"} or file.name in {"py.typed", "prices.toml"}:
+        is_data = file.name in {"py.typed", "prices.toml"} or file.parent.name == "pages"
+        if file.suffix in {".py", ".json", ".bpf"} or is_data:
             if parts[0] in ROOMS:
                 wanted["/".join(("distill", *parts))] = file
             elif parts[0] == "distill":

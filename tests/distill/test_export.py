@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from distill import export
+from distill import export, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
@@ -361,6 +361,24 @@ def test_a_results_file_is_named(logs: Path, copied: Path, tmp_path: Path) -> No
         copied, tmp_path / "out", format="worker-sft", select="correct", results=[results]
     )
     assert made.runs == 4
+
+
+def test_scores_that_were_appended_decide(copied: Path, tmp_path: Path) -> None:
+    labels = {"plain": "Yes.", "wrong": "no", "other": "yes", "linked": "never"}
+    score(copied, "exact", labels=labels)
+    score(copied, "contains", labels=labels)
+    options: dict[str, Any] = {"format": "supervisor-sft", "select": "correct"}
+    with pytest.raises(InputError, match="scores by contains, exact: say with --score"):
+        export(copied, tmp_path / "none", **options)
+    export(copied, tmp_path / "exact", score="exact", **options)
+    export(copied, tmp_path / "contains", score="contains", **options)
+    exact, contains = (rows_in(tmp_path / name) for name in ("exact", "contains"))
+    assert {row["task"] for row in exact} == {"plain", "wrong"}
+    assert {row["task"] for row in contains} == {"plain", "wrong", "other"}
+    assert {row["score"] for row in exact} == {1.0}
+    where = "score.exact < 1 and score.contains == 1"
+    export(copied, tmp_path / "both", format="worker-sft", score="exact", where=where)
+    assert {row["task"] for row in rows_in(tmp_path / "both")} == {"other"}
 
 
 def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path) -> None:

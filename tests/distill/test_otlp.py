@@ -172,6 +172,22 @@ def test_texts_are_bounded_and_redacted(ask: Ask) -> None:
     )
 
 
+def test_what_is_no_text_is_sent_as_one(ask: Ask, logged: Callable[[], Run]) -> None:
+    """Protobuf has no lone surrogates: a span that can't be encoded loses its whole batch."""
+    bad = "'\\ud800' * 9"
+    codes = (
+        f"print({bad})\nlook({bad})",
+        f"raise ValueError({bad})",
+        f"class Odd(Exception): pass\nOdd.__name__ = {bad}\nraise Odd({bad})",
+        f"FINAL([worker({bad}), {bad}])",
+    )
+    with collecting() as collected:
+        ask(*map(cell, codes), worker=Worker(lambda _: "\ud800"), primitives={"look": len},
+            otlp=collected.url, otlp_content=True)  # fmt: skip
+        spans = collected.until(ROOT)
+    assert len(named(spans, REPL)) == len(logged().cells) >= 4
+
+
 def test_many_calls_are_sums_and_a_few_spans(ask: Ask) -> None:
     code = """
 a = worker_batch([f'p{i}' for i in range(1000)])

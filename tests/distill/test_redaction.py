@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
@@ -52,6 +54,17 @@ def test_a_pattern_and_what_it_leaves(name: str, text: str, left: str) -> None:
     while MASK * 2 in shortened:
         shortened = shortened.replace(MASK * 2, MASK)
     assert shortened.replace(MASK, "#").startswith(left)
+
+
+@given(
+    st.lists(st.sampled_from([*SECRETS, "é", "\ud800", "█", " ", "4", "@", ".", "x: "]) | st.text())
+)
+def test_what_is_left_stands_where_it_stood(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    redacted = Redaction.of(WANTED).text(text)
+    assert len(redacted) == len(text)
+    assert all(new in (old, MASK) for old, new in zip(text, redacted, strict=True))
+    assert not any(secret in redacted for secret in SECRETS[:1])
 
 
 def test_no_text_takes_long_where_others_wait() -> None:
@@ -331,6 +344,19 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert_clean(tmp_path)
     lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
+
+
+def test_a_task_that_was_cut_off_is_asked_anew(tmp_path: Path) -> None:
+    """Its run can't be gone on with."""
+    (tmp_path / "text").write_text("harmless")
+    task = {"id": "t", "query": "What?", "path": str(tmp_path / "text")}
+    results: dict[str, Any] = {"results": tmp_path / "r.jsonl", "limits": SMALL}
+    failing = Supervisor(cell("x = 1"), ModelError("down"))
+    evaluate([task], failing, Worker(), redact=["email"], **results)
+    boss = Supervisor(cell("FINAL('x' in dir())"))
+    again = evaluate([task], boss, Worker(), redact=["email"], retry_errors=True, **results)
+    assert [result.answer for result in again.results] == [False]
+    assert len(read(again.log_dir).runs) == 2
 
 
 def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:

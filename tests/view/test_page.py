@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from distill.traces import records
+from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
 from distill.view.export import export
 from distill.view.server import ViewServer
@@ -31,6 +31,8 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
     expect(page.locator(".overview")).to_contain_text(
         re.compile(r"1 call stand in the final answer")
     )
+    read_chars = f"{provenance.of(the_run(log)).coverage.read_chars:,}"
+    expect(page.locator(".overview")).to_contain_text(f"{read_chars} of {len(TEXT):,} characters")
     page.get_by_role("tab", name="Conversation").click()
     cell = page.locator("#cell-1")
     expect(cell.locator(".code")).to_have_text("answers = worker_batch(parts)\nprint(answers)")
@@ -47,6 +49,11 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
     expect(page.locator(".passage mark.here")).to_have_text(TEXT[60000:60500])
     page.locator(".passage mark.here").click()
     expect(page.locator(".calls .note").first).to_have_text("1 of 3 calls")
+
+
+def the_run(log: Log) -> Run:
+    (run,) = read(log.folder).runs.values()
+    return run
 
 
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
