@@ -72,8 +72,8 @@ def export(
     """Write runs down as a data set for training, in the folder ``out``.
 
     ``runs`` are log folders (all their runs) or ``FOLDER#ID``. ``format`` is the name of one
-    (docs/export.md), or a Format of your own (``distill.exports.row``). All expressions of ``where`` must
-    hold (docs/export.md). ``select`` keeps all runs, or of each group (the same question about the
+    (docs/export.md), or a Format of your own (``distill.exports.row``). All expressions of
+    ``where`` must hold. ``select`` keeps all runs, or of each group (the same question about the
     same text) the ``best`` by score, the ``correct`` ones (of a score of at least ``correct_from``)
     or the ``shortest`` of these. Scores are those of the logs and of the results files beside them,
     or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
