@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
-from distill.redaction import MASK, MATCHES_LIMIT, READY, Redaction
+from distill.ready_patterns import READY
+from distill.redaction import MASK, MATCHES_LIMIT, Redaction
 from distill.supervisor import driver
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
