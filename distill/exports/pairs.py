@@ -60,16 +60,24 @@ class Pair:
 
 @dataclass(slots=True)
 class _Tally:
-    """Of equal answers: how often, the sum of their scores, and their length."""
+    """Of equal answers: the runs that got them, the sum of these runs' scores, their length."""
 
     chars: int
-    count: int = 0
+    runs: tuple[str, ...] = ()
     total: float = 0.0
     is_whole: bool = False
 
+    def add(self, answer: Answer, score: float) -> None:
+        """Count an answer; a run counts once, however often it got it."""
+        self.is_whole = self.is_whole or answer.is_whole
+        if answer.graded.run.id not in self.runs:
+            self.runs += (answer.graded.run.id,)
+            self.total += score
+
     @property
     def mean(self) -> float:
-        return self.total / self.count
+        """The score of these runs."""
+        return self.total / len(self.runs)
 
 
 @dataclass(slots=True)
@@ -90,7 +98,7 @@ Answers = Callable[[], Iterable[Answer | Dropped]]
 def pairs(answers: Answers) -> Iterator[Pair | Dropped]:
     """A pair for each prompt with answers that score differently; ``answers`` is called twice.
 
-    An answer that was given several times has the mean of its scores; of equal means the shorter
+    An answer that several runs got has the mean of their scores; of equal means the shorter
     answer is the better one. In memory are digests, and those answers whose counterpart is still
     to come.
     """
@@ -99,9 +107,7 @@ def pairs(answers: Answers) -> Iterator[Pair | Dropped]:
         if isinstance(each, Answer) and each.graded.score is not None:
             said = tallies.setdefault(key_of(each), {})
             tally = said.setdefault(_digest(each.text), _Tally(len(each.text)))
-            tally.count += 1
-            tally.total += each.graded.score
-            tally.is_whole = tally.is_whole or each.is_whole
+            tally.add(each, each.graded.score)
     verdicts = {key: _verdict(said) for key, said in tallies.items()}
     tallies.clear()
     for each in answers():
@@ -146,5 +152,6 @@ def _taken(wanted: _Wanted, answer: Answer) -> Pair | Dropped | None:
 
 
 def _digest(*parts: str) -> bytes:
-    joined = "\x00".join(parts).encode("utf-8", "surrogatepass")
-    return blake2b(joined, digest_size=DIGEST_BYTES).digest()
+    """A hash of all parts, and of where each ends."""
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()

@@ -19,8 +19,9 @@ from distill.errors import InputError
 from distill.exports.compression import Lengths, reward
 from distill.exports.exact_tokens import NO_IDS, NOT_RECORDED, REDACTED, why_not
 from distill.exports.graded import GradedRun
+from distill.exports.pairs import Answer, Pair, pairs
 from distill.exports.selection import UNSCORED
-from distill.traces import read, records
+from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell
 from tests.training.sampled import LABELS, Letters, Sampler, evaluated
 
@@ -152,6 +153,52 @@ def test_an_answer_that_was_cut_off_is_never_chosen(tmp_path: Path) -> None:
     logs = evaluated(tmp_path, Cut(Letters()), ["boat"])
     told = export(logs, format="worker-preferences", dry_run=True)
     assert told.rows == {"train": 0}
+
+
+def graded_run(number: int, score: float) -> GradedRun:
+    """A run with this score, about one text."""
+    driver = records.Producer("driver", "driver", 1)
+    text = records.ContextRef("0" * 64, "text", 1, 1, "contexts/0")
+    start = records.RunStart(
+        t=0.0, run=f"run-{number}", producer=driver, query="?", context=text, supervisor="boss",
+        worker="hand", options={}, versions={},
+    )  # fmt: skip
+    graded = GradedRun(Run(f"run-{number}", Path(), start=start))
+    graded.score = score
+    return graded
+
+
+GOT = st.tuples(st.integers(0, 3), st.sampled_from("pq"), st.sampled_from("abc"), st.booleans())
+"""A run, a prompt, the answer to it, and whether that is whole."""
+
+
+@given(st.lists(GOT, max_size=14), st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4))
+def test_pairs_are_the_best_whole_and_the_worst_answer(
+    got: list[tuple[int, str, str, bool]], scores: list[float]
+) -> None:
+    runs = [graded_run(number, scores[number]) for number in range(4)]
+    answers = [Answer(runs[number], prompt, text, whole) for number, prompt, text, whole in got]
+    found = list(pairs(lambda: answers))
+    made = [each for each in found if isinstance(each, Pair)]
+    for prompt in "pq":
+        given_by = defaultdict(set)
+        for number, asked, text, _ in got:
+            if asked == prompt:
+                given_by[text].add(number)
+        means = {
+            text: statistics.fmean(scores[number] for number in each)
+            for text, each in given_by.items()
+        }
+        whole = {text for _, asked, text, is_whole in got if asked == prompt and is_whole}
+        best = max((means[text] for text in whole), default=-1.0)
+        of_prompt = [each for each in made if each.chosen.prompt == prompt]
+        assert len(of_prompt) == (best > min(means.values(), default=2.0))
+        for pair in of_prompt:
+            assert pair.rejected.prompt == prompt
+            assert pair.chosen.text in whole
+            assert means[pair.chosen.text] == pair.chosen_score == best
+            assert means[pair.rejected.text] == pair.rejected_score == min(means.values())
+    assert len(found) + len(made) == len(answers)  # each answer is told of once
 
 
 # -- prompts
