@@ -9,7 +9,7 @@ same.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distill.traces.records import Call, Span
@@ -17,9 +17,10 @@ from distill.traces.records import Call, Span
 PASSAGE = "⟨passage⟩"
 LABEL_CHARS = 40
 """So much between two spans that follow each other in the text, too, belongs to one passage."""
-LEFT_OVER_CHARS = 200
-"""More than that does if about as much is left out of the text; and so much beside a passage, if
-another instruction is the same without."""
+REWRITTEN_CHARS = 200
+"""More than that does if about as much is left out of the text."""
+LEFT_OVER_CHARS = 60
+"""So much may be left over beside a passage: what is too short to be matched, and a label."""
 MUCH_USED = 20
 """Instructions with which others are compared."""
 
@@ -62,9 +63,14 @@ def _goes_on(pieces: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether pieces are another's, with a little more beside the passages."""
     if pieces == other or len(pieces) != len(other) or len(pieces) == 1:
         return False
-    head, tail = pieces[0].startswith(other[0]), pieces[-1].endswith(other[-1])
-    more = len(pieces[0]) - len(other[0]), len(pieces[-1]) - len(other[-1])
-    return head and tail and max(more) <= LEFT_OVER_CHARS and pieces[1:-1] == other[1:-1]
+    sides = (pieces[0], other[0]), (pieces[-1], other[-1])
+    # Where the other says nothing, more is not a rest but an instruction of its own.
+    if any(more and not less for more, less in sides):
+        return False
+    if any(len(more) - len(less) > LEFT_OVER_CHARS for more, less in sides):
+        return False
+    begins, ends = pieces[0].startswith(other[0]), pieces[-1].endswith(other[-1])
+    return begins and ends and pieces[1:-1] == other[1:-1]
 
 
 def pieces_of(call: Call) -> tuple[str, ...]:
@@ -112,11 +118,11 @@ def _is_one(last: Span, span: Span) -> bool:
         return False
     if max(between, left_out) <= LABEL_CHARS:
         return True
-    return between <= LEFT_OVER_CHARS and between <= 2 * left_out <= 4 * between
+    return between <= REWRITTEN_CHARS and between <= 2 * left_out <= 4 * between
 
 
-def _told(call: Call) -> Iterator[tuple[int, int]] | Sequence[tuple[int, int]]:
+def _told(call: Call) -> list[tuple[int, int]]:
     """Where in the prompt the messages are; all of it, where the log does not say."""
     if call.message_spans is None:
         return [(0, len(call.prompt))]
-    return ((each.start, each.end) for each in call.message_spans)
+    return [(each.start, each.end) for each in call.message_spans]

@@ -170,12 +170,14 @@ def test_instructions_are_what_is_no_passage() -> None:
         call(4, "c", prompt="Sum up: a, b"),
         call(5, "d", prompt=two, spans=apart),
         call(6, "e", prompt=prompt, message_spans=inside, spans=spans[1:]),
+        call(7, "f", prompt=f"{two}\nBe brief.", spans=apart),
     ]
     found = instructions.of(calls)
     assert [(each.text, each.calls, each.first) for each in found] == [
         (f"Read this:{PASSAGE}Who was it?", 3, "r-1"),
         ("Sum up: a, b", 1, "r-4"),
         (PASSAGE, 1, "r-5"),
+        (f"{PASSAGE}Be brief.", 1, "r-7"),
     ]
 
 
