@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
-from distill.redaction import MASK, MATCHES_LIMIT, READY, Redaction
+from distill.ready_patterns import READY
+from distill.redaction import MASK, MATCHES_LIMIT, Redaction
 from distill.supervisor import driver
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
@@ -264,6 +265,16 @@ def test_a_cell_that_failed_asks_again_and_gets_what_it_asked_for(ask: Ask) -> N
     worker = Worker(lambda prompt: f"{EMAIL} {len(worker.prompts)}")
     replies = (cell("a = worker('who?', temperature=0)\n1/0"), cell("FINAL(worker('who?'))"))
     assert ask(*replies, worker=worker, redact=["email"]).answer == f"{EMAIL} 2"
+
+
+def test_a_session_that_is_restored_has_what_it_had(ask: Ask) -> None:
+    """What its cells had got is given again, and not what the log says of it."""
+    codes = ("a = [worker('who?'), look('x')]", "import os\nos._exit(7)", "FINAL(a)")
+    result = ask(
+        *map(cell, codes), worker=Worker(lambda _: EMAIL), primitives={"look": lambda _: CARD},
+        redact=WANTED,
+    )  # fmt: skip
+    assert result.answer == [EMAIL, CARD]
 
 
 def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
