@@ -20,7 +20,7 @@ from distill.traces.contexts import texts_of
 class Choice:
     """The options of ``export``, as they were given."""
 
-    format: str
+    format: str | Format
     where: tuple[str, ...] = ()
     select: Select = "all"
     score: str | None = None
@@ -64,18 +64,18 @@ class Choice:
 
     def wanted_format(self) -> Format:
         """The format. Raises InputError."""
-        return format_of(self.format)
+        return self.format if isinstance(self.format, Format) else format_of(self.format)
 
     def conditions(self) -> list[Condition]:
         """The expressions, each understood. Raises InputError for one that the format can't ask."""
-        asks = self.wanted_format().asks
+        wanted = self.wanted_format()
         found = [condition(text) for text in self.where]
         for each in found:
-            if each.level not in asks:
-                names = ", ".join(f"{level}.…" for level in asks)
+            if each.level not in wanted.asks:
+                names = ", ".join(f"{level}.…" for level in wanted.asks)
                 raise InputError(
                     f"--where {each.text!r} asks about each {each.level}; what becomes a row of "
-                    f"{self.format} can be asked about {names} only"
+                    f"{wanted.name} can be asked about {names} only"
                 )
         return found
 

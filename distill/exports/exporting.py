@@ -54,7 +54,7 @@ def export(
     runs: Sequence[str | Path] | str | Path,
     out: str | Path | None = None,
     *,
-    format: str,  # noqa: A002  (what --format is called in Python)
+    format: str | Format,  # noqa: A002  (what --format is called in Python)
     where: str | Sequence[str] = (),
     select: Select = "all",
     score: str | None = None,
@@ -71,8 +71,9 @@ def export(
 ) -> Export:
     """Write runs down as a data set for training, in the folder ``out``.
 
-    ``runs`` are log folders (all their runs) or ``FOLDER#ID``. All expressions of ``where`` must
-    hold (docs/export.md). ``select`` keeps all runs, or of each group (the same question about the
+    ``runs`` are log folders (all their runs) or ``FOLDER#ID``. ``format`` is the name of one
+    (docs/export.md), or a Format of your own (``distill.exports.row``). All expressions of
+    ``where`` must hold. ``select`` keeps all runs, or of each group (the same question about the
     same text) the ``best`` by score, the ``correct`` ones (of a score of at least ``correct_from``)
     or the ``shortest`` of these. Scores are those of the logs and of the results files beside them,
     or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
@@ -143,10 +144,10 @@ class _Work:
         conditions = choice.conditions()
         runs, dropped = chosen_runs(graded, conditions, choice.select, choice.correct_from)
         self._export = Export(
-            choice.format,
+            self._format.name,
             runs=len(runs),
-            runs_read=len(graded) + sum(unfit.values()),
-            dropped_runs=dropped + Counter(unfit),
+            runs_read=len(graded) + unfit.total(),
+            dropped_runs=dropped + unfit,
         )
         self._material = Material(
             read,

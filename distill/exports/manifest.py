@@ -1,5 +1,6 @@
 """``manifest.json``: what went in, what was asked for, what came out, and what did not."""
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def made(
         "manifest_version": MANIFEST_VERSION,
         "made_at_s": now(),
         "versions": _versions(choice),
-        "options": {name.rstrip("_"): value for name, value in msgspec.to_builtins(choice).items()},
+        "options": _options(choice),
         "inputs": [_input(source) for source in read],
         "results": [_file(str(each.path), each) for each in results],
         "runs": {
@@ -59,6 +60,11 @@ def made(
         ],
         "warnings": export.warnings,
     }
+
+
+def _options(choice: Choice) -> dict[str, Any]:
+    named = dataclasses.replace(choice, format=choice.wanted_format().name)
+    return {name.rstrip("_"): value for name, value in msgspec.to_builtins(named).items()}
 
 
 def _versions(choice: Choice) -> dict[str, str]:

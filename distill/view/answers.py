@@ -29,12 +29,17 @@ class Answers:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = [FollowedFolder(folder, number) for number, folder in enumerate(folders)]
+        self._drivers: dict[int, int] = {}
         self._texts: OrderedDict[str, ContextTexts] = OrderedDict()
         self._texts_lock = threading.Lock()
 
     def look(self) -> bool:
         """Read on; whether there is more."""
-        return any(each.look() for each in self.folders)
+        # Looked for before: a driver that has let go of its folder has written how its runs ended.
+        drivers = lock_holders(self.folders)
+        more = any(each.look() for each in self.folders)
+        self._drivers = drivers
+        return more
 
     def found(self, key: str) -> tuple[FollowedFolder, RunFacts]:
         """The folder and the run of a key. Raises LookupError, ValueError."""
@@ -50,11 +55,10 @@ class Answers:
 
     def state(self) -> dict[str, Any]:
         """Every run in short, what could not be read, and whether all has been read."""
-        holders = lock_holders(self.folders)
         runs = []
         for folder in self.folders:
             with folder.lock:
-                driver = holders.get(folder.number)
+                driver = self._drivers.get(folder.number)
                 runs += [_in_short(run, folder, driver) for run in folder.runs.values()]
         skipped = [
             {"folder": str(folder.folder), "file": each.file, "line": each.line,
@@ -217,14 +221,15 @@ def _holds(line: bytes, wanted: str) -> bool:
 def _in_short(run: RunFacts, folder: FollowedFolder, driver: int | None) -> dict[str, Any]:
     told = run.told
     start, end = told.start, told.end
-    is_open = end is None and driver is not None and driver == run.driver_pid
+    is_open = driver is not None and driver == run.driver_pid
+    without_end = "running" if is_open else "cut off" if folder.is_read else "reading"
     return {
         "key": run.key,
         "id": told.id,
         "folder": str(folder.folder),
         "query": (start.query if start else "")[:TITLE_CHARS],
         "answer": shown(told.answer)[:TITLE_CHARS],
-        "status": end.status if end else "running" if is_open else "cut off",
+        "status": end.status if end else without_end,
         "supervisor": start.supervisor if start else "",
         "worker": start.worker if start else "",
         "label": start.label if start else None,

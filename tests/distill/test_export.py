@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from distill import export, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
+from distill.exports.material import Material
+from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
 from distill.traces import read
 from tests.distill.exported import TEXTS, evaluated
 
@@ -182,6 +185,46 @@ def test_demonstrations_are_few_and_not_from_the_text(logs: Path, tmp_path: Path
     assert [row["chunk_chars"] for row in rows] == sorted(row["chunk_chars"] for row in rows)
     assert made.dropped_rows["from a text that it must not be from (--not-from)"] == 9
     assert made.dropped_rows["not picked: there are enough"] == 7
+
+
+class AnswerRow(OriginRow, frozen=True, kw_only=True):
+    """A question with its answer.
+
+    Attributes:
+    question: what was asked
+    answer: what came of it
+    """
+
+    question: str
+    answer: str
+
+
+class Answers(Format):
+    name = "answers"
+    about = "questions and answers"
+    read_by = "people"
+    row = AnswerRow
+    asks = OF_RUNS
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        for graded in material.runs:
+            if not isinstance(graded.run.answer, str):
+                yield Dropped("the answer is no text")
+                continue
+            texts = (graded.start.query, graded.run.answer)
+            row = AnswerRow(question=texts[0], answer=texts[1], **origin(graded))
+            yield Made(row, graded, texts)
+
+
+def test_a_format_of_ones_own(logs: Path, tmp_path: Path) -> None:
+    made = export(logs, tmp_path / "out", format=Answers(), dedup=True, as_="parquet")
+    assert made.rows == {"train": 5}
+    assert made.dropped_rows == {"the answer is no text": 1, "exact duplicate": 1}
+    assert manifest(tmp_path / "out")["options"]["format"] == "answers"
+    card = (tmp_path / "out/README.md").read_text("utf-8")
+    assert "| `question` | str | what was asked |" in card
+    with pytest.raises(InputError, match=r"of answers can be asked about run\.… only"):
+        export(logs, format=Answers(), where="turn.turn == 1", dry_run=True)
 
 
 # -- duplicates

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distill import RunResult, evaluate, replay, resume, run, score
 from distill.errors import InputError, ModelError
-from distill.redaction import MASK, MATCHES_LIMIT, READY, Redaction
+from distill.ready_patterns import READY
+from distill.redaction import MASK, MATCHES_LIMIT, Redaction
 from distill.supervisor import driver
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
@@ -266,6 +267,16 @@ def test_a_cell_that_failed_asks_again_and_gets_what_it_asked_for(ask: Ask) -> N
     assert ask(*replies, worker=worker, redact=["email"]).answer == f"{EMAIL} 2"
 
 
+def test_a_session_that_is_restored_has_what_it_had(ask: Ask) -> None:
+    """What its cells had got is given again, and not what the log says of it."""
+    codes = ("a = [worker('who?'), look('x')]", "import os\nos._exit(7)", "FINAL(a)")
+    result = ask(
+        *map(cell, codes), worker=Worker(lambda _: EMAIL), primitives={"look": lambda _: CARD},
+        redact=WANTED,
+    )  # fmt: skip
+    assert result.answer == [EMAIL, CARD]
+
+
 def test_resume_and_replay_refuse(ask: Ask, log: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         ask(cell("x = worker('one')"), ModelError("down"), redact=["email"])
@@ -344,6 +355,19 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert_clean(tmp_path)
     lines = (tmp_path / "out" / "r.jsonl").read_text().splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
+
+
+def test_a_task_that_was_cut_off_is_asked_anew(tmp_path: Path) -> None:
+    """Its run can't be gone on with."""
+    (tmp_path / "text").write_text("harmless")
+    task = {"id": "t", "query": "What?", "path": str(tmp_path / "text")}
+    results: dict[str, Any] = {"results": tmp_path / "r.jsonl", "limits": SMALL}
+    failing = Supervisor(cell("x = 1"), ModelError("down"))
+    evaluate([task], failing, Worker(), redact=["email"], **results)
+    boss = Supervisor(cell("FINAL('x' in dir())"))
+    again = evaluate([task], boss, Worker(), redact=["email"], retry_errors=True, **results)
+    assert [result.answer for result in again.results] == [False]
+    assert len(read(again.log_dir).runs) == 2
 
 
 def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:

@@ -12,6 +12,7 @@ const ENDS = {
   failed: ["bad", "failed"],
   cancelled: ["warn", "cancelled"],
   running: ["live", "running"],
+  reading: ["live", "reading the log"],
   "cut off": ["warn", "cut off: no end in the log"],
 };
 
