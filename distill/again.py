@@ -80,7 +80,6 @@ async def resume_on_loop(
     spans = collector(otlp, content=otlp_content)
     own_limits = {} if limits is None else {"limits": check_limits(limits)}
     own_budget = checked_budget(budget)
-    check_worker(worker)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -90,6 +89,7 @@ async def resume_on_loop(
         messages=messages,
     )
     recorded = await driver.in_thread(host, check, log_dir, run_id)
+    check_worker(worker)
     supervisor = supervisor or await driver.in_thread(host, _supervisor_of, recorded)
     sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
     supervisors = await ready_supervisors(host, supervisor, sub_supervisor)
