@@ -356,7 +356,7 @@ def test_a_budget_that_covers_no_turn_is_refused_before_anything_is_sent(talk: A
     ("budget", "said"),
     [
         (Budget(tokens=1_500), r"1,500 tokens .* for one turn"),
-        (Budget(dollars=0.001), r"dollars can't be limited: there is no price of strange"),
+        (Budget(dollars=0.001), r"dollars can't be limited: there is no price of dear"),
     ],
     ids=["tokens", "dollars"],
 )
@@ -364,8 +364,8 @@ def test_workers_are_not_loaded_for_a_budget_that_is_refused(
     ask: Ask, budget: Budget, said: str
 ) -> None:
     class Paid(Supervisor):
-        endpoint = "api.example.com"
-        model = "strange"
+        endpoint = "dear.example.com"
+        model = "dear"
 
     class Slow(Worker):
         is_loaded = False

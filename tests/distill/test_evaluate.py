@@ -386,8 +386,8 @@ def test_all_runs_together_have_a_limit_and_go_on_under_a_higher_one(desk: Desk)
 
 def test_dollars_that_nobody_knows_can_not_be_limited(desk: Desk, tmp_path: Path) -> None:
     class Paid(Supervisor):
-        endpoint = "api.example.com"
-        model = "strange"
+        endpoint = "dear.example.com"
+        model = "dear"
 
     worker = OpenAIHandler("scripted", desk.worker.url, "none")
     with pytest.raises(InputError, match="a model has no price"):
