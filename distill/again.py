@@ -8,7 +8,6 @@ from typing import Any
 
 from distill.answers import rules_from
 from distill.budget import Budget
-from distill.errors import InputError
 from distill.limits import Limits
 from distill.limits import check as check_limits
 from distill.models import ModelHandler
@@ -24,6 +23,7 @@ from distill.question import Question
 from distill.ready_primitives import Primitives, ready_of
 from distill.recorded_options import read_back
 from distill.repl import REPL
+from distill.resumable import check_resumable
 from distill.rollout import run_name
 from distill.run_models import RunModels, check_worker, ready_backend, ready_supervisors
 from distill.run_options import Options
@@ -35,7 +35,6 @@ from distill.supervisor.recording import Answers, ReplayOf
 from distill.supervisor.run_log import RunLog
 from distill.supervisors import (
     RecordedSupervisor,
-    check_whole,
     recorded_run,
     supervisor_again,
 )
@@ -81,7 +80,6 @@ async def resume_on_loop(
     spans = collector(otlp, content=otlp_content)
     own_limits = {} if limits is None else {"limits": check_limits(limits)}
     own_budget = checked_budget(budget)
-    check_worker(worker)
     host = driver.shared()
     check = functools.partial(
         check_resumable,
@@ -91,6 +89,7 @@ async def resume_on_loop(
         messages=messages,
     )
     recorded = await driver.in_thread(host, check, log_dir, run_id)
+    check_worker(worker)
     supervisor = supervisor or await driver.in_thread(host, _supervisor_of, recorded)
     sub_supervisor = sub_supervisor or _start(recorded).options.get("sub_supervisor")
     supervisors = await ready_supervisors(host, supervisor, sub_supervisor)
@@ -234,58 +233,6 @@ def _absent(recorded: Run, repl_class: type[REPL]) -> dict[str, Callable[..., An
         for name, terms in told.items()
         if name not in SEED_NAMES
     }
-
-
-def check_resumable(
-    log_dir: str | Path,
-    run_id: str | None = None,
-    primitives: Mapping[str, Any] | None = None,
-    repl_class: type[REPL] = REPL,
-    answer_check: Callable[..., Any] | None = None,
-    messages: Opening | None = None,
-) -> Run:
-    """The run that ``resume`` would go on with. Raises InputError if there is none that can."""
-    recorded = recorded_run(log_dir, run_id)
-    check_whole(recorded)
-    assert recorded.start is not None
-    if recorded.end is not None and recorded.end.status in ("final", "forced", "unanswered"):
-        raise InputError(
-            f"run {recorded.id} has ended ({recorded.end.status}): ask the question anew"
-        )
-    if (above := recorded.start.parent) is not None:
-        raise InputError(
-            f"run {recorded.id} is a sub-run of {above.run}: it goes on with that, not alone"
-        )
-    replay_of = recorded.start.options.get("replay_of")
-    if replay_of is not None and replay_of["answers"] == "log":
-        raise InputError(f"run {recorded.id} is a replay, which costs nothing: begin it anew")
-    if not recorded.messages:
-        raise InputError(f"run {recorded.id} had not begun its conversation: ask the question anew")
-    used = set(recorded.start.options.get("primitives", ()))
-    missing = used - set(primitives or ()) - set(SEED_NAMES)
-    missing -= set(ready_of(recorded.start.options))
-    if missing and repl_class is REPL:  # a class of the caller's may have them
-        raise InputError(
-            f"run {recorded.id} used functions of its caller: {sorted(missing)}; give "
-            "them again with primitives= (distill.resume)"
-        )
-    if recorded.start.options.get("answer_check") and answer_check is None:
-        raise InputError(
-            f"run {recorded.id} had its answer checked by {recorded.start.options['answer_check']} "
-            "of its caller; give it again with answer_check= (distill.resume)"
-        )
-    if messages is None and _builds_messages(recorded.start.options):
-        raise InputError(
-            f"the messages of run {recorded.id} were made by a function of its caller, and those "
-            "of its sub-runs are; give it again with messages= (distill.resume)"
-        )
-    return recorded
-
-
-def _builds_messages(told: Mapping[str, Any]) -> bool:
-    """Whether sub-runs may be asked for that begin as a function of the caller's says."""
-    may_ask = told.get("max_depth", 1) > 0 and "supervisor" in ready_of(told).values()
-    return may_ask and told.get("prompt") == "function"
 
 
 def _supervisor_of(recorded: Run) -> ModelHandler:

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from distill.adapters import NamedAdapter
-from distill.again import check_resumable
 from distill.errors import DistillError, InputError
 from distill.local_supervisor import LocalSupervisor, not_served, queue_of
 from distill.protocol import client_link as wire
 from distill.protocol import worker_link as worker_wire
+from distill.resumable import check_resumable
 from distill.supervisor import driver
 from distill.supervisor.adapters import Served
 from distill.supervisor.backends import Backend, FleetBackend, HandlerBackend

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from distill.again import check_resumable
 from distill.ask_options import NO_MODEL, NO_REPLAY, AskOptions
 from distill.budget import Budget
 from distill.engine_workers import check_again
@@ -25,6 +24,7 @@ from distill.question import Question
 from distill.rates import UNLIMITED, Rates
 from distill.ready_primitives import named
 from distill.redaction import Redaction
+from distill.resumable import check_resumable
 from distill.supervisor.text import printable
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import is_replay, supervisor_from

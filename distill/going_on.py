@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from distill.again import check_resumable
 from distill.errors import InputError
 from distill.first_checks import DECIDED
 from distill.own_engine import distill_command
+from distill.resumable import check_resumable
 from distill.supervisors import REPLAY, recorded_run
 from distill.traces import Run, read
 

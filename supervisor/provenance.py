@@ -64,8 +64,12 @@ class SpanIndex:
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
                 self._short.enter(number, text)
             self._enter(text, self._ends[number] - len(text))
-        self._again = repeated_blocks([text for _, text in self._texts], self._block)
-        """Blocks that stand elsewhere, too, aligned or not."""
+        self._again = set(self._others)
+        """Blocks that stand elsewhere, too, aligned or not; of larger contexts only aligned ones,
+        since a search for the rest would take a minute for 1 GB.
+        """
+        if self._block == SMALLEST_BLOCK_CHARS:
+            self._again |= repeated_blocks([text for _, text in self._texts], self._block)
 
     def forget(self) -> None:
         """Let go of the text: from now on it finds nothing."""

@@ -146,8 +146,8 @@ class _Work:
         self._export = Export(
             self._format.name,
             runs=len(runs),
-            runs_read=len(graded) + sum(unfit.values()),
-            dropped_runs=dropped + Counter(unfit),
+            runs_read=len(graded) + unfit.total(),
+            dropped_runs=dropped + unfit,
         )
         self._material = Material(
             read,

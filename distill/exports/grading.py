@@ -1,5 +1,6 @@
 """Which runs there are and how good they were: from their logs, and results files beside them."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,25 +10,26 @@ from distill.exports.reading import Source
 from distill.labels import results_beside
 from distill.task_results import TaskResult, results_in
 
+NO_START = "it has no start record"
+DOUBLE = "the same run in another folder"
+
 
 def graded_runs(
     sources: Sequence[Source], results: Iterable[Path], scorer: str | None
-) -> tuple[list[GradedRun], dict[str, int]]:
+) -> tuple[list[GradedRun], Counter[str]]:
     """All runs that were named, with their sub-runs and scores; what can be none, by reason.
 
     ``results`` are results files of ``--tasks`` beyond those beside the folders. Raises InputError
     where it is open which scorer decides, and for a file that holds no results.
     """
     found: dict[str, GradedRun] = {}
-    left_out = {"it has no start record": 0, "the same run in another folder": 0}
+    left_out: Counter[str] = Counter()
     for source in sources:
         for run in source.runs.values():
-            if run.start is None:
-                left_out["it has no start record"] += 1
-            elif run.id in found:
-                left_out["the same run in another folder"] += 1
-            else:
+            if run.start is not None and run.id not in found:
                 found[run.id] = GradedRun(run)
+            elif source.only is None or run.id in source.only:
+                left_out[NO_START if run.start is None else DOUBLE] += 1
     for graded in found.values():
         graded.root = _root(graded, found)
     by_run = _results_by_run(sources, results)
@@ -38,7 +40,7 @@ def graded_runs(
         graded.scores = graded.root.scores
     wanted = [graded for graded in found.values() if _is_named(graded, sources)]
     _decide(wanted, scorer)
-    return wanted, {reason: count for reason, count in left_out.items() if count}
+    return wanted, left_out
 
 
 def _root(graded: GradedRun, found: dict[str, GradedRun]) -> GradedRun:

@@ -34,13 +34,6 @@ class Material:
     _is_read: bool = False
     _of_runs: dict[str, RunValues] = field(default_factory=dict)
 
-    def groups(self) -> dict[str, list[GradedRun]]:
-        """The runs by group: the same question about the same text."""
-        found: dict[str, list[GradedRun]] = {}
-        for graded in self.runs:
-            found.setdefault(graded.group, []).append(graded)
-        return found
-
     def calls(self) -> Iterator[tuple[GradedRun, records.Call]]:
         """The worker calls of the runs that ``--where`` lets pass, each with its run.
 

@@ -30,7 +30,8 @@ question = together(
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Only say what the run would ask and cost: nothing is sent, no engine is started.",
+        help="Only say what the run, or all of --tasks, would ask and cost: nothing is sent, no "
+        "engine is started.",
     ),
     budget,
     log,

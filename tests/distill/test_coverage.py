@@ -240,3 +240,10 @@ def test_spans_that_lie_outside_count_nothing(context: Any, spans: list[Span]) -
     found = coverage.of(context, spans)
     assert 0 <= found.read_chars + found.ambiguous_chars <= found.chars
     assert 0 <= found.share <= 1
+
+
+def test_in_a_large_text_matches_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.supervisor.provenance.BLOCKS_LIMIT", 10)
+    text = Book([[600]]).parts[0]
+    found = coverage.of(text, SpanIndex(text).spans(f"Read: {text[5:200]} | {text[300:350]}"))
+    assert found.parts[0].read == ((5, 200),), "blocks have 60 characters, and 50 hold none whole"
