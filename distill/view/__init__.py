@@ -6,6 +6,6 @@ script: content reaches it as JSON and is shown as text, and a Content-Security-
 our one script and our one style sheet by their hashes stands behind that.
 
 ``follow`` reads the logs on; ``columns`` and ``facts`` hold what was read; ``answers`` says it in
-JSON, to ``server`` (loopback, with a token) and to ``export`` alike; ``page`` puts ``pages/``
-together.
+the ``shapes`` that the page knows, to ``server`` (loopback, with a token) and to ``export`` alike;
+``page`` puts ``pages/`` together.
 """

@@ -1,6 +1,5 @@
 """What the page asks for, and gets as JSON: the same of a server and of an exported file."""
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,16 +8,14 @@ from typing import Any
 
 import msgspec
 
-from distill.supervisor.text import printable_json
-from distill.traces import records
-from distill.view.columns import PAGE_ROWS, status_of
+from distill.view import shapes
+from distill.view.columns import PAGE_ROWS
 from distill.view.facts import RunFacts
-from distill.view.follow import FollowedFolder, lock_holders, whole_call
-from distill.view.highlight import LIMIT_CHARS, python_pieces
+from distill.view.follow import FollowedFolder, lock_holders
+from distill.view.highlight import python_pieces
 from distill.view.matches import matches
 from distill.view.texts import SLICE_CHARS, ContextTexts
 
-TITLE_CHARS = 300
 TEXTS_KEPT = 2
 TIMELINE_LIMIT = 20_000
 """Primitives and events of a run, that the timeline shows."""
@@ -59,10 +56,10 @@ class Answers:
         for folder in self.folders:
             with folder.lock:
                 driver = self._drivers.get(folder.number)
-                runs += [_in_short(run, folder, driver) for run in folder.runs.values()]
+                runs += [shapes.run_in_short(run, folder, driver) for run in folder.runs.values()]
         skipped = [
             {"folder": str(folder.folder), "file": each.file, "line": each.line,
-             "reason": each.reason[:TITLE_CHARS]}
+             "reason": each.reason[:shapes.TITLE_CHARS]}
             for folder in self.folders for each in folder.skipped
         ]  # fmt: skip
         return {
@@ -87,7 +84,6 @@ class Answers:
                 "folder": str(folder.folder),
                 "query": start.query if start else "",
                 "answer": told.answer,
-                "final_cell": told.final.cell if told.final else None,
                 "end": end,
                 "start": start and msgspec.structs.replace(start, query=""),
                 "context": {
@@ -95,10 +91,10 @@ class Answers:
                     "parts": [(name, len(text)) for name, text in texts.parts],
                     "slice_chars": SLICE_CHARS,
                 },
-                "turns": [_turn_in_short(run, turn) for turn in told.turns],
-                "cells": [_cell_in_short(cell) for cell in told.cells],
+                "turns": [shapes.turn_in_short(run, turn) for turn in told.turns],
+                "cells": [shapes.cell_in_short(cell) for cell in told.cells],
                 "primitives": [
-                    _primitive_in_short(each) for each in told.primitives[-TIMELINE_LIMIT:]
+                    shapes.primitive_in_short(each) for each in told.primitives[-TIMELINE_LIMIT:]
                 ],
                 "events": [
                     {"t": each.t, "event": each.event, "who": each.producer.name}
@@ -112,7 +108,6 @@ class Answers:
                     {"scorer": each.scorer, "value": each.value, "detail": each.detail}
                     for each in told.scored.values()
                 ],
-                "opening": [_message_in_short(each) for each in told.messages if not each.turn],
             }
 
     def turn(self, key: str, number: int) -> dict[str, Any]:
@@ -128,7 +123,7 @@ class Answers:
             primitives = [each for each in told.primitives if each.cell in called]
             compactions = [each for each in told.compactions if each.turn == number]
         return {
-            "messages": [_message(each, cells) for each in messages],
+            "messages": [shapes.message(each, cells) for each in messages],
             "reasoning": turn.reasoning if turn else "",
             "turn": turn and {"refused": turn.refused, "finish_reason": turn.finish_reason,
                               "model": turn.model, "attempt": turn.attempt},
@@ -153,7 +148,7 @@ class Answers:
         with folder.lock:
             if rows and not 0 <= rows[0] <= rows[-1] < len(run.calls):
                 raise IndexError(rows)
-        return [_call(line) for line in folder.lines(run, rows)]
+        return [shapes.call(line) for line in folder.lines(run, rows)]
 
     def search(self, key: str, words: str) -> list[int]:
         """The rows whose prompt or response holds the words, whatever their case."""
@@ -194,14 +189,6 @@ class Answers:
             return self._texts[named]
 
 
-def as_json(value: Any) -> bytes:
-    """An answer as JSON. A text may hold what UTF-8 can't, as paths do: it becomes ``?``."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(printable_json(msgspec.to_builtins(value)))
-
-
 class _Texts(msgspec.Struct):
     prompt: str
     response: str | None
@@ -216,126 +203,3 @@ def _holds(line: bytes, wanted: str) -> bool:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
     return wanted in texts.prompt.casefold() or wanted in (texts.response or "").casefold()
-
-
-def _in_short(run: RunFacts, folder: FollowedFolder, driver: int | None) -> dict[str, Any]:
-    told = run.told
-    start, end = told.start, told.end
-    is_open = driver is not None and driver == run.driver_pid
-    without_end = "running" if is_open else "cut off" if folder.is_read else "reading"
-    return {
-        "key": run.key,
-        "id": told.id,
-        "folder": str(folder.folder),
-        "query": (start.query if start else "")[:TITLE_CHARS],
-        "answer": shown(told.answer)[:TITLE_CHARS],
-        "status": end.status if end else without_end,
-        "supervisor": start.supervisor if start else "",
-        "worker": start.worker if start else "",
-        "label": start.label if start else None,
-        "parent": start.parent.run if start and start.parent else None,
-        "turns": len(told.turns),
-        "cells": len(told.cells),
-        "calls": len(run.calls),
-        "failed": run.calls.failed,
-        "first_t": run.first_t,
-        "last_t": run.last_t,
-        "elapsed_s": end.elapsed_s if end else run.last_t - run.first_t,
-        "dollars": _dollars(end),
-        "version": run.version,
-    }
-
-
-def _dollars(end: records.RunEnd | None) -> float | None:
-    if end is None or end.supervisor_dollars is None or end.worker_dollars is None:
-        return None
-    return end.supervisor_dollars + end.worker_dollars
-
-
-def shown(value: Any) -> str:
-    """An answer as text: as it stands, or as JSON."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return msgspec.json.encode(value).decode("utf-8", "replace")
-
-
-def _turn_in_short(run: RunFacts, turn: records.Turn) -> dict[str, Any]:
-    return {
-        "turn": turn.turn,
-        "t": turn.t,
-        "elapsed_s": turn.elapsed_s,
-        "queue_s": turn.queue_s,
-        "input": turn.usage.input_tokens,
-        "output": turn.usage.output_tokens,
-        "cached": turn.usage.cached_input_tokens,
-        "cells": turn.cells,
-        "forced": turn.forced,
-        "refused": turn.refused,
-        "gpu_s": turn.gpu_s,
-        "dollars": run.turn_dollars(turn),
-    }
-
-
-def _cell_in_short(cell: records.Cell) -> dict[str, Any]:
-    return {
-        "cell": cell.cell,
-        "turn": cell.turn,
-        "t": cell.t,
-        "elapsed_s": cell.elapsed_s,
-        "cpu_s": cell.cpu_s,
-        "status": cell.status,
-        "error": f"{cell.error.name}: {cell.error.message}"[:TITLE_CHARS] if cell.error else None,
-        "lost": cell.lost,
-    }
-
-
-def _primitive_in_short(each: records.Primitive) -> dict[str, Any]:
-    return {
-        "cell": each.cell,
-        "t": each.t,
-        "elapsed_s": each.elapsed_s,
-        "function": each.function[:TITLE_CHARS],
-        "failed": each.error is not None,
-    }
-
-
-def _message_in_short(each: records.Message) -> dict[str, Any]:
-    return {"role": each.role, "chars": len(each.content)}
-
-
-def _message(each: records.Message, cells: Sequence[records.Cell]) -> dict[str, Any]:
-    """A message; of a reply the code that ran is left out, where its cell is shown: ``pieces`` are
-    texts and numbers of cells.
-    """
-    pieces: list[str | int] = [each.content]
-    if each.role == "assistant":
-        for cell in cells:
-            last = pieces[-1]
-            assert isinstance(last, str)
-            found = fenced(cell.code).search(last) if len(last) <= LIMIT_CHARS else None
-            if found is not None:
-                pieces[-1:] = [last[: found.start()], cell.cell, last[found.end() :]]
-    return {"role": each.role, "index": each.index, "chars": len(each.content), "pieces": pieces}
-
-
-def fenced(code: str) -> re.Pattern[str]:
-    """Where this code stands in a reply, with its fence if it has one."""
-    fence = r"(?:^[ \t]*(?:`{3,}|~{3,})[^\n]*\n)?"
-    end = r"(?:\n[ \t]*(?:`{3,}|~{3,})[ \t]*$)?"
-    return re.compile(fence + re.escape(code.strip("\n")) + end, re.MULTILINE)
-
-
-def _call(line: bytes) -> dict[str, Any]:
-    try:
-        call = whole_call(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return {"broken": str(error)}
-    told: dict[str, Any] = msgspec.to_builtins(call)
-    for name in ("prompt_token_ids", "token_ids", "logprobs"):
-        ids = told.pop(name, None)
-        told[f"{name}_count"] = None if ids is None else len(ids)
-    told.pop("message_spans", None)
-    if call.logprobs:
-        told["mean_logprob"] = sum(call.logprobs) / len(call.logprobs)
-    told["status"] = status_of(call)
-    return told

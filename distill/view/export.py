@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import InputError
-from distill.view.answers import Answers, as_json
+from distill.view.answers import Answers
 from distill.view.page import DATA_MARK, LATE_DATA_MARK, Page
+from distill.view.shapes import as_json
 from distill.view.texts import SLICE_CHARS
 
 TEXT_LIMIT_CHARS = 64 << 20

@@ -15,8 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from distill.view.answers import Answers, as_json
+from distill.view.answers import Answers
 from distill.view.page import Page
+from distill.view.shapes import as_json
 
 ADDRESS = "127.0.0.1"
 TOKEN_HEADER = "X-Distill-Token"  # noqa: S105  (its name, not the token)

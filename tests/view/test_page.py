@@ -29,7 +29,7 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
     figures = page.locator(".figures")
     expect(figures).to_contain_text("1 failed")
     expect(page.locator(".overview")).to_contain_text(
-        re.compile(r"1 call stand in the final answer")
+        re.compile(r"answer of 1 call stands in the final answer")
     )
     read_chars = f"{provenance.of(the_run(log)).coverage.read_chars:,}"
     expect(page.locator(".overview")).to_contain_text(f"{read_chars} of {len(TEXT):,} characters")
@@ -54,6 +54,22 @@ def test_a_run_is_shown_from_answer_to_passage(watched: Watched, serve: Serve, l
 def the_run(log: Log) -> Run:
     (run,) = read(log.folder).runs.values()
     return run
+
+
+def test_timeline_and_map_lead_to_what_they_show(watched: Watched, serve: Serve, log: Log) -> None:
+    lamp_run(log)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".overview")).to_contain_text("answer of 1 call stands in the final answer")
+    page.locator("canvas.timeline").click(position={"x": 700, "y": 63})  # the lane of cells
+    expect(page.get_by_role("tab", name="Conversation")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#cell-2")).to_be_in_viewport()
+    page.keyboard.press("1")
+    page.locator(".overview canvas.strip").click(position={"x": 1, "y": 20})
+    expect(page.locator(".passage .read").first).to_be_in_viewport()
+    page.keyboard.press("1")
+    page.locator("canvas.timeline").hover(position={"x": 700, "y": 63})
+    expect(page.locator(".tip")).to_contain_text("Cell 2 (turn 2): final")
 
 
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:

@@ -71,8 +71,9 @@ export class Overview {
     const told = [];
     if (matches.ambiguous_chars)
       told.push(`${count(matches.ambiguous_chars)} more stand in several places of the text (pale).`);
-    if (matches.in_answer.length)
-      told.push(`The answers of ${counted(calls.inAnswer.size, "call")} stand in the final answer (green; a match, not a cause).`);
+    const found = calls.inAnswer.size;
+    const subject = found === 1 ? "The answer of 1 call stands" : `The answers of ${count(found)} calls stand`;
+    if (found) told.push(`${subject} in the final answer (green; a match, not a cause).`);
     return told.length ? el("span", { title: `${matches.coverage_method}; ${matches.flow_method}` }, ` ${told.join(" ")}`) : null;
   }
 

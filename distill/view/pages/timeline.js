@@ -1,8 +1,11 @@
 // The run over time: turns, cells, batches, what each worker server had in hand, and what was used up.
 
 import { Drawing, fitted, niceStep } from "./canvas.js";
-import { el, fill, shown } from "./dom.js";
+import { el, shown } from "./dom.js";
+import { Load, sumAt } from "./load.js";
 import { count, counted, dollars, seconds, short } from "./numbers.js";
+import { TimeWindow } from "./time_window.js";
+import { usedUp } from "./used.js";
 
 const LANE = 22;
 const GAP = 8;
@@ -12,18 +15,14 @@ const AREA = 40;
 const SERVERS_SHOWN = 24;
 const AXIS = 22;
 
-export class Timeline {
+export class Timeline extends TimeWindow {
   constructor(app) {
-    this.app = app;
-    this.from = 0;
-    this.to = 1;
-    this.places = [];
+    super(app, el("div", { class: "tip", hidden: true }));
     this.drawing = new Drawing("Timeline of the run", 200, (...given) => this.draw(...given), {
       tabindex: "0",
       class: "timeline",
       "aria-describedby": "timeline-help",
     });
-    this.tip = el("div", { class: "tip", hidden: true });
     this.legend = el(
       "p",
       { class: "legend", id: "timeline-help" },
@@ -34,10 +33,6 @@ export class Timeline {
     );
     this.root = el("div", { class: "timeline-box" }, this.legend, this.drawing.element, this.tip);
     this.listen();
-  }
-
-  get length() {
-    return Math.max(0.001, this.app.run.t1 - this.app.run.t0);
   }
 
   update() {
@@ -54,89 +49,6 @@ export class Timeline {
     this.used = null;
     this.servers = null;
     this.drawing.redraw();
-  }
-
-  // -- moving about
-
-  show(from, to) {
-    const size = Math.min(this.length, Math.max(0.001, to - from));
-    this.from = Math.max(0, Math.min(this.length - size, from));
-    this.to = this.from + size;
-    this.isWhole = size >= this.length;
-    this.drawing.redraw();
-  }
-
-  zoom(factor, share = 0.5) {
-    const size = this.to - this.from;
-    const at = this.from + size * share;
-    this.show(at - size * factor * share, at + size * factor * (1 - share));
-  }
-
-  listen() {
-    const canvas = this.drawing.element;
-    canvas.addEventListener("keydown", (event) => {
-      const step = (this.to - this.from) / 8;
-      const moves = {
-        ArrowLeft: () => this.show(this.from - step, this.to - step),
-        ArrowRight: () => this.show(this.from + step, this.to + step),
-        "+": () => this.zoom(1 / 1.5),
-        "=": () => this.zoom(1 / 1.5),
-        "-": () => this.zoom(1.5),
-        0: () => this.show(0, this.length),
-      };
-      if (event.ctrlKey || event.metaKey || !moves[event.key]) return;
-      event.preventDefault();
-      event.stopPropagation();
-      moves[event.key]();
-    });
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        if (!event.ctrlKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY) && !event.shiftKey) {
-          if (document.activeElement !== canvas) return; // the page scrolls
-        }
-        event.preventDefault();
-        const share = (event.offsetX - this.left) / (this.drawing.width - this.left);
-        this.zoom(event.deltaY > 0 ? 1.2 : 1 / 1.2, Math.max(0, Math.min(1, share)));
-      },
-      { passive: false },
-    );
-    let dragged = null;
-    canvas.addEventListener("pointerdown", (event) => {
-      dragged = { x: event.clientX, from: this.from, to: this.to, moved: false };
-      canvas.setPointerCapture(event.pointerId);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      if (!dragged) return this.point(event);
-      const moved = event.clientX - dragged.x;
-      dragged.moved ||= Math.abs(moved) > 3;
-      const s = (moved / (this.drawing.width - this.left)) * (dragged.to - dragged.from);
-      this.show(dragged.from - s, dragged.to - s);
-    });
-    canvas.addEventListener("pointerup", (event) => {
-      const wasClick = dragged && !dragged.moved;
-      dragged = null;
-      const place = wasClick && this.at(event.offsetX, event.offsetY);
-      if (place?.go) place.go();
-    });
-    canvas.addEventListener("pointerleave", () => (this.tip.hidden = true));
-  }
-
-  at(x, y) {
-    return this.places.findLast(
-      (place) => x >= place.x - 1 && x <= place.x + place.w + 1 && y >= place.y && y <= place.y + place.h,
-    );
-  }
-
-  point(event) {
-    const place = this.at(event.offsetX, event.offsetY);
-    this.drawing.element.classList.toggle("over", Boolean(place?.go));
-    this.tip.hidden = !place;
-    if (!place) return;
-    fill(this.tip, typeof place.tip === "function" ? place.tip(event.offsetX) : place.tip);
-    const room = this.drawing.width - 260;
-    this.tip.style.left = `${Math.max(0, Math.min(event.offsetX + 12, room))}px`;
-    this.tip.style.top = `${this.drawing.element.offsetTop + event.offsetY + 16}px`;
   }
 
   // -- drawing
@@ -164,7 +76,8 @@ export class Timeline {
     const phases = [["device", calls.computes], ["queue", calls.queues]];
     for (const server of this.serverRows())
       y += this.loadArea(y, server.name, phases, [server], () => this.app.openServer(server.name)) + GAP;
-    for (const row of this.usedRows()) y += this.usedArea(y, row) + GAP;
+    this.used ??= usedUp(run, calls);
+    for (const row of this.used) y += this.usedArea(y, row) + GAP;
     if (Math.abs(y - this.drawing.height) > 0.5) {
       this.drawing.height = y;
       this.drawing.redraw();
@@ -366,38 +279,6 @@ export class Timeline {
     this.context.fillRect(this.left, y, this.edge - this.left, 1);
   }
 
-  // What was used up to each moment: [{name, times, sums, limit, told}].
-  usedRows() {
-    if (this.used) return this.used;
-    const { run, calls } = this.app;
-    const limits = run.start?.options?.budget ?? {};
-    const steps = [];
-    for (let row = 0; row < calls.count; row++) {
-      const paid = !["cached", "reused", "replayed"].includes(calls.status(row));
-      const { input, output, gpu } = calls.columns;
-      steps.push([
-        calls.end(row), paid ? 1 : 0, paid ? input[row] + output[row] : 0, calls.dollars[row],
-        paid ? gpu[row] / 1000 : 0,
-      ]);
-    }
-    for (const turn of run.turns)
-      steps.push([turn.t - run.t0, 0, turn.input + turn.output, turn.dollars, turn.gpu_s]);
-    steps.sort((a, b) => a[0] - b[0]);
-    const times = Float64Array.from(steps, (step) => step[0]);
-    const row = (name, column, limit, told) => {
-      let sum = 0;
-      const sums = Float64Array.from(steps, (step) => (sum += step[column]));
-      return { name, times, sums, limit, told, last: sum };
-    };
-    this.used = [
-      row("Calls", 1, limits.worker_calls, short),
-      row("Tokens", 2, limits.tokens, short),
-      row("Dollars", 3, limits.dollars, dollars),
-      row("Device", 4, limits.gpu_s, seconds),
-    ].filter((each) => each.last > 0);
-    return this.used;
-  }
-
   usedArea(y, { name, times, sums, limit, told, last }) {
     const { context, colour } = this;
     const isLimited = typeof limit === "number" && limit > 0;
@@ -445,42 +326,6 @@ export class Timeline {
     });
     return AREA;
   }
-}
-
-// How many intervals lie over each pixel, parts of pixels as parts.
-class Load {
-  constructor(width) {
-    this.width = width;
-    this.points = new Float64Array(width + 1);
-    this.steps = new Float64Array(width + 2);
-  }
-
-  add(from, to) {
-    const begin = Math.max(0, from);
-    const end = Math.min(this.width, to);
-    if (!(end > begin)) return;
-    const first = Math.floor(begin);
-    const last = Math.floor(end);
-    if (first === last) {
-      this.points[first] += end - begin;
-      return;
-    }
-    this.points[first] += first + 1 - begin;
-    this.points[last] += end - last;
-    this.steps[first + 1]++;
-    this.steps[last]--;
-  }
-
-  sums() {
-    let depth = 0;
-    return this.points.map((point, x) => point + (depth += this.steps[x]));
-  }
-}
-
-function sumAt(loads, x) {
-  let sum = 0;
-  for (const load of loads) sum += load[x];
-  return sum;
 }
 
 function swatch(kind, text) {
