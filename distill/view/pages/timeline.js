@@ -86,7 +86,7 @@ export class Timeline extends TimeWindow {
 
   axis(width, height) {
     const { context, colour } = this;
-    const step = niceStep(this.to - this.from, (width - this.left) / 110);
+    const step = Math.max(0.001, niceStep(this.to - this.from, (width - this.left) / 110));
     context.fillStyle = colour("dim");
     context.strokeStyle = colour("grid");
     context.lineWidth = 1;
