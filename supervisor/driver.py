@@ -273,7 +273,7 @@ class Driver:
         self._log(records.Event(t=now(), run=None, producer=producer, event=event, detail=detail))
 
     def forget(self, name: str) -> None:
-        """A process has ended for good: what it was is nothing to a journal that is opened later."""
+        """A process has ended for good: journals that are opened later don't begin with it."""
         kept = [record for record in self._history if record.producer.name != name]
         self._history = deque(kept, maxlen=EVENTS_KEPT)
 
