@@ -41,7 +41,7 @@ DOWNLOAD_MB = {
         "default worker model SmolLM2-135M": 93,
         "about 170 other packages": 532,
     },
-    "dev": {"20 packages for the tests": 75},
+    "dev": {"21 packages for the tests": 75},
     "ray": {"Ray": 80},
     "pdf": {"a reader of PDFs": 4},
     "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},

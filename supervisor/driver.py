@@ -46,7 +46,7 @@ ZONES = {
 REMOTE_WORKERS = "remote_workers"
 """The zone of workers on other machines, which has keys; it is there when somebody listens."""
 EVENTS_KEPT = 500
-"""Events from before a journal was attached that it still gets."""
+"""Events of processes that are there, from before a journal was attached, that it still gets."""
 STARTS_PER_CORE = 2
 """Keepers and jails that start at once: half of such a start is waiting."""
 ENDING_S = 1.0
@@ -271,6 +271,11 @@ class Driver:
     def event(self, event: str, producer: records.Producer, **detail: Any) -> None:
         """Log that something happened to a process; a worker's goes to worker.jsonl."""
         self._log(records.Event(t=now(), run=None, producer=producer, event=event, detail=detail))
+
+    def forget(self, name: str) -> None:
+        """A process has ended for good: journals that are opened later don't begin with it."""
+        kept = [record for record in self._history if record.producer.name != name]
+        self._history = deque(kept, maxlen=EVENTS_KEPT)
 
     def _log(self, record: records.Event) -> None:
         self._history.append(record)

@@ -170,6 +170,7 @@ class Fleet:
         for worker in self._workers.values():
             if worker.watch is not None:
                 worker.watch.close()
+            self._driver.forget(worker.name)
 
     # -- processes
 
@@ -278,6 +279,7 @@ class Fleet:
                 self._end(worker)
                 if not worker.away_until_s:
                     del self._workers[worker.name]
+                    self._driver.forget(worker.name)
         self._settle()
 
     def _condemn(self, worker: Worker, why: str) -> None:
@@ -318,6 +320,7 @@ class Fleet:
         for worker in list(self._workers.values()):
             if 0 < worker.away_until_s < time.monotonic():
                 del self._workers[worker.name]
+                self._driver.forget(worker.name)
                 self._settle()
 
     def _restart(self, worker: Worker) -> None:

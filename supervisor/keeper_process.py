@@ -249,6 +249,11 @@ class KeeperProcess:
         self._start_jail()
 
     def _on_child(self, message: FromLauncher) -> None:
+        if not isinstance(message, Started):
+            self._on_end(message)
+            self._driver.forget(self.name)
+
+    def _on_end(self, message: FromLauncher) -> None:
         if isinstance(message, NotStarted):
             self._gone(f"the keeper could not be started: {message.detail}")
         elif isinstance(message, Exited):

@@ -19,6 +19,7 @@ import pytest
 from distill.protocol.jail_link import Limits
 from distill.repl import REPL
 from distill.supervisor import background, driver, standby
+from distill.traces.records import Event
 from tests.supervisor.processes import below, environment, is_alive, tree, wait_until
 
 
@@ -27,6 +28,8 @@ class Machine:
 
     def __init__(self) -> None:
         self.host = driver.shared()
+        self.heard: list[Event] = []
+        self.host.on_event = self.heard.append
 
     def jails(self) -> set[int]:
         """The interpreters of the launcher's jails; not bubblewrap, not a keeper's probe."""
@@ -63,8 +66,7 @@ class Machine:
         return found.pop()
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        found = self.on_loop(lambda: [e for e in self.host._history if e.event == name])
-        return [event.detail for event in found]
+        return [event.detail for event in self.heard if event.event == name]
 
 
 def is_asleep(pid: int) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from distill.errors import WorkerError
@@ -20,7 +21,7 @@ from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.provenance import SpanIndex
 from distill.supervisor.run_log import RunLog
-from distill.traces.records import Call
+from distill.traces.records import WORKER_LOG, Call
 from tests.engine_stand_in.spec import MODEL, calls_in, events_in, worker_spec
 from tests.engine_stand_in.vllm.tokens import answer_to
 
@@ -103,6 +104,20 @@ def names(fleet: Fleet) -> set[str]:
     return {worker.name for worker in fleet.workers() if worker.is_ready}
 
 
+def later_producers(folder: Path) -> set[str]:
+    """Whose events a log begins with that is opened now."""
+
+    async def open_and_close() -> None:
+        host = driver.shared()
+        host.release_journal(host.open_journal(folder))
+
+    background.wait(open_and_close())
+    lines = (
+        (folder / WORKER_LOG).read_bytes().splitlines() if (folder / WORKER_LOG).exists() else []
+    )
+    return {msgspec.json.decode(line)["producer"]["name"] for line in lines}
+
+
 def by(calls: list[Call]) -> set[str]:
     return {call.producer.name for call in calls}
 
@@ -120,6 +135,7 @@ def test_one_that_joins_in_mid_run_takes_work(tmp_path: Path) -> None:
     batches = len(calls) // len(PROMPTS)
     every = [number for number in range(len(PROMPTS)) for _ in range(batches)]
     assert [call.item for call in calls] == every
+    assert not {"own", "late"} & later_producers(tmp_path / "later"), "they are gone"
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import atif
 import jsonschema
 import pytest
 
@@ -141,7 +142,6 @@ def test_documents_are_as_the_specification_says(documents: list[dict[str, Any]]
 def test_the_models_that_others_made_of_it_take_every_document(
     documents: list[dict[str, Any]],
 ) -> None:
-    atif = pytest.importorskip("atif", reason="not among our packages")
     for document in documents:
         assert len(atif.Trajectory.model_validate(document).steps) == len(document["steps"])
 
