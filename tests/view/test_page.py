@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Position, expect
 
 from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
@@ -64,7 +64,7 @@ def test_timeline_and_map_lead_to_what_they_show(
     page = watched.page
     page.goto(serve(folder).url)
     expect(page.locator(".overview")).to_contain_text("Workers have read")
-    cells = {"x": 700, "y": 63}  # the lane of cells
+    cells: Position = {"x": 700, "y": 63}  # their lane
     page.locator("canvas.timeline").hover(position=cells)
     expect(page.locator(".tip")).to_contain_text(re.compile(r"Cell \d \(turn \d\)"))
     number = page.locator(".tip").inner_text().split()[1]
