@@ -95,6 +95,14 @@ class Told:
     results: dict[str, TaskResult]
     done_again: frozenset[str]
 
+    def and_then(self, later: "Told") -> "Told":
+        """With what another file says, which goes before."""
+        results = self.results | later.results
+        return Told(results, (self.done_again | later.done_again) - set(results))
+
+
+NOTHING_TOLD = Told({}, frozenset())
+
 
 def places_beside(folder: Path) -> list[Path]:
     """Where ``--tasks`` writes the results of runs in this log folder unless told otherwise.
@@ -112,12 +120,22 @@ def results_beside(folder: Path) -> Told:
 
     A file that stands where results would may be something else.
     """
+    told = NOTHING_TOLD
+    for path in places_beside(folder):
+        with contextlib.suppress(InputError):
+            told = told.and_then(told_by(path))
+    return told
+
+
+def told_by(path: Path) -> Told:
+    """What a results file says. Raises InputError where it can't be read, or is something else."""
     found: dict[tuple[str, int], TaskResult] = {}
     runs: set[str] = set()
-    for path in places_beside(folder):
-        with contextlib.suppress(InputError, OSError):
-            for result in results_in(path):
-                found[result.key] = result
-                runs |= set() if result.run_id is None else {result.run_id}
+    try:
+        for result in results_in(path):
+            found[result.key] = result
+            runs |= set() if result.run_id is None else {result.run_id}
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     last = {result.run_id: result for result in found.values() if result.run_id is not None}
     return Told(last, frozenset(runs - set(last)))

@@ -17,6 +17,7 @@ from distill.supervisors import REPLAY
 from distill.task_results import Failure, TaskResult
 from distill.traces import records
 from distill.traces.answering import Weights, names_of, weights_of_runs
+from distill.traces.naming import check_log
 from distill.traces.reading import Skipped, lines
 
 FAILED = ("failed", "cancelled")
@@ -83,8 +84,7 @@ def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
     ends: dict[str, records.RunEnd] = {}
     scores: defaultdict[str, dict[str, records.Score]] = defaultdict(dict)
     unreadable = 0
-    if not (folder / records.SUPERVISOR_LOG).is_file():
-        raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
+    check_log(folder)
     for _, record in lines(folder, records.SUPERVISOR_LOG):
         if isinstance(record, Skipped):
             unreadable += 1

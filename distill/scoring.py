@@ -31,7 +31,7 @@ from distill.standings import compared
 from distill.supervisor import background
 from distill.supervisor.call_threads import CallThreads
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT
-from distill.traces.naming import folder_and_run
+from distill.traces.naming import named_folders
 
 Runs = str | Path | Sequence[str | Path]
 """Log folders, or FOLDER#RUN for one run of one."""
@@ -97,14 +97,9 @@ def _folders(runs: Runs) -> dict[Path, frozenset[str]]:
     named = [runs] if isinstance(runs, str | Path) else list(runs)
     if not named:
         raise InputError("name the log folders of the runs to be scored")
-    folders: dict[Path, set[str]] = {}
-    whole = set()
-    for each in named:
-        folder, run = folder_and_run(Path(each).expanduser())
-        folder = folder.resolve()
-        folders.setdefault(folder, set()).update(() if run is None else (run,))
-        whole |= {folder} if run is None else set()
-    return {each: frozenset(() if each in whole else ids) for each, ids in folders.items()}
+    return {
+        folder.resolve(): frozenset(only or ()) for folder, only in named_folders(named).items()
+    }
 
 
 def _recorded(folders: dict[Path, frozenset[str]]) -> dict[Path, Recorded]:

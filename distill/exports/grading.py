@@ -7,9 +7,9 @@ from pathlib import Path
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
-from distill.labels import results_beside
+from distill.labels import NOTHING_TOLD, results_beside, told_by
 from distill.last_scores import last_scores
-from distill.task_results import TaskResult, results_in
+from distill.task_results import TaskResult
 from distill.traces import records
 
 NO_START = "it has no start record"
@@ -65,15 +65,12 @@ def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
 
 def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[str, TaskResult]:
     """What results files say of these runs: those beside the folders, and then these files."""
-    found: dict[str, TaskResult] = {}
+    told = NOTHING_TOLD
     for source in sources:
-        found |= results_beside(source.folder.resolve()).results
+        told = told.and_then(results_beside(source.folder.resolve()))
     for path in files:
-        try:
-            found |= {each.run_id: each for each in results_in(path) if each.run_id is not None}
-        except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    return found
+        told = told.and_then(told_by(path))
+    return told.results
 
 
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from distill.errors import InputError
 from distill.traces import Run, reading, records
 from distill.traces.contexts import texts_of
-from distill.traces.naming import folder_and_run
-from distill.traces.reading import Skipped, lines
+from distill.traces.naming import check_runs, named_folders
+from distill.traces.reading import Skipped, calls_in
 
 CHUNK_BYTES = 1 << 20
 SKIPPED_TOLD = 20
@@ -34,19 +34,19 @@ class Source:
     only: set[str] | None
     files: list[InputFile] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
-    """Without those of worker.jsonl until that was read."""
+    skipped_of_runs: list[Skipped] = field(default_factory=list)
+    skipped_of_calls: list[Skipped] = field(default_factory=list)
+    """Of the last time that they were read."""
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The lines of both logs that are no records."""
+        return self.skipped_of_runs + self.skipped_of_calls
 
     def calls(self) -> Iterator[records.Call]:
         """Its worker calls, read from the disk each time; one is in memory at a time."""
-        if not (self.folder / records.WORKER_LOG).is_file():
-            return
-        known = {(each.file, each.line) for each in self.skipped}
-        for _, record in lines(self.folder, records.WORKER_LOG):
-            if isinstance(record, records.Call):
-                yield record
-            elif isinstance(record, Skipped) and (record.file, record.line) not in known:
-                self.skipped.append(record)
+        self.skipped_of_calls = []
+        return calls_in(self.folder, self.skipped_of_calls)
 
     def grown(self) -> list[Path]:
         """Its files that have more than when they were hashed: a run is still being written."""
@@ -55,21 +55,9 @@ class Source:
 
 def sources(runs: Sequence[str | Path]) -> list[Source]:
     """The log folders that FOLDER and FOLDER#ID name, each once. Raises InputError."""
-    found: dict[Path, Source] = {}
-    for named in runs:
-        folder, run_id = folder_and_run(Path(named).expanduser())
-        if not (folder / records.SUPERVISOR_LOG).is_file():
-            raise InputError(
-                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
-            )
-        source = found.setdefault(folder.resolve(), Source(folder, set()))
-        if run_id is None:
-            source.only = None
-        elif source.only is not None:
-            source.only.add(run_id)
-    if not found:
+    if not runs:
         raise InputError("nothing to export: name a log folder, or FOLDER#ID")
-    return list(found.values())
+    return [Source(folder, only) for folder, only in named_folders(runs).items()]
 
 
 def read_runs(source: Source) -> None:
@@ -78,11 +66,8 @@ def read_runs(source: Source) -> None:
         if (path := source.folder / log).is_file():
             source.files.append(hashed(path))
     trace = reading.read_runs(source.folder)
-    source.runs, source.skipped = trace.runs, trace.skipped
-    missing = sorted((source.only or set()) - set(source.runs))
-    if missing:
-        some = ", ".join(list(source.runs)[-8:]) or "none"
-        raise InputError(f"{source.folder} has no run {missing[0]}; there are {some}")
+    source.runs, source.skipped_of_runs = trace.runs, trace.skipped
+    check_runs(source.folder, source.only or (), source.runs)
 
 
 def hashed(path: Path) -> InputFile:

@@ -11,6 +11,7 @@ import msgspec
 from distill.errors import InputError
 from distill.traces import records
 from distill.traces.contexts import read_context
+from distill.traces.naming import check_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,15 @@ def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Ski
                 yield number, records.whole(record) if isinstance(record, records.Call) else record
 
 
+def calls_in(folder: Path, skipped: list[Skipped]) -> Iterator[records.Call]:
+    """The worker calls of a folder, one in memory at a time; ``skipped`` gets what is no record."""
+    for _, record in lines(folder, records.WORKER_LOG):
+        if isinstance(record, Skipped):
+            skipped.append(record)
+        elif isinstance(record, records.Call):
+            yield record
+
+
 _LISTS: dict[type[records.Record], str] = {
     records.Process: "processes",
     records.Event: "events",
@@ -154,8 +164,7 @@ def read(folder: str | Path) -> Trace:
 def read_runs(folder: str | Path) -> Trace:
     """What supervisor.jsonl says: all but the calls. Raises InputError if it is not there."""
     folder = Path(folder)
-    if not (folder / records.SUPERVISOR_LOG).is_file():
-        raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
+    check_log(folder)
     trace = Trace({}, [], [])
     _enter(trace, folder, records.SUPERVISOR_LOG)
     _join_sub_runs(trace.runs)

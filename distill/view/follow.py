@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from distill.errors import InputError
 from distill.traces import Skipped, records
-from distill.traces.naming import folder_and_run
+from distill.traces.naming import check_log, folder_and_run
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
@@ -32,10 +31,7 @@ class FollowedFolder:
 
     def __init__(self, named: Path, number: int) -> None:
         folder, self._only = folder_and_run(named)
-        if not (folder / records.SUPERVISOR_LOG).is_file():
-            raise InputError(
-                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
-            )
+        check_log(folder)
         self.folder, self.number = folder, number
         self.lock = threading.Lock()
         self._begin()

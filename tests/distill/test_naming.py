@@ -1,0 +1,61 @@
+"""Runs are named in one way, and results found in one way, whoever reads them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from distill import export
+from distill.errors import InputError
+from distill.exports.selection import UNSCORED
+from distill.supervisors import recorded_run
+from distill.task_results import TaskResult
+from distill.traces import Logs, rows
+from tests.distill.written_logs import T, Told, write
+
+
+def exported(*named: str | Path, **options: Any) -> Any:
+    return export(named, format="prompts", dry_run=True, **options)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "export": exported,
+    "table": lambda named: list(rows(named, "runs")),
+    "replay": recorded_run,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_who_names_a_run_that_is_not_there_is_told_which_are(reader: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", *(Told(f"r{number}") for number in range(10)))
+    with pytest.raises(InputError, match="has no run none; there are r2, .*, r9 and 2 older ones"):
+        READERS[reader](f"{folder}#none")
+
+
+def test_a_folder_by_two_names_is_one(tmp_path: Path) -> None:
+    folder, other = write(tmp_path / "log", Told("r1"), Told("r2")), tmp_path / "link"
+    other.symlink_to(folder)
+    assert [run.id for run in Logs(folder, f"{other}#r1").runs()] == ["r1", "r2"]
+    assert exported(folder, other).runs_read == 2
+
+
+def test_results_say_the_same_beside_the_logs_and_by_name(tmp_path: Path) -> None:
+    """The first run was done again: it has no score, wherever that is told."""
+
+    def result(run: str) -> bytes:
+        return msgspec.json.encode(
+            TaskResult(
+                task="a", attempt=1, status="final", asked="", t=T, supervisor="boss",
+                worker="tiny", label="yes", scorer="exact", score=1.0, run_id=run,
+            )
+        )  # fmt: skip
+
+    runs = Told("r1"), Told("r2")
+    results = tmp_path / "a.jsonl"
+    results.write_bytes(result("r1") + b"\n" + result("r2") + b"\n")
+    beside = exported(write(tmp_path / "a.logs", *runs), select="correct")
+    named = exported(write(tmp_path / "b", *runs), select="correct", results=[results])
+    for made in (beside, named):
+        assert (made.runs, made.dropped_runs) == (1, {UNSCORED: 1})
