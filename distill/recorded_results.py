@@ -11,6 +11,7 @@ import msgspec
 
 from distill.errors import InputError
 from distill.labels import Labels, Told, results_beside
+from distill.last_scores import last_scores
 from distill.run_costs import cost_of
 from distill.supervisors import REPLAY
 from distill.task_results import Failure, TaskResult
@@ -53,22 +54,13 @@ class RecordedRun:
         return self.end.status in FAILED
 
     def known(self, scorer: str) -> records.Score | TaskResult | None:
-        """What it was scored by this scorer, in the log or else in an evaluation's results.
-
-        A log can say anything: what is not from 0 to 1 is no score.
-        """
-        score, told = self.scores.get(scorer), self.told
-        if score is not None and (score.value is None or 0 <= score.value <= 1):
-            return score
-        if told is None or told.scorer != scorer or not isinstance(told.score, float):
-            return None
-        return told if 0 <= told.score <= 1 else None
+        """What it was scored by this scorer, in the log or in an evaluation's results."""
+        return last_scores(self.scores, self.told).get(scorer)
 
     @property
     def scorers(self) -> list[str]:
         """By which it was scored."""
-        names = [*self.scores, self.told.scorer if self.told is not None else None]
-        return [name for name in dict.fromkeys(names) if name is not None and self.known(name)]
+        return list(last_scores(self.scores, self.told))
 
 
 @dataclass(frozen=True, slots=True)

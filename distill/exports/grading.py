@@ -8,7 +8,9 @@ from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
 from distill.labels import results_beside
+from distill.last_scores import last_scores
 from distill.task_results import TaskResult, results_in
+from distill.traces import records
 
 NO_START = "it has no start record"
 DOUBLE = "the same run in another folder"
@@ -75,18 +77,16 @@ def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[st
 
 
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
-    """What the log says goes before a results file. What is not from 0 to 1 is no score."""
-    told: dict[str, float | None] = {}
-    if result is not None:
-        graded.is_task, graded.label = True, result.label
-        if result.scorer is not None and isinstance(result.score, float):
-            told[result.scorer] = result.score
-    for scorer, score in graded.run.scored.items():
-        graded.label = graded.label if score.label is None else score.label
-        told[scorer] = score.value
-    graded.scores = {
-        scorer: value for scorer, value in told.items() if value is not None and 0 <= value <= 1
-    }
+    """The last score of each scorer, and the last label."""
+    graded.is_task = result is not None
+    said: list[records.Score | TaskResult] = [*graded.run.scores]
+    said += [result] if result is not None else []
+    for each in sorted(said, key=lambda each: each.t):
+        graded.label = graded.label if each.label is None else each.label
+    for scorer, last in last_scores(graded.run.scored, result).items():
+        value = last.score if isinstance(last, TaskResult) else last.value
+        if isinstance(value, float):
+            graded.scores[scorer] = value
 
 
 def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:
