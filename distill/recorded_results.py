@@ -1,6 +1,5 @@
 """From the logs to results: each run that has ended, with its answer, its cost and its scores."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from distill.task_results import Failure, TaskResult
 from distill.traces import records
 from distill.traces.answering import Weights, names_of, weights_of_runs
 from distill.traces.naming import check_log
+from distill.traces.questions import question_hash
 from distill.traces.reading import Skipped, lines
 
 FAILED = ("failed", "cancelled")
@@ -45,9 +45,8 @@ class RecordedRun:
 
     @property
     def asked(self) -> str:
-        """Stands for the question and the text: what two runs of one task have in common."""
-        told = (self.start.query, self.start.context.sha256)
-        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+        """What two runs of one task have in common."""
+        return question_hash(self.start)
 
     @property
     def has_failed(self) -> bool:

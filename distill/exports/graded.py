@@ -1,12 +1,12 @@
 """A run and what is known of how good it was."""
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from distill.run_costs import cost_of
 from distill.traces import Run, records
+from distill.traces.questions import question_hash
 
 
 @dataclass
@@ -53,8 +53,7 @@ class GradedRun:
     @cached_property
     def group(self) -> str:
         """Equal for runs whose roots put the same question to the same text."""
-        asked = f"{self.root.document}\n{self.root.start.query}"
-        return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:16]
+        return question_hash(self.root.start)
 
     @property
     def tokens(self) -> int:

@@ -9,7 +9,10 @@ import pytest
 
 from distill import export
 from distill.errors import InputError
+from distill.exports.grading import graded_runs
+from distill.exports.reading import read_runs, sources
 from distill.exports.selection import UNSCORED
+from distill.recorded_results import recorded_in
 from distill.supervisors import recorded_run
 from distill.task_results import TaskResult
 from distill.traces import Logs, rows
@@ -30,7 +33,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_who_names_a_run_that_is_not_there_is_told_which_are(reader: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "log", *(Told(f"r{number}") for number in range(10)))
-    with pytest.raises(InputError, match="has no run none; there are r2, .*, r9 and 2 older ones"):
+    with pytest.raises(InputError, match=r"no run none; there are r2, .*, r9 and 2 older ones"):
         READERS[reader](f"{folder}#none")
 
 
@@ -59,3 +62,17 @@ def test_results_say_the_same_beside_the_logs_and_by_name(tmp_path: Path) -> Non
     named = exported(write(tmp_path / "b", *runs), select="correct", results=[results])
     for made in (beside, named):
         assert (made.runs, made.dropped_runs) == (1, {UNSCORED: 1})
+
+
+def test_a_group_of_an_export_is_a_task_of_a_scoring(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "log",
+        Told("r1"), Told("r2", supervisor="other"), Told("r3", query="Is it?"),
+        Told("r4", text="Who knows?"),
+    )  # fmt: skip
+    asked = {run.id: run.asked for run in recorded_in(folder).runs}
+    read = sources([folder])
+    read_runs(read[0])
+    graded, _ = graded_runs(read, [], None)
+    assert {each.run.id: each.group for each in graded} == asked
+    assert [asked["r1"] == asked[f"r{number}"] for number in (2, 3, 4)] == [True, False, False]
