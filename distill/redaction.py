@@ -6,6 +6,7 @@ has stay true. Patterns are RE2's, which takes linear time whatever the text.
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,16 @@ NUMBER_FROM = 10**6
 MATCHES_LIMIT = 20_000
 """Of a text that is written on the driver's loop: with more than that, a quarter of a second's
 work, it is blotted out as a whole."""
+CUT = re.compile(
+    r"\n?… (?:\[\d+ characters cut\]|\d+ characters left out) …\n?"
+    r"|(?P<end>\d+ bytes were not kept \(limit: )"
+)
+"""What distill writes where it leaves out a part of a text: ``supervisor.text.clip``, the jail in
+tracebacks, and the sandbox at the end of too much output."""
+CUT_REACH_CHARS = 100
+"""Of what is blotted out on each side of a cut, as far as the next white space from there."""
+WORD_CHARS = 4096
+"""And not farther than this."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,16 @@ class Redaction:
         return (*names, *(f"{OWN}{number}" for number, _ in enumerate(own, 1)))
 
     def text(self, text: str, *, most: int | None = MATCHES_LIMIT) -> str:
-        """The text with every match blotted out; as long as it was. The same object if none is.
+        """The text with every match blotted out, and what is beside a cut; as long as it was. The
+        same object if nothing is.
 
-        All of a text with more matches than ``most`` is blotted out.
+        All of a text with more matches, or cuts, than ``most`` is blotted out.
         """
         if not text or not self.wanted:
             return text
+        return _without_edges(self._without_matches(text, most), most)
+
+    def _without_matches(self, text: str, most: int | None) -> str:
         data = text.encode("utf-8", "surrogatepass")
         if _any_of(self.wanted).search(data) is None:
             return text
@@ -136,6 +151,35 @@ class Redaction:
 
 
 NOTHING = Redaction()
+
+
+def edge(text: str) -> int:
+    """How much of the end of a text that was cut there may be the first part of a match."""
+    whole = max(0, len(text) - CUT_REACH_CHARS)
+    before = text[max(0, whole - WORD_CHARS) : whole]
+    return len(text) - whole + len(before) - 1 - max(map(before.rfind, " \n\t"))
+
+
+def _without_edges(text: str, most: int | None) -> str:
+    """The text without what stands beside its cuts, which stay."""
+    cuts = list(itertools.islice(CUT.finditer(text), None if most is None else most + 1))
+    if not cuts:
+        return text
+    if most is not None and len(cuts) > most:
+        return MASK * len(text)
+    pieces = []
+    begins = [0, *(cut.end() for cut in cuts)]
+    ends = [*(cut.start() for cut in cuts), len(text)]
+    for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        piece = text[begin:end]
+        first = edge(piece[::-1]) if number and cuts[number - 1]["end"] is None else 0
+        last = edge(piece) if number < len(cuts) else 0
+        if first + last >= len(piece):
+            first, last = len(piece), 0
+        pieces += [MASK * first, piece[first : len(piece) - last], MASK * last]
+        if number < len(cuts):
+            pieces.append(cuts[number][0])
+    return "".join(pieces)
 
 
 def _changed(value: Any, redacted: Any) -> Any:

@@ -15,10 +15,10 @@ from distill.protocol.sandbox_link import CallReply, HostCall
 from distill.supervisor.driver import Driver, in_thread
 from distill.supervisor.ledger import Answer, Ledger, call_key
 from distill.supervisor.spares import Spares
-from distill.supervisor.text import printable
+from distill.supervisor.text import clip, printable
 
-ITEM_DETAIL_CHARS = 1000
-"""Of the reason why an item of a batch failed, in the error that the cell is raised."""
+DETAIL_CHARS, ITEM_DETAIL_CHARS = 4000, 1000
+"""Of the reason why a call failed, or an item of a batch, in the error that the cell is raised."""
 
 
 @dataclass(slots=True)
@@ -50,21 +50,22 @@ CURRENT_CALL: contextvars.ContextVar[HostCallRecord] = contextvars.ContextVar("C
 def call_error(error: Exception) -> CallError:
     if isinstance(error, RecordedError):
         return error.error
+    detail = clip(printable(str(error)), DETAIL_CHARS)
     if isinstance(error, WorkerBatchError):
         short = isinstance(error, WorkerBudgetError)
         name: Any = "WorkerBudgetError" if short else "WorkerBatchError"
         reasons = {
-            index: printable(str(each)[:ITEM_DETAIL_CHARS]) for index, each in error.errors.items()
+            index: clip(printable(str(each)), ITEM_DETAIL_CHARS)
+            for index, each in error.errors.items()
         }
-        return CallError(name, printable(str(error)[:4000]), tuple(error.answers), reasons)
+        return CallError(name, detail, tuple(error.answers), reasons)
     if isinstance(error, SubRunError):
-        detail = printable(str(error)[:4000])
         return CallError("SubRunError", detail, tuple(error.answers), error.errors)
     if isinstance(error, BudgetSpentError):
-        return CallError("LimitError", printable(str(error)[:4000]))
+        return CallError("LimitError", detail)
     if isinstance(error, WorkerError):
-        return CallError("WorkerError", printable(str(error)[:4000]))
-    return CallError("PrimitiveError", printable(f"{type(error).__name__}: {error}"[:4000]))
+        return CallError("WorkerError", detail)
+    return CallError("PrimitiveError", f"{printable(type(error).__name__)}: {detail}")
 
 
 def told(error: CallError) -> str:

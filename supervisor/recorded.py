@@ -23,6 +23,7 @@ from distill.supervisor.host_calls import ITEM_DETAIL_CHARS, HostFunctions
 from distill.supervisor.ledger import Answer, Ledger
 from distill.supervisor.requests import asked_key
 from distill.supervisor.spares import Spares
+from distill.supervisor.text import clip
 from distill.traces import Run, records
 
 Called = TypeVar("Called", records.Call, records.Primitive)
@@ -146,7 +147,8 @@ def _batch_answer(batch: records.Batch, items: Mapping[int, records.Call]) -> An
         return Answer(error=CallError("WorkerError", batch.error))
     errors = {item: each for item, each in enumerate(answers) if isinstance(each, WorkerError)}
     reasons = {
-        prompt: str(error)[:ITEM_DETAIL_CHARS] for prompt, error in form.by_prompt(errors).items()
+        prompt: clip(str(error), ITEM_DETAIL_CHARS)
+        for prompt, error in form.by_prompt(errors).items()
     }
     good = [None if isinstance(answer, WorkerError) else answer for answer in answers]
     name: Any = "WorkerBudgetError" if batch.refused else "WorkerBatchError"

@@ -5,14 +5,18 @@ so spans and messages that are places in a prompt stay true; a span whose two en
 (a match begins in the instruction and ends in the passage) is dropped. Token ids and
 log-probabilities, which tell all of a text, are dropped in all records, and so are the hashes of
 arguments: who has one of a telephone number can try them all.
+
+What the jail has cut, only half of a match may be left of: the short repr of a long value is
+blotted out, and the end of output that was too much.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from distill.redaction import MASK, Redaction
+from distill.redaction import MASK, Redaction, edge
 from distill.supervisor.volume import text_json
 from distill.traces import records
 
@@ -25,6 +29,10 @@ KEPT = frozenset(
 """Fields that are no text of anybody's, or are seen to apart."""
 COUNTED = frozenset(("options", "detail", "sampling"))
 """Fields whose numbers are settings and counts."""
+REPR_CHARS, NAME_CHARS = 120, 200
+"""The jail cuts a variable's short repr, its name and its type's name to these."""
+END_CHARS = 4
+"""A shorter end of a stream is looked for nowhere else: it may be part of any word."""
 AnyStruct = TypeVar("AnyStruct", bound=msgspec.Struct)
 Parts = Mapping[str | None, tuple[str | None, str]]
 """The texts of a context by their part: the part and the text as they are stored."""
@@ -36,6 +44,8 @@ class RunRedactor:
     def __init__(self, redaction: Redaction) -> None:
         self.redaction = redaction
         self.parts: Parts = {}
+        self._ends: list[str] = []
+        """Of streams that the jail has cut, as the messages that show them have them."""
 
     def context(self, context: Any) -> Any:
         """The run's context as it is to be stored; from now on spans are held against it.
@@ -54,6 +64,10 @@ class RunRedactor:
         """The record as it is to be written."""
         if isinstance(record, records.Call):
             return self._call(record)
+        if isinstance(record, records.Cell):
+            return self._cell(record)
+        if isinstance(record, records.Message):
+            return self._message(record)
         if isinstance(record, records.Turn):
             return without(self.redaction, _without_ids(record))
         if isinstance(record, records.Primitive | records.Batch):
@@ -72,6 +86,33 @@ class RunRedactor:
             spans=spans,
             context_sha256=call.context_sha256 if spans else "",
         )
+
+    def _cell(self, cell: records.Cell) -> records.Cell:
+        """The cell without what it has of values and of output that were cut."""
+        told = without(self.redaction, cell)
+        changed: dict[str, Any] = {"variables": tuple(map(_uncut, told.variables))}
+        if cell.dropped_bytes or cell.lost is not None:
+            for name in ("stdout", "stderr"):
+                text, size = getattr(cell, name), edge(getattr(cell, name))
+                end = text[len(text) - size :].strip()
+                if len(end) >= END_CHARS:
+                    self._ends.append(end)
+                changed[name] = getattr(told, name)[: len(text) - size] + MASK * size
+        return msgspec.structs.replace(told, **changed)
+
+    def _message(self, message: records.Message) -> records.Message:
+        """The message without the ends of streams that were cut, wherever it shows them."""
+        content = message.content
+        told = self.redaction.text(content)
+        for end in self._ends:
+            pieces: list[str] = []
+            done = 0
+            for match in re.finditer(f"(?={re.escape(end)})", content):
+                first, after = max(done, match.start()), match.start() + len(end)
+                pieces += (told[done:first], MASK * (after - first))
+                done = after
+            told = "".join((*pieces, told[done:]))
+        return msgspec.structs.replace(message, content=told)
 
     def _prompt(
         self, prompt: str, spans: Iterable[records.Span]
@@ -92,6 +133,16 @@ class RunRedactor:
             if prompt[start:end] == stored:
                 kept.append(msgspec.structs.replace(span, part=part))
         return prompt, tuple(kept)
+
+
+def _uncut(variable: records.Variable) -> records.Variable:
+    """The variable without the text of a value that is more than was shown of it, and without a
+    name that was cut.
+    """
+    limits = {"name": NAME_CHARS, "type": NAME_CHARS, "repr": REPR_CHARS}
+    cut = {name for name, limit in limits.items() if len(getattr(variable, name)) >= limit}
+    masked = {name: MASK * limits[name] for name in cut}
+    return msgspec.structs.replace(variable, **masked) if masked else variable
 
 
 def without(redaction: Redaction, record: AnyStruct) -> AnyStruct:

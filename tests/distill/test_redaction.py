@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from distill.errors import InputError, ModelError
 from distill.ready_patterns import READY
 from distill.redaction import MASK, MATCHES_LIMIT, Redaction
 from distill.supervisor import driver
+from distill.supervisor.text import clip
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
 
@@ -75,6 +77,25 @@ def test_no_text_takes_long_where_others_wait() -> None:
     for many in (few + EMAIL, "123 " * 300_000):
         assert redaction.text(many) == MASK * len(many)
     assert redaction.text("123 " * 300_000, most=None) == "123 " * 300_000
+
+
+def test_what_stands_beside_a_cut_is_blotted_out() -> None:
+    """A pattern finds no half of a match; the mark of the cut, and what is far from it, stay."""
+    text = "far away from it " + "x " * 60 + f"pays with {CARD[:17]}"
+    for cut in (
+        clip(text + "." * 600 + text[::-1], 2 * len(text)),
+        f"{text}\n… 7 characters left out …\n{text[::-1]}",
+        f"{text}200 bytes were not kept (limit: output_bytes = 64 KiB)\nNames: x",
+    ):
+        redacted = Redaction(("card",)).text(cut)
+        assert len(redacted) == len(cut)
+        assert redacted.startswith("far away from it x x")
+        assert CARD[:9] not in redacted
+        assert CARD[:9][::-1] not in redacted
+        assert redacted.endswith((" yawa raf", "(limit: output_bytes = 64 KiB)\nNames: x"))
+    assert Redaction(("card",)).text(f"x\n… [7 characters cut] …\n{'y' * 9000} z").endswith("y z")
+    many = clip("." * 200, 100) * (MATCHES_LIMIT + 1)
+    assert Redaction(("card",)).text(many) == MASK * len(many)
 
 
 def test_values_keep_their_form() -> None:
@@ -166,6 +187,31 @@ def test_no_file_of_the_log_holds_a_secret(ask: Ask, log: Path, logged: Callable
     assert told.answer == {MASK * len(EMAIL): [MASK * 19, MASK * 16, 42]}
     assert "harmless" in told.calls[0].prompt
     assert {each.key for each in told.batches} == {each.key for each in told.primitives} == {""}
+
+
+def test_no_cut_of_ours_leaves_half_a_secret(ask: Ask, logged: Callable[[], Run]) -> None:
+    """Reprs of variables, output that is shown in part, output over the jail's limit, errors."""
+    text = f"{EMAIL} pays with {CARD}; " * 3000  # of 52 characters each
+    codes = [
+        *(f"part = context[7:5000]\nprint('y' * {k} + context[:31_200])" for k in (0, 9, 20)),
+        *(f"print('y' * {k} + context)\nprint('.', file=sys.stderr)" for k in (0, 9, 20)),
+        *(f"raise ValueError('y' * {k} + context[:72_800])" for k in (0, 9)),
+    ]
+    ask(
+        "```repl\nimport sys\n```", *map(cell, codes), cell("FINAL(1)"),
+        context=text, redact=["card", "email"], max_iterations=12,
+    )  # fmt: skip
+    told = logged()
+    assert sum(each.dropped_bytes > 0 for each in told.cells) == 3
+    half = re.compile(r"4111 1|1 1111|jane\.|example|e\.org")
+    for each in told.cells:
+        for shown in (each.stdout, each.stderr, *(variable.repr for variable in each.variables)):
+            assert half.search(shown) is None
+        if each.error is not None:
+            assert half.search(each.error.message + each.error.traceback) is None
+    for message in told.messages:
+        assert half.search(message.content) is None
+    assert any("pays with" in message.content for message in told.messages)
 
 
 def test_spans_are_true_or_gone(ask: Ask, logged: Callable[[], Run]) -> None:
