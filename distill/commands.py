@@ -74,6 +74,7 @@ def up(
     engine.check_devices(Budget.taken_from(dict(options)))
     described(engine.sandbox.packages)
     check_installed(named(options["primitives"]))
+    check_written(options)
     check_recorded(asked)
     check_words(query, paths)
     with spooled(paths) as files:

@@ -16,7 +16,7 @@ from distill.errors import InputError
 from distill.inputs import read_context
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
-from distill.option_checks import check_first_turn
+from distill.option_checks import check_first_turn, check_redaction
 from distill.orchestrator import default_log_dir
 from distill.otlp import collector
 from distill.prices import price_table
@@ -102,8 +102,10 @@ def checked(
 
 
 def check_written(options: dict[str, Any]) -> None:
-    """Raise InputError for patterns that can't be redacted, and a collector that is none."""
-    Redaction.of(options["redact"])
+    """Raise InputError for patterns that can't be redacted, a cache that would keep what they find,
+    and a collector that is none.
+    """
+    check_redaction(options["answer_cache"], Redaction.of(options["redact"]))
     collector(options["otlp"], content=options["otlp_content"])
 
 

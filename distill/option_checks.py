@@ -13,6 +13,7 @@ from distill.prices import PriceTable
 from distill.protocol.sandbox_link import Wanted
 from distill.question import Question
 from distill.ready_primitives import check_installed, named
+from distill.redaction import Redaction
 from distill.run_options import Options
 from distill.run_repl import SEED_NAMES
 from distill.spending import check_covers_a_turn
@@ -50,12 +51,17 @@ def check_options(options: Options, label: str | None, messages: Opening | None)
         raise InputError("output_limit must be at least 100 characters")
     _check_choice("sandbox", options.sandbox, Wanted)
     _check_choice("answer_cache", options.answer_cache, AnswerCaching)
-    if options.answer_cache == "shared" and options.redaction:
+    check_redaction(options.answer_cache, options.redaction)
+    described(options.packages)
+
+
+def check_redaction(answer_cache: AnswerCaching, redaction: Redaction) -> None:
+    """Raise InputError for a cache that would keep what is to be redacted."""
+    if answer_cache == "shared" and redaction:
         raise InputError(
             "an answer cache that runs share keeps prompts and answers as they are, and redact "
             'wants none of them written so: use answer_cache="run"'
         )
-    described(options.packages)
 
 
 def _check_choice(name: str, given: Any, choices: Any) -> None:

@@ -453,5 +453,9 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert b"Goliath" not in data
     again = command(tmp_path, "up", "--resume", str(tmp_path / "log"), *words[6:10])
     assert (again.code, "was redacted (email, re:1)" in again.err) == (2, True)
-    bad = command(tmp_path, "up", *words[:6], "--redact", "emial")
-    assert (bad.code, "no pattern 'emial'" in bad.err) == (2, True)
+    for more in ([], ["--dry-run"], ["--check-only"]):
+        bad = command(tmp_path, "up", *words[:6], *more, "--redact", "emial")
+        assert (bad.code, "no pattern 'emial'" in bad.err) == (2, True)
+        cache = ["--redact", "email", "--answer-cache", "shared"]
+        kept = command(tmp_path, "up", *words[:6], *more, *cache)
+        assert (kept.code, "keeps prompts and answers as they are" in kept.err) == (2, True)
