@@ -38,14 +38,23 @@ class Labels:
         return self.by_task.get(task) if found is None and task is not None else found
 
 
+def _as_json(name: str, label: Any) -> Any:
+    """A label as a log has it, so that it is known there again. Raises InputError."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(label, order="deterministic"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the label of {name!r} is nothing that JSON has: {error}") from error
+
+
 def read_labels(source: LabelsSource) -> Labels:
     """The labels of a file, each line with ``label`` and ``id`` (or ``task``) or ``run``.
 
     A tasks file and a results file are such files. Raises InputError that names the line of a bad
-    one.
+    one, or whose label is none.
     """
     if isinstance(source, Mapping):
-        return Labels(dict(source), dict(source))
+        given = {name: _as_json(name, label) for name, label in source.items()}
+        return Labels(given, given)
     path = Path(source).expanduser()
     labels = Labels()
     places: dict[str, int] = {}

@@ -118,7 +118,7 @@ class Scoring:
         known = run.known(self._scorer.name)
         if self._again or not isinstance(known, records.Score):
             return True
-        return known.value is None or known.label != label
+        return known.value is None or known.label != _as_logged(run, label)
 
     def _count_left_out(self, recorded: Recorded) -> None:
         for run in recorded.runs:
@@ -158,15 +158,14 @@ class Scoring:
                 queue.appendleft(run)
                 self._told.stopped = error
                 return
-            redaction = Redaction.again(run.start.redacted)  # a label may quote what it is of
+            redaction = Redaction.again(run.start.redacted)
             score = dataclasses.replace(score, detail=redaction.text(score.detail))
-            told = redaction.value(label)
-            self._keep(journal, run, told, score, time.monotonic() - begun_s)
+            self._keep(journal, run, _as_logged(run, label), score, time.monotonic() - begun_s)
 
     async def _scored(self, run: RecordedRun, label: Any) -> Score:
         """Its score: the evaluation's, if that has one of this scorer against the same label."""
         told = run.known(self._scorer.name)
-        if isinstance(told, TaskResult) and told.label == label and not self._again:
+        if isinstance(told, TaskResult) and not self._again and _is_of(run, told, label):
             assert isinstance(told.score, float)
             return Score(told.score, told.score_detail)
         sample = Sample(run.start.query, run.end.answer, label)
@@ -214,6 +213,16 @@ class Scoring:
                 self._done, self._total, len(told.untold), told.dollars, at_s - self._begun_s
             )
         )
+
+
+def _as_logged(run: RecordedRun, label: Any) -> Any:
+    """The label as the run's log tells it: it may quote what is blotted out there."""
+    return Redaction.again(run.start.redacted).value(label)
+
+
+def _is_of(run: RecordedRun, told: TaskResult, label: Any) -> bool:
+    """Whether this was scored against the label; of a redacted run, as far as its log tells."""
+    return bool(_as_logged(run, told.label) == _as_logged(run, label))
 
 
 def _journal(folder: Path) -> Journal:
