@@ -137,10 +137,20 @@ async def evaluate_on_loop(
 
 
 def redactions_of(tasks: list[Task], options: Mapping[str, Any]) -> dict[str, Redaction]:
-    """What is blotted out of the results, by task: what is of its run. Raises InputError."""
-    return {
+    """What is blotted out of the results, by task: what is of its run.
+
+    Raises InputError for an id that has to be, too: a task is found again by it.
+    """
+    found = {
         task.id: Redaction.of(task.options.get("redact", options.get("redact"))) for task in tasks
     }
+    for id_, redaction in found.items():
+        if (told := redaction.text(id_)) != id_:
+            raise InputError(
+                f"the id of the task {told!r} has what redact is to blot out, and results are kept "
+                "by ids: name it otherwise"
+            )
+    return found
 
 
 def _redacted(summary: Summary, redactions: Iterable[Redaction]) -> Summary:

@@ -403,6 +403,13 @@ def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
     assert {json.loads(line)["task"] for line in lines} == {"t1", "t2"}
 
 
+def test_a_task_whose_id_would_be_redacted_is_refused(tmp_path: Path) -> None:
+    task = {"id": f"about {EMAIL}", "query": "What?", "context": "text"}
+    with pytest.raises(InputError, match=f"about {MASK}+' has what redact"):
+        evaluate([task], Supervisor(), Worker(), results=tmp_path / "r.jsonl", redact=["email"])
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 def test_a_task_that_was_cut_off_is_asked_anew(tmp_path: Path) -> None:
     """Its run can't be gone on with."""
     (tmp_path / "text").write_text("harmless")
@@ -424,6 +431,16 @@ def test_scores_of_a_redacted_run_are_redacted(ask: Ask, log: Path) -> None:
     first, second = (run.scores[-1] for run in read(log).runs.values())
     assert (first.value, first.label) == (0.0, f"{MASK * len(EMAIL)} of ACME")
     assert (second.value, second.label) == (0.0, MASK * len(f"{EMAIL} of ACME"))
+    again = score(log, "exact", labels={"t": f"{EMAIL} of ACME"})
+    assert again.scored == 0
+
+
+def test_labels_that_json_writes_otherwise_are_known_again(ask: Ask, log: Path) -> None:
+    ask(cell("FINAL('yes')"), label="t")
+    assert score(log, "exact", labels={"t": ("yes", "ja")}).scored == 1
+    assert score(log, "exact", labels={"t": ("yes", "ja")}).scored == 0
+    with pytest.raises(InputError, match="the label of 't' is nothing that JSON has"):
+        score(log, "exact", labels={"t": object()})
 
 
 def test_an_endpoint_is_sent_all_of_it(ask: Ask, log: Path) -> None:
