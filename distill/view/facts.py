@@ -10,7 +10,7 @@ from distill.models import Usage
 from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
 from distill.traces.reading import add
-from distill.view.columns import CallColumns, CallLine
+from distill.view.columns import CallColumns, CallLine, on_clock
 
 
 class RunFacts:
@@ -43,6 +43,7 @@ class RunFacts:
 
     def _note(self, t: float) -> None:
         self.version += 1
+        t = on_clock(t)
         self.first_t = min(self.first_t or t, t)
         self.last_t = max(self.last_t, t)
 
