@@ -30,16 +30,23 @@ MILLISECONDS = ("end", "total", "queue", "compute", "gpu")
 class CallLine(
     msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="call", omit_defaults=True
 ):
-    """Of a call's line, all but its texts and token ids, which are passed over as it is read."""
+    """Of a call's line, all but its texts and token ids, which are passed over as it is read.
+
+    What every call has must be there, or the line is none, as for who reads all of it.
+    """
 
     t: float
     run: str | None
     producer: records.Producer
+    id: str
     turn: int
     cell: int
     call: int
     item: int
+    function: str
     attempt: int
+    prompt: msgspec.Raw
+    sampling: msgspec.Raw
     response: str | None
     finish_reason: str | None
     usage: records.TokenUsage

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,11 @@ class FollowedFolder:
         if len(self.skipped) < SKIPPED_KEPT:
             self.skipped.append(Skipped(log, self._lines[log], reason))
 
-    def lines(self, run: RunFacts, rows: range) -> list[bytes]:
-        """The lines of calls, as they stand in the file. Raises OSError."""
+    def lines(self, run: RunFacts, rows: range) -> Iterator[bytes]:
+        """The lines of calls, as they stand in the file, one at a time. Raises OSError."""
         with (self.folder / records.WORKER_LOG).open("rb") as file:
-            places = [(run.calls.offsets[row], run.calls.lengths[row]) for row in rows]
-            return [os.pread(file.fileno(), length, offset) for offset, length in places]
+            for row in rows:
+                yield os.pread(file.fileno(), run.calls.lengths[row], run.calls.offsets[row])
 
 
 def whole_call(line: bytes) -> records.Call:
