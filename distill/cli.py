@@ -247,7 +247,6 @@ def export(**options: Any) -> int:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="N",
     help="Serve the page at this port of 127.0.0.1 (default: any that is free).",
 )
@@ -257,9 +256,10 @@ def export(**options: Any) -> int:
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the page and all its data into one HTML file instead.",
+    help="Write the page and all its data into one HTML file instead; only another such page may "
+    "be overwritten.",
 )
-def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None) -> int:
+def view(folders: tuple[Path, ...], port: int | None, opens: bool, target: Path | None) -> int:
     """Look at runs in a browser, also while they go on (RUN is a log folder, or FOLDER#RUN;
     default: the newest folder).
 
