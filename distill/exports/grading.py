@@ -17,12 +17,12 @@ DOUBLE = "the same run in another folder"
 
 
 def graded_runs(
-    sources: Sequence[Source], results: Iterable[Path], scorer: str | None
+    sources: Sequence[Source], results: Iterable[Path]
 ) -> tuple[list[GradedRun], Counter[str]]:
     """All runs that were named, with their sub-runs and scores; what can be none, by reason.
 
     ``results`` are results files of ``--tasks`` beyond those beside the folders. Raises InputError
-    where it is open which scorer decides, and for a file that holds no results.
+    for a file that holds no results.
     """
     found: dict[str, GradedRun] = {}
     left_out: Counter[str] = Counter()
@@ -41,7 +41,6 @@ def graded_runs(
     for graded in found.values():
         graded.scores = graded.root.scores
     wanted = [graded for graded in found.values() if _is_named(graded, sources)]
-    _decide(wanted, scorer)
     return wanted, left_out
 
 
@@ -86,17 +85,33 @@ def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
             graded.scores[scorer] = value
 
 
-def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:
-    names = sorted({name for graded in runs for name in graded.scores})
-    if scorer is None and len(names) > 1:
+def decide(runs: Sequence[GradedRun], scorer: str | None, *, must: bool) -> None:
+    """Give each run the score of the scorer that decides: this one, or the only one there is.
+
+    Where there are several and none is named, none decides, which ``must`` not be. Raises
+    InputError.
+    """
+    names = scorers_of(runs)
+    if scorer is not None:
+        check_scorer(scorer, names)
+    elif len(names) > 1 and must:
         raise InputError(
-            f"these runs have scores by {', '.join(names)}: say with --score NAME which decides"
+            f"these runs have scores by {', '.join(names)}: say with --scorer NAME which decides"
         )
-    if scorer is not None and scorer not in names:
-        raise InputError(
-            f"no run has a score by {scorer!r}: there are {', '.join(names) or 'none'} "
-            "(`distill score` adds them)"
-        )
-    chosen = scorer or (names[0] if names else None)
+    chosen = scorer or (names[0] if len(names) == 1 else None)
     for graded in runs:
         graded.score = graded.scores.get(chosen) if chosen is not None else None
+
+
+def scorers_of(runs: Iterable[GradedRun]) -> list[str]:
+    """Those that have scored any of them."""
+    return sorted({name for graded in runs for name in graded.scores})
+
+
+def check_scorer(name: str, names: Sequence[str]) -> None:
+    """Raise InputError if it is none of these."""
+    if name not in names:
+        raise InputError(
+            f"no run has a score by {name!r}: there are {', '.join(names) or 'none'} "
+            "(`distill score` adds them)"
+        )
