@@ -1,5 +1,6 @@
 """The parts of ``distill export``: expressions, shortened conversations, sub-runs, overlaps."""
 
+import contextlib
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
 from distill.exports.where import condition
-from distill.traces import read
+from distill.supervisor.journal import Journal
+from distill.traces import read, records
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
 from tests.distill.test_sub_runs import SUPERVISOR, Family
+from tests.distill.written_logs import DRIVER, Told, write
 from tests.view.logs import logs_runs
 
 Ask = Callable[..., RunResult]
@@ -189,6 +192,32 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many") / "log"
     logs_runs().write_run(folder, 3000)
     return folder
+
+
+def asked(run: str, number: int) -> records.Call:
+    """A call about a passage."""
+    passage = f"{number:03} " * 12
+    return records.Call(
+        t=0.0, run=run, producer=DRIVER, id=f"{run}.{number}", turn=1, cell=1, call=1, item=number,
+        function="worker", attempt=1, prompt=passage, response=f"no {number}", finish_reason="stop",
+        usage=records.TokenUsage(1, 1), sampling={}, model=records.Model("tiny"),
+        messages=({"role": "user", "content": passage},),
+        spans=(records.Span(0, len(passage), 0),),
+    )  # fmt: skip
+
+
+def test_a_text_with_most_of_the_calls_leaves_room_for_others(tmp_path: Path) -> None:
+    """Of 600 calls about one text and 2 about another, both of those are among four."""
+    folder = write(tmp_path / "log", *(Told(name, text=name, model=None) for name in ("r1", "r2")))
+    with contextlib.closing(Journal(folder)) as journal:
+        journal.worker(
+            asked("r2" if number in (100, 500) else "r1", number) for number in range(602)
+        )
+    for seed in range(3):
+        out = tmp_path / str(seed)
+        made = export(folder, out, format="few-shot", rows=4, seed=seed)
+        assert sorted(row["run"] for row in rows_in(out)) == ["r1", "r1", "r2", "r2"]
+        assert made.dropped_rows == {"not picked: there are enough": 598}
 
 
 # -- conversations
