@@ -35,7 +35,9 @@ export_options = together(
         help="Of the runs that put the same question to the same text: all, the one with the best "
         "score, the correct ones, or the shortest of these.",
     ),
-    click.option("--score", metavar="SCORER", help="Which scores decide, where there are several."),
+    click.option(
+        "--scorer", metavar="SCORER", help="Whose scores decide, where there are several scorers."
+    ),
     click.option(
         "--correct-from",
         type=click.FloatRange(0, 1),
