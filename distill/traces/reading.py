@@ -11,7 +11,7 @@ import msgspec
 from distill.errors import InputError
 from distill.traces import records
 from distill.traces.contexts import read_context
-from distill.traces.naming import check_log
+from distill.traces.naming import check_log, folder_and_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,11 @@ def read(folder: str | Path) -> Trace:
 def read_runs(folder: str | Path) -> Trace:
     """What supervisor.jsonl says: all but the calls. Raises InputError if it is not there."""
     folder = Path(folder)
+    whole, run = folder_and_run(folder)
+    if run is not None:
+        raise InputError(
+            f"{folder}: all runs of a folder are read; read {whole}, and take .runs[{run!r}] of it"
+        )
     check_log(folder)
     trace = Trace({}, [], [])
     _enter(trace, folder, records.SUPERVISOR_LOG)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,11 @@ def test_a_dry_run_counts_and_writes_nothing(logs: Path, tmp_path: Path) -> None
     wet = export(logs, tmp_path / "out", format="worker-sft", dedup=True)
     assert (dry.rows, dry.dropped_rows) == (wet.rows, wet.dropped_rows)
     assert (dry.out, wet.out) == (None, tmp_path / "out")
+    # What the real one refuses, it refuses.
+    with pytest.raises(InputError, match="is not empty"):
+        export(logs, tmp_path / "out", format="worker-sft", dry_run=True)
+    with pytest.raises(InputError, match="no row is left"):
+        export(logs, format="worker-sft", where="run.turns > 99", dry_run=True)
 
 
 # -- logs with trouble
@@ -415,17 +421,43 @@ def test_scores_that_were_appended_decide(copied: Path, tmp_path: Path) -> None:
     score(copied, "exact", labels=labels)
     score(copied, "contains", labels=labels)
     options: dict[str, Any] = {"format": "supervisor-sft", "select": "correct"}
-    with pytest.raises(InputError, match="scores by contains, exact: say with --score"):
+    with pytest.raises(InputError, match="scores by contains, exact: say with --scorer"):
         export(copied, tmp_path / "none", **options)
-    export(copied, tmp_path / "exact", score="exact", **options)
-    export(copied, tmp_path / "contains", score="contains", **options)
+    export(copied, tmp_path / "exact", scorer="exact", **options)
+    export(copied, tmp_path / "contains", scorer="contains", **options)
     exact, contains = (rows_in(tmp_path / name) for name in ("exact", "contains"))
     assert {row["task"] for row in exact} == {"plain", "wrong"}
     assert {row["task"] for row in contains} == {"plain", "wrong", "other"}
     assert {row["score"] for row in exact} == {1.0}
     where = "score.exact < 1 and score.contains == 1"
-    export(copied, tmp_path / "both", format="worker-sft", score="exact", where=where)
+    export(copied, tmp_path / "both", format="worker-sft", scorer="exact", where=where)
     assert {row["task"] for row in rows_in(tmp_path / "both")} == {"other"}
+    with pytest.raises(InputError, match="a score by 'nope': there are contains, exact"):
+        export(copied, tmp_path / "none", format="worker-sft", where="score.nope == 1")
+
+
+def test_which_scorer_decides_is_asked_only_where_one_must(logs: Path, tmp_path: Path) -> None:
+    """The results have scores by one, and another has scored one run."""
+    folder = tmp_path / "two.logs"
+    shutil.copytree(logs, folder)
+    results = logs.with_suffix(".jsonl")
+    run, *_ = read(folder).runs
+    said = {"type": "score", "v": 2, "t": 2e9, "run": run, "scorer": "f1", "value": 0.5,
+            "producer": {"kind": "scorer", "name": "score", "pid": 1}}  # fmt: skip
+    with (folder / "supervisor.jsonl").open("a") as file:
+        file.write(json.dumps(said) + "\n")
+    options: dict[str, Any] = {"results": [results], "dry_run": True}
+    made = export(folder, format="worker-sft", where="score.f1 == 0.5", **options)
+    assert made.runs == 1
+    assert [each for each in made.warnings if "no --scorer says which" in each]
+    assert export(folder, format="supervisor-sft", **options).runs == 7
+    for wants in (
+        {"format": "worker-preferences"},
+        {"format": "worker-sft", "select": "best"},
+        {"format": "worker-sft", "where": "run.score == 1"},
+    ):
+        with pytest.raises(InputError, match="say with --scorer NAME"):
+            export(folder, **options, **wants)  # type: ignore[arg-type]
 
 
 def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path) -> None:
@@ -482,7 +514,7 @@ def test_the_command(logs: Path, tmp_path: Path) -> None:
         (["-f", "worker-sft", "--where", "run.color == 1", "--dry-run"], "run has no 'color'"),
         (["-f", "supervisor-sft", "--where", "call.attempt > 1", "--dry-run"], "run.…, turn.…"),
         (["-f", "worker-sft", "--rows", "3", "--dry-run"], "are for few-shot"),
-        (["-f", "worker-sft", "--score", "f1", "--dry-run"], "no run has a score by 'f1'"),
+        (["-f", "worker-sft", "--scorer", "f1", "--dry-run"], "no run has a score by 'f1'"),
     ],
 )
 def test_wrong_words(logs: Path, words: list[str], said: str) -> None:

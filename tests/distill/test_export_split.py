@@ -34,9 +34,11 @@ def runs_of(families: list[Family]) -> list[GradedRun]:
                 t=0.0, run="", producer=DRIVER, query="?", context=context, supervisor="s",
                 worker="w", options={}, versions={}, label=None if task is None else f"t{task}",
             )  # fmt: skip
-            graded = GradedRun(Run(f"{number}.{place}", Path(), start))
+            above = [] if root is None else [root]
+            graded = GradedRun(
+                Run(f"{number}.{place}", Path(), start), above, is_task=task is not None
+            )
             root = root or graded
-            graded.root, graded.is_task = root, task is not None
             found.append(graded)
     return found
 
@@ -56,6 +58,16 @@ def test_what_has_something_in_common_is_on_one_side(families: list[Family], see
             if alike(one, other):
                 assert shared[one.run.id] == shared[other.run.id]
     assert sides(clusters(reversed(runs)), SHARES, seed) == shared  # by no order
+
+
+@given(FAMILIES, st.integers(0, 99))
+def test_sub_runs_alone_go_where_the_texts_above_them_go(families: list[Family], seed: int) -> None:
+    subs = [graded for graded in runs_of(families) if graded.above]
+    shared = sides(clusters(subs), SHARES, seed)
+    for one in subs:
+        for other in subs:
+            if alike(one.root, other.root):
+                assert shared[one.run.id] == shared[other.run.id]
 
 
 @given(st.integers(0, 99), st.sets(st.integers(0, 50), min_size=1))
