@@ -71,10 +71,15 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """An expression that was understood; ``level`` is the deepest thing that it asks about."""
+    """An expression that was understood; ``level`` is the deepest thing that it asks about.
+
+    ``scorers`` are those that it names; ``asks_score``: it asks for ``run.score``.
+    """
 
     text: str
     level: Level
+    scorers: frozenset[str]
+    asks_score: bool
     _test: Part
 
     def __call__(self, env: Env) -> bool:
@@ -98,15 +103,18 @@ def condition(text: str) -> Condition:
         raise InputError(f"--where {text!r} is no expression: {error}") from None
     reader = _Reader(text)
     test = reader.part(tree.body)
-    return Condition(text, max(reader.levels, key=LEVELS.index, default="run"), test)
+    level: Level = max(reader.levels, key=LEVELS.index, default="run")
+    return Condition(text, level, frozenset(reader.scorers), reader.asks_score, test)
 
 
 class _Reader:
-    """Turns a tree into functions, and notes which levels it asks about."""
+    """Turns a tree into functions, and notes which levels and scores it asks about."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.levels: set[Level] = set()
+        self.scorers: set[str] = set()
+        self.asks_score = False
 
     def part(self, node: ast.expr) -> Part:
         """What this part of the expression comes to."""
@@ -172,10 +180,12 @@ class _Reader:
             known = ", ".join(sorted(NAMES[level]))
             raise InputError(f"--where {self._text!r}: {root} has no {name!r}, but {known}")
         self.levels.add(level)
+        self.asks_score |= (level, name) == ("run", "score")
         return lambda env: None if (values := env[root]) is None else values[name]
 
     def _score(self, name: str) -> Part:
         self.levels.add("run")
+        self.scorers.add(name)
         return lambda env: (env["score"] or {}).get(name)
 
     def _item(self, node: ast.expr, key: str) -> Part:

@@ -28,8 +28,7 @@ def matches(
 ) -> dict[str, Any]:
     """Intervals ``[part, start, end]`` that were read, here or maybe elsewhere; and the rows of the
     calls whose answers were printed, and stand in the final answer. ``lines`` are
-    those of the first ``count``
-    calls; one that can't be read (the file was replaced) has no answer.
+    those of the first ``count`` calls; one that can't be read (the file was replaced) says nothing.
     """
     found = _coverage(run, texts, count)
     read, ambiguous = (

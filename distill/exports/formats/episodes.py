@@ -87,6 +87,7 @@ class Episodes(Format):
     read_by = "TRL's GRPOTrainer (by `rollout_func`), and trainers of your own"
     row = EpisodeRow
     asks = OF_CALLS
+    is_graded = True
     is_rewarded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:

@@ -74,6 +74,7 @@ class Prompts(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (conversational prompt)"
     row = PromptRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt with messages."""
@@ -94,6 +95,7 @@ class PromptsText(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (standard prompt)"
     row = PromptTextRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose text is known."""
