@@ -14,12 +14,12 @@ from distill.traces.words import words_of
 class GradedRun:
     """A run with its scores, by scorer. ``score`` is that of the scorer that decides.
 
-    ``root`` is the run at the top, whose sub-run it is (itself, if it is none): scores are that
-    run's. ``task`` is the root's label.
+    ``above`` are the runs whose sub-run it is, that which asked for it first. ``root`` is the last
+    of them (itself, if there is none): scores are that run's. ``task`` is the root's label.
     """
 
     run: Run
-    root: "GradedRun" = field(init=False, repr=False)
+    above: "list[GradedRun]" = field(default_factory=list, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     score: float | None = None
     label: Any = None
@@ -27,8 +27,10 @@ class GradedRun:
     is_task: bool = False
     """A results file of `--tasks` tells of it: its label is that of a task."""
 
-    def __post_init__(self) -> None:
-        self.root = self
+    @property
+    def root(self) -> "GradedRun":
+        """The run at the top."""
+        return self.above[-1] if self.above else self
 
     @property
     def start(self) -> records.RunStart:

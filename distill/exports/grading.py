@@ -33,7 +33,7 @@ def graded_runs(
             elif source.only is None or run.id in source.only:
                 left_out[NO_START if run.start is None else DOUBLE] += 1
     for graded in found.values():
-        graded.root = _root(graded, found)
+        graded.above = _above(graded, found)
     by_run = _results_by_run(sources, results)
     for graded in found.values():
         if graded.root is graded:
@@ -44,14 +44,16 @@ def graded_runs(
     return wanted, left_out
 
 
-def _root(graded: GradedRun, found: dict[str, GradedRun]) -> GradedRun:
-    seen = set()
+def _above(graded: GradedRun, found: dict[str, GradedRun]) -> list[GradedRun]:
+    above: list[GradedRun] = []
+    seen = {graded.run.id}
     while (parent := graded.start.parent) is not None and parent.run in found:
-        if graded.run.id in seen:  # a log can say anything
+        if parent.run in seen:  # a log can say anything
             break
-        seen.add(graded.run.id)
+        seen.add(parent.run)
         graded = found[parent.run]
-    return graded
+        above.append(graded)
+    return above
 
 
 def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from distill.flags.errors import show_traceback
 from distill.flags.together import together
 
 export_options = together(
@@ -85,4 +86,5 @@ export_options = together(
         help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
     ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
+    show_traceback,
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from distill.flags.errors import show_traceback
 from distill.flags.together import together
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT
 
@@ -51,7 +52,5 @@ scoring = together(
         help="Also draw the table.",
     ),
     click.option("--json", "as_json", is_flag=True, help="The table as JSON, for programs."),
-    click.option(
-        "--traceback", "show_traceback", is_flag=True, help="Show where an error came from."
-    ),
+    show_traceback,
 )
