@@ -222,7 +222,6 @@ def export(**options: Any) -> int:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="N",
     help="Serve the page at this port of 127.0.0.1 (default: any that is free).",
 )
@@ -232,11 +231,16 @@ def export(**options: Any) -> int:
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the page and all its data into one HTML file instead.",
+    help="Write the page and all its data into one HTML file instead; only another such page may "
+    "be overwritten.",
 )
 @show_traceback
 def view(
-    folders: tuple[Path, ...], port: int, opens: bool, target: Path | None, show_traceback: bool
+    folders: tuple[Path, ...],
+    port: int | None,
+    opens: bool,
+    target: Path | None,
+    show_traceback: bool,
 ) -> int:
     """Look at runs in a browser, also while they go on (RUN is a log folder, or FOLDER#RUN;
     default: the newest folder).

@@ -16,6 +16,7 @@ from distill import export, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
+from distill.exports.formats.worker_sft import WorkerSft
 from distill.exports.material import Material
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
 from distill.traces import read
@@ -471,6 +472,31 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     assert [each.partition(": ")[0] for each in source["skipped"]] == [
         f"worker.jsonl:{len(lines)}", f"worker.jsonl:{len(lines) + 1}",
     ]  # fmt: skip
+
+
+class Twice(WorkerSft):
+    """Reads the calls twice, and between them a run goes on."""
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        found = list(super().rows(material))
+        for source in material.sources:
+            for log in ("supervisor.jsonl", "worker.jsonl"):
+                with (source.folder / log).open("ab") as file:
+                    file.write((source.folder / log).read_bytes().replace(b'"id":"', b'"id":"9'))
+        again = [each.row for each in super().rows(material) if isinstance(each, Made)]
+        assert again == [each.row for each in found if isinstance(each, Made)]
+        yield from found
+
+
+def test_a_log_that_grows_is_read_as_far_as_it_was_there(copied: Path, tmp_path: Path) -> None:
+    worker = copied / "worker.jsonl"
+    worker.write_bytes(worker.read_bytes()[:-9])  # the last line is not whole yet
+    size = worker.stat().st_size
+    made = export(copied, tmp_path / "out", format=Twice())
+    assert (made.rows["train"], made.skipped_lines) == (16, 1)
+    assert len([told for told in made.warnings if "grew while it was read" in told]) == 2
+    files = {each["file"]: each for each in manifest(tmp_path / "out")["inputs"][0]["files"]}
+    assert files["worker.jsonl"]["bytes"] == size
 
 
 def test_a_run_that_is_in_two_folders_counts_once(logs: Path, copied: Path, tmp_path: Path) -> None:

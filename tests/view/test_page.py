@@ -77,6 +77,16 @@ def test_timeline_and_map_lead_to_what_they_show(
     expect(page.locator(".passage .read").first).to_be_attached()
 
 
+def test_what_is_before_the_first_turn_has_a_name(watched: Watched, serve: Serve, log: Log) -> None:
+    lamp_run(log)  # says that it took 2 s: most of it before the first record
+    log.process()
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".badge").first).to_have_text("answered")
+    page.locator("canvas.timeline").hover(position={"x": 700, "y": 63})
+    expect(page.locator(".tip")).to_contain_text("the jail started")
+
+
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
     lamp_run(log)
     page, keys = watched.page, watched.page.keyboard
@@ -304,6 +314,19 @@ def test_several_runs_have_a_list(watched: Watched, serve: Serve, tmp_path: Path
     expect(page.locator(".question-text")).to_have_text("Question 1?")
     page.go_back()
     expect(page.locator(".runs")).to_be_visible()
+
+
+def test_an_address_leads_to_its_run_and_view(
+    watched: Watched, serve: Serve, tmp_path: Path
+) -> None:
+    for number in range(2):
+        with contextlib.closing(Log(tmp_path, run=f"run-{number}")) as log:
+            lamp_run(log, f"Question {number}?")
+    page = watched.page
+    page.goto(f"{serve(tmp_path).url}#0.0/calls")
+    expect(page.locator(".calls .trow")).to_have_count(3)
+    expect(page.get_by_role("tab", name="Calls")).to_have_attribute("aria-selected", "true")
+    expect(page).to_have_title("Question 0? · distill")
 
 
 def scrolls(watched: Watched, calls: int) -> None:
