@@ -97,6 +97,7 @@ class Grading:
         score = await driver.in_thread(driver.shared(), self.scorer.score, sample)
         return msgspec.structs.replace(
             result,
+            t=now(),  # the last score of a run counts, and others may score it, too
             label=task.label,
             scorer=self.scorer.name,
             score=msgspec.UNSET if score.value is None else score.value,

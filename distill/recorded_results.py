@@ -1,6 +1,5 @@
 """From the logs to results: each run that has ended, with its answer, its cost and its scores."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,14 @@ import msgspec
 
 from distill.errors import InputError
 from distill.labels import Labels, Told, results_beside
+from distill.last_scores import last_scores
 from distill.run_costs import cost_of
 from distill.supervisors import REPLAY
 from distill.task_results import Failure, TaskResult
 from distill.traces import records
 from distill.traces.answering import Weights, names_of, weights_of_runs
+from distill.traces.naming import check_log
+from distill.traces.questions import question_hash
 from distill.traces.reading import Skipped, lines
 
 FAILED = ("failed", "cancelled")
@@ -43,9 +45,8 @@ class RecordedRun:
 
     @property
     def asked(self) -> str:
-        """Stands for the question and the text: what two runs of one task have in common."""
-        told = (self.start.query, self.start.context.sha256)
-        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+        """What two runs of one task have in common."""
+        return question_hash(self.start)
 
     @property
     def has_failed(self) -> bool:
@@ -53,22 +54,13 @@ class RecordedRun:
         return self.end.status in FAILED
 
     def known(self, scorer: str) -> records.Score | TaskResult | None:
-        """What it was scored by this scorer, in the log or else in an evaluation's results.
-
-        A log can say anything: what is not from 0 to 1 is no score.
-        """
-        score, told = self.scores.get(scorer), self.told
-        if score is not None and (score.value is None or 0 <= score.value <= 1):
-            return score
-        if told is None or told.scorer != scorer or not isinstance(told.score, float):
-            return None
-        return told if 0 <= told.score <= 1 else None
+        """What it was scored by this scorer, in the log or in an evaluation's results."""
+        return last_scores(self.scores, self.told).get(scorer)
 
     @property
     def scorers(self) -> list[str]:
         """By which it was scored."""
-        names = [*self.scores, self.told.scorer if self.told is not None else None]
-        return [name for name in dict.fromkeys(names) if name is not None and self.known(name)]
+        return list(last_scores(self.scores, self.told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +83,7 @@ def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
     ends: dict[str, records.RunEnd] = {}
     scores: defaultdict[str, dict[str, records.Score]] = defaultdict(dict)
     unreadable = 0
-    if not (folder / records.SUPERVISOR_LOG).is_file():
-        raise InputError(f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill")
+    check_log(folder)
     for _, record in lines(folder, records.SUPERVISOR_LOG):
         if isinstance(record, Skipped):
             unreadable += 1
@@ -192,9 +183,18 @@ def _supervisor(run: RecordedRun) -> str:
 
 
 def label_of(labels: Labels, run: RecordedRun) -> Any:
-    """The expected answer of a run: one that was given, or its evaluation's; None: unknown."""
+    """The expected answer of a run: one that was given, or its evaluation's, or that which it was
+    scored against last; None: unknown.
+
+    A redacted log has labels as they are not.
+    """
     label = labels.of(run.id, run.start.label)
-    return run.told.label if label is None and run.told is not None else label
+    if label is None and run.told is not None:
+        label = run.told.label
+    if label is None and not run.start.redacted:
+        scores = sorted(run.scores.values(), key=lambda score: score.t)
+        label = next((score.label for score in reversed(scores) if score.label is not None), None)
+    return label
 
 
 def _scored(run: RecordedRun, scorer: str) -> dict[str, Any]:

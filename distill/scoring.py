@@ -31,7 +31,7 @@ from distill.standings import compared
 from distill.supervisor import background
 from distill.supervisor.call_threads import CallThreads
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT
-from distill.traces.naming import folder_and_run
+from distill.traces.naming import named_folders
 
 Runs = str | Path | Sequence[str | Path]
 """Log folders, or FOLDER#RUN for one run of one."""
@@ -54,8 +54,8 @@ async def score_on_loop(
     scored against the same label already are not scored again, unless ``again``; without a scorer
     none is. Labels are those of ``labels``: a JSONL file of ``label`` with ``id`` (that of a task,
     which is the label of its runs) or ``run``, or a dict by these; else those of the results that
-    an evaluation wrote beside the logs. A judge is asked ``concurrency`` at a time and may cost
-    ``max_dollars``; what was scored until then stays.
+    an evaluation wrote beside the logs; else those of earlier scores. A judge is asked
+    ``concurrency`` at a time and may cost ``max_dollars``; what was scored until then stays.
 
     A run that can't be scored, and a folder that runs are writing to, is told and stops no other.
     Raises InputError for folders, labels or a scorer that can't be used, before anything is scored;
@@ -68,7 +68,7 @@ async def score_on_loop(
     found = await threads.call(_recorded, folders)
     if labels is not None:
         _check_named(known, found)
-    told, name = Scores(), None
+    told, name = Scores(idle_labels=_idle(known, found)), None
     if scorer is not None:
         chosen, judge = await threads.call(_chosen, scorer, max_dollars, prices)
         _check_labels(chosen, known, found)
@@ -97,14 +97,9 @@ def _folders(runs: Runs) -> dict[Path, frozenset[str]]:
     named = [runs] if isinstance(runs, str | Path) else list(runs)
     if not named:
         raise InputError("name the log folders of the runs to be scored")
-    folders: dict[Path, set[str]] = {}
-    whole = set()
-    for each in named:
-        folder, run = folder_and_run(Path(each).expanduser())
-        folder = folder.resolve()
-        folders.setdefault(folder, set()).update(() if run is None else (run,))
-        whole |= {folder} if run is None else set()
-    return {each: frozenset(() if each in whole else ids) for each, ids in folders.items()}
+    return {
+        folder.resolve(): frozenset(only or ()) for folder, only in named_folders(named).items()
+    }
 
 
 def _recorded(folders: dict[Path, frozenset[str]]) -> dict[Path, Recorded]:
@@ -121,6 +116,12 @@ def _check_named(labels: Labels, found: dict[Path, Recorded]) -> None:
             "the labels name none of these runs, neither by `run` nor by `id`: the first one is "
             f"run {first.id}, with {label}"
         )
+
+
+def _idle(labels: Labels, found: dict[Path, Recorded]) -> list[str]:
+    runs = list(all_runs(found))
+    tasks = {run.start.label for run in runs if run.start.label is not None}
+    return labels.naming_none({run.id for run in runs}, tasks)
 
 
 def _check_labels(scorer: Scorer, labels: Labels, found: dict[Path, Recorded]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from distill.rates import UNLIMITED, Rates
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.traces import Run, read, records
-from distill.traces.naming import folder_and_run
+from distill.traces.naming import check_runs, folder_and_run
 
 DEFAULT_SUPERVISOR = "recipe:find"
 REPLAY = "replay:"
-RUNS_LISTED = 8
 
 
 class RepliesEndError(ModelError):
@@ -91,16 +89,10 @@ def recorded_run(named: str | Path, run_id: str | None = None) -> Run:
         begun = {run.id: run for run in read(folder).runs.values() if run.start is not None}
     own = [run.id for run in begun.values() if run.start is not None and run.start.parent is None]
     if run_id is not None and run_id not in begun:
-        raise InputError(f"{folder} has no run {run_id}; {_listed(own)}")
+        check_runs(folder, (run_id,), own)
     if not own:
         raise InputError(f"{folder} has no run")
     return begun[run_id or own[-1]]
-
-
-def _listed(runs: Collection[str]) -> str:
-    newest = list(runs)[-RUNS_LISTED:]
-    more = len(runs) - len(newest)
-    return f"there are {', '.join(newest) or 'none'}" + (f" and {more} older ones" if more else "")
 
 
 def supervisor_again(start: records.RunStart) -> ModelHandler:

@@ -41,7 +41,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     is a score, also of no answer. ``asked`` stands for the question, text and options. The trace is
     in ``log_dir`` under ``run_id``; ``ended_by`` is the budget that ended it, ``answer_problem``
     what is wrong with an answer that its rules refused. ``dollars``, without a judge's, are None
-    where a price is not known. ``t`` is the wall clock in seconds since 1970.
+    where a price is not known. ``t`` is when it was scored, the wall clock in seconds since 1970.
     """
 
     task: str

@@ -1,24 +1,25 @@
 """A run and what is known of how good it was."""
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from distill.run_costs import cost_of
-from distill.traces import Run, records
+from distill.traces import Run, flow, records
+from distill.traces.questions import question_hash
+from distill.traces.words import words_of
 
 
 @dataclass
 class GradedRun:
     """A run with its scores, by scorer. ``score`` is that of the scorer that decides.
 
-    ``root`` is the run at the top, whose sub-run it is (itself, if it is none): scores are that
-    run's. ``task`` is the root's label.
+    ``above`` are the runs whose sub-run it is, that which asked for it first. ``root`` is the last
+    of them (itself, if there is none): scores are that run's. ``task`` is the root's label.
     """
 
     run: Run
-    root: "GradedRun" = field(init=False, repr=False)
+    above: "list[GradedRun]" = field(default_factory=list, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     score: float | None = None
     label: Any = None
@@ -26,8 +27,10 @@ class GradedRun:
     is_task: bool = False
     """A results file of `--tasks` tells of it: its label is that of a task."""
 
-    def __post_init__(self) -> None:
-        self.root = self
+    @property
+    def root(self) -> "GradedRun":
+        """The run at the top."""
+        return self.above[-1] if self.above else self
 
     @property
     def start(self) -> records.RunStart:
@@ -50,11 +53,18 @@ class GradedRun:
         """The patterns that were redacted in it."""
         return self.start.redacted
 
+    def has_in_answer(self, call: records.Call) -> bool:
+        """Whether what this call answered is likely in the run's own final answer."""
+        return bool(call.response) and bool(self._final.places(words_of(call.response or "")))
+
+    @cached_property
+    def _final(self) -> flow.Final:
+        return flow.Final(self.run.answer)
+
     @cached_property
     def group(self) -> str:
         """Equal for runs whose roots put the same question to the same text."""
-        asked = f"{self.root.document}\n{self.root.start.query}"
-        return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:16]
+        return question_hash(self.root.start)
 
     @property
     def tokens(self) -> int:

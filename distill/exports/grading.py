@@ -7,20 +7,22 @@ from pathlib import Path
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
-from distill.labels import results_beside
-from distill.task_results import TaskResult, results_in
+from distill.labels import NOTHING_TOLD, results_beside, told_by
+from distill.last_scores import last_scores
+from distill.task_results import TaskResult
+from distill.traces import records
 
 NO_START = "it has no start record"
 DOUBLE = "the same run in another folder"
 
 
 def graded_runs(
-    sources: Sequence[Source], results: Iterable[Path], scorer: str | None
+    sources: Sequence[Source], results: Iterable[Path]
 ) -> tuple[list[GradedRun], Counter[str]]:
     """All runs that were named, with their sub-runs and scores; what can be none, by reason.
 
     ``results`` are results files of ``--tasks`` beyond those beside the folders. Raises InputError
-    where it is open which scorer decides, and for a file that holds no results.
+    for a file that holds no results.
     """
     found: dict[str, GradedRun] = {}
     left_out: Counter[str] = Counter()
@@ -31,7 +33,7 @@ def graded_runs(
             elif source.only is None or run.id in source.only:
                 left_out[NO_START if run.start is None else DOUBLE] += 1
     for graded in found.values():
-        graded.root = _root(graded, found)
+        graded.above = _above(graded, found)
     by_run = _results_by_run(sources, results)
     for graded in found.values():
         if graded.root is graded:
@@ -39,18 +41,19 @@ def graded_runs(
     for graded in found.values():
         graded.scores = graded.root.scores
     wanted = [graded for graded in found.values() if _is_named(graded, sources)]
-    _decide(wanted, scorer)
     return wanted, left_out
 
 
-def _root(graded: GradedRun, found: dict[str, GradedRun]) -> GradedRun:
-    seen = set()
+def _above(graded: GradedRun, found: dict[str, GradedRun]) -> list[GradedRun]:
+    above: list[GradedRun] = []
+    seen = {graded.run.id}
     while (parent := graded.start.parent) is not None and parent.run in found:
-        if graded.run.id in seen:  # a log can say anything
+        if parent.run in seen:  # a log can say anything
             break
-        seen.add(graded.run.id)
+        seen.add(parent.run)
         graded = found[parent.run]
-    return graded
+        above.append(graded)
+    return above
 
 
 def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
@@ -63,43 +66,54 @@ def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
 
 def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[str, TaskResult]:
     """What results files say of these runs: those beside the folders, and then these files."""
-    found: dict[str, TaskResult] = {}
+    told = NOTHING_TOLD
     for source in sources:
-        found |= results_beside(source.folder.resolve()).results
+        told = told.and_then(results_beside(source.folder.resolve()))
     for path in files:
-        try:
-            found |= {each.run_id: each for each in results_in(path) if each.run_id is not None}
-        except OSError as error:
-            raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    return found
+        told = told.and_then(told_by(path))
+    return told.results
 
 
 def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
-    """What the log says goes before a results file. What is not from 0 to 1 is no score."""
-    told: dict[str, float | None] = {}
-    if result is not None:
-        graded.is_task, graded.label = True, result.label
-        if result.scorer is not None and isinstance(result.score, float):
-            told[result.scorer] = result.score
-    for scorer, score in graded.run.scored.items():
-        graded.label = graded.label if score.label is None else score.label
-        told[scorer] = score.value
-    graded.scores = {
-        scorer: value for scorer, value in told.items() if value is not None and 0 <= value <= 1
-    }
+    """The last score of each scorer, and the last label."""
+    graded.is_task = result is not None
+    said: list[records.Score | TaskResult] = [*graded.run.scores]
+    said += [result] if result is not None else []
+    for each in sorted(said, key=lambda each: each.t):
+        graded.label = graded.label if each.label is None else each.label
+    for scorer, last in last_scores(graded.run.scored, result).items():
+        value = last.score if isinstance(last, TaskResult) else last.value
+        if isinstance(value, float):
+            graded.scores[scorer] = value
 
 
-def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:
-    names = sorted({name for graded in runs for name in graded.scores})
-    if scorer is None and len(names) > 1:
+def decide(runs: Sequence[GradedRun], scorer: str | None, *, must: bool) -> None:
+    """Give each run the score of the scorer that decides: this one, or the only one there is.
+
+    Where there are several and none is named, none decides, which ``must`` not be. Raises
+    InputError.
+    """
+    names = scorers_of(runs)
+    if scorer is not None:
+        check_scorer(scorer, names)
+    elif len(names) > 1 and must:
         raise InputError(
-            f"these runs have scores by {', '.join(names)}: say with --score NAME which decides"
+            f"these runs have scores by {', '.join(names)}: say with --scorer NAME which decides"
         )
-    if scorer is not None and scorer not in names:
-        raise InputError(
-            f"no run has a score by {scorer!r}: there are {', '.join(names) or 'none'} "
-            "(`distill score` adds them)"
-        )
-    chosen = scorer or (names[0] if names else None)
+    chosen = scorer or (names[0] if len(names) == 1 else None)
     for graded in runs:
         graded.score = graded.scores.get(chosen) if chosen is not None else None
+
+
+def scorers_of(runs: Iterable[GradedRun]) -> list[str]:
+    """Those that have scored any of them."""
+    return sorted({name for graded in runs for name in graded.scores})
+
+
+def check_scorer(name: str, names: Sequence[str]) -> None:
+    """Raise InputError if it is none of these."""
+    if name not in names:
+        raise InputError(
+            f"no run has a score by {name!r}: there are {', '.join(names) or 'none'} "
+            "(`distill score` adds them)"
+        )

@@ -1,16 +1,15 @@
 """The folders that are exported: which runs they hold, and their worker calls one by one."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import InputError
 from distill.traces import Run, reading, records
-from distill.traces.contexts import texts_of
-from distill.traces.naming import folder_and_run
-from distill.traces.reading import Skipped, lines
+from distill.traces.contexts import read_context, texts_of
+from distill.traces.naming import check_runs, named_folders
+from distill.traces.reading import Skipped, calls_in
 
 CHUNK_BYTES = 1 << 20
 SKIPPED_TOLD = 20
@@ -34,19 +33,27 @@ class Source:
     only: set[str] | None
     files: list[InputFile] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
-    """Without those of worker.jsonl until that was read."""
+    skipped_of_runs: list[Skipped] = field(default_factory=list)
+    skipped_of_calls: list[Skipped] = field(default_factory=list)
+    """Of the last time that they were read."""
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The lines of both logs that are no records."""
+        return self.skipped_of_runs + self.skipped_of_calls
 
     def calls(self) -> Iterator[records.Call]:
-        """Its worker calls, read from the disk each time; one is in memory at a time."""
-        if not (self.folder / records.WORKER_LOG).is_file():
-            return
-        known = {(each.file, each.line) for each in self.skipped}
-        for _, record in lines(self.folder, records.WORKER_LOG):
-            if isinstance(record, records.Call):
-                yield record
-            elif isinstance(record, Skipped) and (record.file, record.line) not in known:
-                self.skipped.append(record)
+        """Its worker calls, read from the disk each time; one is in memory at a time.
+
+        Those that were there when the log was hashed: every time the same ones.
+        """
+        self.skipped_of_calls = []
+        limit_bytes = self.bytes_of(records.WORKER_LOG)
+        return calls_in(self.folder, self.skipped_of_calls, limit_bytes)
+
+    def bytes_of(self, log: str) -> int:
+        """How long a log was when it was hashed; 0 if it was not there."""
+        return next((each.bytes for each in self.files if each.path.name == log), 0)
 
     def grown(self) -> list[Path]:
         """Its files that have more than when they were hashed: a run is still being written."""
@@ -55,21 +62,9 @@ class Source:
 
 def sources(runs: Sequence[str | Path]) -> list[Source]:
     """The log folders that FOLDER and FOLDER#ID name, each once. Raises InputError."""
-    found: dict[Path, Source] = {}
-    for named in runs:
-        folder, run_id = folder_and_run(Path(named).expanduser())
-        if not (folder / records.SUPERVISOR_LOG).is_file():
-            raise InputError(
-                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
-            )
-        source = found.setdefault(folder.resolve(), Source(folder, set()))
-        if run_id is None:
-            source.only = None
-        elif source.only is not None:
-            source.only.add(run_id)
-    if not found:
+    if not runs:
         raise InputError("nothing to export: name a log folder, or FOLDER#ID")
-    return list(found.values())
+    return [Source(folder, only) for folder, only in named_folders(runs).items()]
 
 
 def read_runs(source: Source) -> None:
@@ -77,12 +72,9 @@ def read_runs(source: Source) -> None:
     for log in (records.SUPERVISOR_LOG, records.WORKER_LOG):
         if (path := source.folder / log).is_file():
             source.files.append(hashed(path))
-    trace = reading.read_runs(source.folder)
-    source.runs, source.skipped = trace.runs, trace.skipped
-    missing = sorted((source.only or set()) - set(source.runs))
-    if missing:
-        some = ", ".join(list(source.runs)[-8:]) or "none"
-        raise InputError(f"{source.folder} has no run {missing[0]}; there are {some}")
+    trace = reading.read_runs(source.folder, source.bytes_of(records.SUPERVISOR_LOG))
+    source.runs, source.skipped_of_runs = trace.runs, trace.skipped
+    check_runs(source.folder, source.only or (), source.runs)
 
 
 def hashed(path: Path) -> InputFile:
@@ -99,18 +91,19 @@ def hashed(path: Path) -> InputFile:
 def part_hashes(run: Run) -> set[str]:
     """The SHA-256 of the text that a run asked about, and of each text of a list or dict in it.
 
-    A text that can't be read has only the first, which the log has.
+    A text that can't be read, or is not what it was, has only the first, which the log has.
     """
     assert run.start is not None
     whole = run.start.context
     if whole.kind == "text":
         return {whole.sha256}
     try:
-        parts = json.loads((run.folder / whole.file).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        parts = read_context(run.folder, whole)
+        texts = list(texts_of(parts)) if isinstance(parts, list | dict) else []
+    except (InputError, RecursionError):
         return {whole.sha256}
     return {whole.sha256} | {
         hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-        for _, text in texts_of(parts)
+        for _, text in texts
         if text.strip()
     }

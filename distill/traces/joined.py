@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.errors import InputError
 from distill.traces import records
-from distill.traces.naming import folder_and_run
-from distill.traces.reading import Run, Skipped, lines, read_runs
+from distill.traces.naming import check_runs, named_folders
+from distill.traces.reading import Run, Skipped, calls_in, read_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +101,7 @@ class Logs:
 
     def __init__(self, *named: str | Path) -> None:
         self.skipped: list[Skipped] = []
-        self._wanted: dict[Path, set[str] | None] = {}
-        """The runs of each folder, None for all."""
-        for each in named:
-            folder, run = folder_and_run(each)
-            if not (folder / records.SUPERVISOR_LOG).is_file():
-                raise InputError(
-                    f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
-                )
-            wanted = self._wanted.setdefault(folder, set())
-            if run is None:
-                self._wanted[folder] = None
-            elif wanted is not None:
-                wanted.add(run)
+        self._wanted = named_folders(named)
 
     def runs(self) -> Iterator[Run]:
         """Each run in the order in which they began, without its calls."""
@@ -157,11 +144,9 @@ class Logs:
         self.skipped = []
         for folder in self._wanted:
             joins = {id_: Joins(run) for id_, run in self._runs(folder).items()}
-            for _, record in lines(folder, records.WORKER_LOG):
-                if isinstance(record, Skipped):
-                    self.skipped.append(record)
-                elif isinstance(record, records.Call) and record.run in joins:
-                    yield joins[record.run].call(record)
+            for call in calls_in(folder, self.skipped):
+                if call.run in joins:
+                    yield joins[call.run].call(call)
 
     def _runs(self, folder: Path) -> dict[str, Run]:
         trace = read_runs(folder)
@@ -169,6 +154,5 @@ class Logs:
         wanted = self._wanted[folder]
         if wanted is None:
             return trace.runs
-        if missing := wanted - trace.runs.keys():
-            raise InputError(f"{folder} has no run {', '.join(sorted(missing))}")
+        check_runs(folder, wanted, trace.runs)
         return {id_: run for id_, run in trace.runs.items() if id_ in wanted}

@@ -101,7 +101,7 @@ class Answers:
                     for each in told.events[-TIMELINE_LIMIT:]
                 ],
                 "processes": [
-                    {**msgspec.structs.asdict(each.producer), "detail": each.detail}
+                    {**msgspec.structs.asdict(each.producer), "t": each.t, "detail": each.detail}
                     for each in told.processes
                 ],
                 "scores": [

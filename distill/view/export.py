@@ -10,13 +10,31 @@ from typing import Any
 
 from distill.errors import InputError
 from distill.view.answers import Answers
-from distill.view.page import DATA_MARK, LATE_DATA_MARK, Page
+from distill.view.page import DATA_MARK, GENERATOR, LATE_DATA_MARK, Page
 from distill.view.shapes import as_json
 from distill.view.texts import SLICE_CHARS
 
 TEXT_LIMIT_CHARS = 64 << 20
 """A longer text stays out of the file: the calls have the passages that were read."""
 LEVEL = 6
+HEAD_BYTES = 4096
+"""Of a page, where it says what wrote it."""
+
+
+def check_target(target: Path) -> None:
+    """Raise InputError where the page can't be written, or something else would be lost."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: --export can't write there")
+    try:
+        with target.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+    if GENERATOR.encode() not in head:
+        raise InputError(f"{target} is there and is no page of `distill view`: choose another file")
 
 
 def export(answers: Answers, target: Path) -> int:

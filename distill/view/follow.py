@@ -1,5 +1,6 @@
 """The two logs of one folder, read on from where the last look ended."""
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -7,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from distill.errors import InputError
 from distill.traces import Skipped, records
-from distill.traces.naming import folder_and_run
+from distill.traces.naming import check_log, check_runs, folder_and_run
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
@@ -27,15 +27,14 @@ _CALL = msgspec.json.Decoder(records.Call)
 class FollowedFolder:
     """One log folder, or one run of it (``FOLDER#RUN``). ``lock`` is held while its runs change.
 
-    Raises InputError: no log there.
+    Raises InputError: no log there, or no such run in it.
     """
 
     def __init__(self, named: Path, number: int) -> None:
         folder, self._only = folder_and_run(named)
-        if not (folder / records.SUPERVISOR_LOG).is_file():
-            raise InputError(
-                f"{folder} holds no {records.SUPERVISOR_LOG}: not a log folder of distill"
-            )
+        check_log(folder)
+        if self._only is not None:
+            check_runs(folder, [self._only], runs_in(folder))
         self.folder, self.number = folder, number
         self.lock = threading.Lock()
         self._begin()
@@ -112,6 +111,22 @@ class FollowedFolder:
         with (self.folder / records.WORKER_LOG).open("rb") as file:
             places = [(run.calls.offsets[row], run.calls.lengths[row]) for row in rows]
             return [os.pread(file.fileno(), length, offset) for offset, length in places]
+
+
+class _OfRun(msgspec.Struct):
+    run: str | None = None
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The ids of the runs of a folder, in the order in which they began."""
+    decode = msgspec.json.Decoder(_OfRun).decode
+    found: dict[str, None] = {}
+    with (folder / records.SUPERVISOR_LOG).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                if (run := decode(line).run) is not None:
+                    found[run] = None
+    return list(found)
 
 
 def whole_call(line: bytes) -> records.Call:

@@ -391,8 +391,23 @@ def test_a_full_disk_is_a_message(short: Path, text: Path, worker: Endpoint) -> 
 def test_help_is_for_people(short: Path, words: list[str]) -> None:
     done = command_here(short, *words)
     assert done.code == 0
-    assert "Exit codes" in done.out or "doctor" in words
+    assert "Exit codes" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_tells_its_exit_codes_and_errors_where_they_came_from(
+    name: str, tmp_path: Path
+) -> None:
+    told = CliRunner().invoke(cli, [name, "--help"]).output
+    assert ("0    answered" in told) == (name in ("up", "run"))
+    words = {"export": ["--format", "no"], "worker": ["--key", "/no"], "up": ["-q", "?"]}
+    named = words.get(name, [])
+    named += [str(tmp_path)] if name in ("doctor", "export", "score", "view") else []
+    failed = CliRunner().invoke(cli, [name, "--traceback", *named])
+    assert getattr(failed.exception, "code", None) == 2, failed.output
+    assert "Traceback" in failed.output
+    assert "InputError" in failed.output
 
 
 def test_nonsense_commands(short: Path) -> None:

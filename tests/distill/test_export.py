@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from distill import export, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
+from distill.exports.formats.worker_sft import WorkerSft
 from distill.exports.material import Material
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
 from distill.traces import read
@@ -328,11 +331,43 @@ def test_the_card_says_what_it_is(logs: Path, tmp_path: Path) -> None:
         assert (words in body) == (words != "TRL"), words
 
 
+def test_the_card_says_what_correct_means_for_worker_calls(logs: Path, tmp_path: Path) -> None:
+    for kind, select in (("worker-sft", "correct"), ("worker-sft", "all"), ("atif", "correct")):
+        out = tmp_path / kind / select
+        export(logs, out, format=kind, select=select)  # type: ignore[arg-type]
+        card = (out / "README.md").read_text("utf-8")
+        is_told = "`--where call.in_answer` keeps those" in card
+        assert is_told == (kind == "worker-sft" and select == "correct")
+
+
+def test_one_is_told_as_one(copied: Path, tmp_path: Path) -> None:
+    log, (first, *_) = copied / "supervisor.jsonl", read(copied).runs
+    # One run, redacted, whose replies no model wrote.
+    said = log.read_text().replace('"supervisor":"Boss"', '"supervisor":"recipe:find"')
+    log.write_text(said.replace('"redacted":[]', '"redacted":["email"]'))
+    out = tmp_path / "out"
+    made = export(f"{copied}#{first}", out, format="supervisor-sft")
+    assert [each.partition(": the")[0] for each in made.warnings] == [
+        "1 of 1 run redacted when logged: what was found is █ in the rows",
+        "1 run of recipe:find",
+    ]
+    card = (out / "README.md").read_text("utf-8")
+    assert not re.search(r"\b1 (rows|runs|texts|log folders)\b", card)
+    worker = export(f"{copied}#{first}", format="worker-sft", dry_run=True)
+    assert worker.warnings == made.warnings[:1]
+    nobody = "run.supervisor != 'recipe:find'"
+    with pytest.raises(InputError, match="1 run: --where"):
+        export(f"{copied}#{first}", format="supervisor-sft", where=nobody, dry_run=True)
+
+
 def test_every_column_has_a_meaning() -> None:
     from distill.exports.columns import meanings, type_names
 
     for format_ in FORMATS.values():
-        assert set(type_names(format_.row)) == set(meanings(format_.row)), format_.name
+        told = meanings(format_.row)
+        assert set(type_names(format_.row)) == set(told), format_.name
+        # A card shows each on a line of a table: there is no above or below.
+        assert not re.search(r"\b(above|below)\b", " ".join(told.values())), format_.name
 
 
 @pytest.mark.parametrize(
@@ -374,6 +409,11 @@ def test_a_dry_run_counts_and_writes_nothing(logs: Path, tmp_path: Path) -> None
     wet = export(logs, tmp_path / "out", format="worker-sft", dedup=True)
     assert (dry.rows, dry.dropped_rows) == (wet.rows, wet.dropped_rows)
     assert (dry.out, wet.out) == (None, tmp_path / "out")
+    # What the real one refuses, it refuses.
+    with pytest.raises(InputError, match="is not empty"):
+        export(logs, tmp_path / "out", format="worker-sft", dry_run=True)
+    with pytest.raises(InputError, match="no row is left"):
+        export(logs, format="worker-sft", where="run.turns > 99", dry_run=True)
 
 
 # -- logs with trouble
@@ -411,17 +451,43 @@ def test_scores_that_were_appended_decide(copied: Path, tmp_path: Path) -> None:
     score(copied, "exact", labels=labels)
     score(copied, "contains", labels=labels)
     options: dict[str, Any] = {"format": "supervisor-sft", "select": "correct"}
-    with pytest.raises(InputError, match="scores by contains, exact: say with --score"):
+    with pytest.raises(InputError, match="scores by contains, exact: say with --scorer"):
         export(copied, tmp_path / "none", **options)
-    export(copied, tmp_path / "exact", score="exact", **options)
-    export(copied, tmp_path / "contains", score="contains", **options)
+    export(copied, tmp_path / "exact", scorer="exact", **options)
+    export(copied, tmp_path / "contains", scorer="contains", **options)
     exact, contains = (rows_in(tmp_path / name) for name in ("exact", "contains"))
     assert {row["task"] for row in exact} == {"plain", "wrong"}
     assert {row["task"] for row in contains} == {"plain", "wrong", "other"}
     assert {row["score"] for row in exact} == {1.0}
     where = "score.exact < 1 and score.contains == 1"
-    export(copied, tmp_path / "both", format="worker-sft", score="exact", where=where)
+    export(copied, tmp_path / "both", format="worker-sft", scorer="exact", where=where)
     assert {row["task"] for row in rows_in(tmp_path / "both")} == {"other"}
+    with pytest.raises(InputError, match="a score by 'nope': there are contains, exact"):
+        export(copied, tmp_path / "none", format="worker-sft", where="score.nope == 1")
+
+
+def test_which_scorer_decides_is_asked_only_where_one_must(logs: Path, tmp_path: Path) -> None:
+    """The results have scores by one, and another has scored one run."""
+    folder = tmp_path / "two.logs"
+    shutil.copytree(logs, folder)
+    results = logs.with_suffix(".jsonl")
+    run, *_ = read(folder).runs
+    said = {"type": "score", "v": 2, "t": 2e9, "run": run, "scorer": "f1", "value": 0.5,
+            "producer": {"kind": "scorer", "name": "score", "pid": 1}}  # fmt: skip
+    with (folder / "supervisor.jsonl").open("a") as file:
+        file.write(json.dumps(said) + "\n")
+    options: dict[str, Any] = {"results": [results], "dry_run": True}
+    made = export(folder, format="worker-sft", where="score.f1 == 0.5", **options)
+    assert made.runs == 1
+    assert [each for each in made.warnings if "no --scorer says which" in each]
+    assert export(folder, format="supervisor-sft", **options).runs == 7
+    for wants in (
+        {"format": "worker-preferences"},
+        {"format": "worker-sft", "select": "best"},
+        {"format": "worker-sft", "where": "run.score == 1"},
+    ):
+        with pytest.raises(InputError, match="say with --scorer NAME"):
+            export(folder, **options, **wants)  # type: ignore[arg-type]
 
 
 def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path) -> None:
@@ -430,11 +496,39 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     worker.write_bytes(b"".join([*lines[:-1], b"not json\n", lines[-1][:40]]))
     made = export(copied, tmp_path / "out", format="worker-sft")
     assert made.skipped_lines == 2
+    told = "2 lines of the logs can't be read (`distill doctor` names them)"
+    assert told in made.warnings
+    assert told in (tmp_path / "out/README.md").read_text("utf-8")
     assert made.rows["train"] == 16
     (source,) = manifest(tmp_path / "out")["inputs"]
     assert [each.partition(": ")[0] for each in source["skipped"]] == [
         f"worker.jsonl:{len(lines)}", f"worker.jsonl:{len(lines) + 1}",
     ]  # fmt: skip
+
+
+class Twice(WorkerSft):
+    """Reads the calls twice, and between them a run goes on."""
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        found = list(super().rows(material))
+        for source in material.sources:
+            for log in ("supervisor.jsonl", "worker.jsonl"):
+                with (source.folder / log).open("ab") as file:
+                    file.write((source.folder / log).read_bytes().replace(b'"id":"', b'"id":"9'))
+        again = [each.row for each in super().rows(material) if isinstance(each, Made)]
+        assert again == [each.row for each in found if isinstance(each, Made)]
+        yield from found
+
+
+def test_a_log_that_grows_is_read_as_far_as_it_was_there(copied: Path, tmp_path: Path) -> None:
+    worker = copied / "worker.jsonl"
+    worker.write_bytes(worker.read_bytes()[:-9])  # the last line is not whole yet
+    size = worker.stat().st_size
+    made = export(copied, tmp_path / "out", format=Twice())
+    assert (made.rows["train"], made.skipped_lines) == (16, 1)
+    assert len([told for told in made.warnings if "grew while it was read" in told]) == 2
+    files = {each["file"]: each for each in manifest(tmp_path / "out")["inputs"][0]["files"]}
+    assert files["worker.jsonl"]["bytes"] == size
 
 
 def test_a_run_that_is_in_two_folders_counts_once(logs: Path, copied: Path, tmp_path: Path) -> None:
@@ -478,7 +572,7 @@ def test_the_command(logs: Path, tmp_path: Path) -> None:
         (["-f", "worker-sft", "--where", "run.color == 1", "--dry-run"], "run has no 'color'"),
         (["-f", "supervisor-sft", "--where", "call.attempt > 1", "--dry-run"], "run.…, turn.…"),
         (["-f", "worker-sft", "--rows", "3", "--dry-run"], "are for few-shot"),
-        (["-f", "worker-sft", "--score", "f1", "--dry-run"], "no run has a score by 'f1'"),
+        (["-f", "worker-sft", "--scorer", "f1", "--dry-run"], "no run has a score by 'f1'"),
     ],
 )
 def test_wrong_words(logs: Path, words: list[str], said: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import RunResult
-from distill.doctor import check_run
+from distill.doctor_logs import check_logs
 from distill.traces import instructions, provenance, read, records
 from distill.traces.flow import InAnswer
 from distill.traces.instructions import PASSAGE
@@ -232,7 +232,7 @@ def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) 
     assert [each.in_answer for each in flows] == [(), (), (), (InAnswer("/kings", 0, 22),)]
     assert all(each.returned for each in flows)
 
-    assert check_run(log, as_json=False, provenance=True) == 0
+    assert check_logs([log], as_json=False, provenance=True) == 0
     shown, chars = capsys.readouterr().out, sum(map(len, context))
     for said in (
         f"{100 * 1800 / chars:.1f} % of the text: 1,800 of {chars:,} characters, 3 passages",
@@ -245,11 +245,11 @@ def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) 
         "not in the text: “of the 78th king”",
     ):
         assert said in shown
-    assert check_run(log, as_json=True, provenance=True) == 0
+    assert check_logs([log], as_json=True, provenance=True) == 0
     (told,) = json.loads(capsys.readouterr().out)["runs"]
     assert told["provenance"]["coverage"]["read_chars"] == 1800
     assert told["provenance"]["flow"]["answers"][3]["in_answer"] == [["/kings", 0, 22]]
     (log / run.start.context.file).unlink()
-    assert check_run(log, as_json=False, provenance=True) == 2
+    assert check_logs([log], as_json=False, provenance=True) == 2
     assert "not known: the context of run" in capsys.readouterr().out
     log.rename(log.with_name("damaged"))  # on purpose: not to be held against the joins

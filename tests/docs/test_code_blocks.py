@@ -320,8 +320,6 @@ RULES: dict[str, Check] = {
     "pip install": pip,
     "bin/distill-up": lambda words, place: distill_command(["up", *words], place),
     "bin/distill-worker": lambda words, place: distill_command(["worker", *words], place),
-    ".venv/bin/distill run": lambda words, place: distill_command(["run", *words], place),
-    ".venv/bin/distill doctor": doctor,
     "bin/distill doctor": doctor,
     "bin/distill": distill_command,
     "bin/test": door,

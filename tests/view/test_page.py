@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Position, expect
 
 from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
@@ -56,20 +56,35 @@ def the_run(log: Log) -> Run:
     return run
 
 
-def test_timeline_and_map_lead_to_what_they_show(watched: Watched, serve: Serve, log: Log) -> None:
-    lamp_run(log)
+def test_timeline_and_map_lead_to_what_they_show(
+    watched: Watched, serve: Serve, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log"
+    logs_runs().write_run(folder, 200, context_chars=100_000, batch_calls=50, turn_calls=50)
+    page = watched.page
+    page.goto(serve(folder).url)
+    expect(page.locator(".overview")).to_contain_text("Workers have read")
+    cells: Position = {"x": 700, "y": 63}  # their lane
+    page.locator("canvas.timeline").hover(position=cells)
+    expect(page.locator(".tip")).to_contain_text(re.compile(r"Cell \d \(turn \d\)"))
+    number = page.locator(".tip").inner_text().split()[1]
+    page.locator("canvas.timeline").click(position=cells)
+    expect(page.get_by_role("tab", name="Conversation")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(f"#cell-{number}")).to_be_in_viewport()
+    page.keyboard.press("1")
+    page.locator(".overview canvas.strip").click(position={"x": 600, "y": 20})
+    expect(page.locator(".reader")).to_contain_text("characters 40,000–60,000 of 100,000")
+    expect(page.locator(".passage .read").first).to_be_attached()
+
+
+def test_what_is_before_the_first_turn_has_a_name(watched: Watched, serve: Serve, log: Log) -> None:
+    lamp_run(log)  # says that it took 2 s: most of it before the first record
+    log.process()
     page = watched.page
     page.goto(serve(log.folder).url)
-    expect(page.locator(".overview")).to_contain_text("answer of 1 call stands in the final answer")
-    page.locator("canvas.timeline").click(position={"x": 700, "y": 63})  # the lane of cells
-    expect(page.get_by_role("tab", name="Conversation")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#cell-2")).to_be_in_viewport()
-    page.keyboard.press("1")
-    page.locator(".overview canvas.strip").click(position={"x": 1, "y": 20})
-    expect(page.locator(".passage .read").first).to_be_in_viewport()
-    page.keyboard.press("1")
+    expect(page.locator(".badge").first).to_have_text("answered")
     page.locator("canvas.timeline").hover(position={"x": 700, "y": 63})
-    expect(page.locator(".tip")).to_contain_text("Cell 2 (turn 2): final")
+    expect(page.locator(".tip")).to_contain_text("the jail started")
 
 
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
@@ -299,6 +314,19 @@ def test_several_runs_have_a_list(watched: Watched, serve: Serve, tmp_path: Path
     expect(page.locator(".question-text")).to_have_text("Question 1?")
     page.go_back()
     expect(page.locator(".runs")).to_be_visible()
+
+
+def test_an_address_leads_to_its_run_and_view(
+    watched: Watched, serve: Serve, tmp_path: Path
+) -> None:
+    for number in range(2):
+        with contextlib.closing(Log(tmp_path, run=f"run-{number}")) as log:
+            lamp_run(log, f"Question {number}?")
+    page = watched.page
+    page.goto(f"{serve(tmp_path).url}#0.0/calls")
+    expect(page.locator(".calls .trow")).to_have_count(3)
+    expect(page.get_by_role("tab", name="Calls")).to_have_attribute("aria-selected", "true")
+    expect(page).to_have_title("Question 0? · distill")
 
 
 def scrolls(watched: Watched, calls: int) -> None:

@@ -16,7 +16,6 @@ from distill.errors import InputError
 from distill.traces import provenance, read
 from distill.view import command, follow, page
 from distill.view.answers import Answers
-from distill.view.export import export
 from distill.view.server import ViewServer
 from tests.view.logs import TEXT, Log, lamp_run
 
@@ -162,6 +161,14 @@ def test_a_run_without_an_end_is_cut_off_or_goes_on(log: Log) -> None:
     assert whole(log.folder).state()["runs"][0]["status"] == "cut off"
 
 
+def test_a_run_lasts_as_long_as_it_took(log: Log) -> None:
+    """From before its first record; a score of later is no part of it."""
+    lamp_run(log)
+    log.score("contains", 1.0, later_s=1140.0)
+    (run,) = whole(log.folder).state()["runs"]
+    assert run["last_t"] - run["first_t"] == pytest.approx(run["elapsed_s"]) == 2.0
+
+
 def test_matches_are_those_of_the_reading_api(log: Log) -> None:
     lamp_run(log)
     answers = whole(log.folder)
@@ -187,7 +194,7 @@ def test_a_text_that_is_gone_is_said(log: Log) -> None:
     assert answers.calls("0.0", range(1))[0]["response"] == "the lamp of year 3"
 
 
-def test_one_run_of_a_folder_is_named(log: Log, tmp_path: Path) -> None:
+def test_one_run_of_a_folder_is_named(log: Log) -> None:
     log.begin("the first")
     log.close()
     other = Log(log.folder, run="other#run")
@@ -196,8 +203,8 @@ def test_one_run_of_a_folder_is_named(log: Log, tmp_path: Path) -> None:
     (run,) = whole(Path(f"{log.folder}#{log.run}")).state()["runs"]
     assert run["query"] == "the first"
     assert len(whole(log.folder).state()["runs"]) == 2
-    with pytest.raises(InputError, match="no such run"):
-        export(whole(Path(f"{log.folder}#none")), tmp_path / "page.html")
+    with pytest.raises(InputError, match=f"no run none; there are {log.run}, other#run"):
+        Answers([Path(f"{log.folder}#none")])
 
 
 def test_texts_come_in_slices(log: Log) -> None:
@@ -219,7 +226,10 @@ def test_what_it_can_not_use_is_said_at_once(tmp_path: Path, log: Log) -> None:
     with pytest.raises(InputError, match=r"holds no supervisor\.jsonl"):
         command.view([tmp_path], port=0, opens=False, target=None)
     with pytest.raises(InputError, match="no folder"):
-        command.view([log.folder], port=0, opens=False, target=tmp_path / "no" / "page.html")
+        command.view([log.folder], port=None, opens=False, target=tmp_path / "no" / "page.html")
+    for port, opens in ((8080, False), (None, True)):
+        with pytest.raises(InputError, match="--export serves nothing"):
+            command.view([log.folder], port=port, opens=opens, target=tmp_path / "page.html")
     taken = ViewServer(Answers([log.folder]))
     try:
         with pytest.raises(InputError, match="can't be used"):
@@ -251,3 +261,15 @@ def test_the_command_writes_a_file(log: Log, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "for any browser" in done.stderr
     assert "It is the lamp of year 3" in target.read_text("utf-8")
+
+
+def test_only_a_page_is_overwritten(log: Log, tmp_path: Path) -> None:
+    lamp_run(log)
+    target = tmp_path / "thesis.html"
+    target.write_text("<title>distill</title> my only copy")
+    with pytest.raises(InputError, match=r"thesis\.html is there"):
+        command.view([log.folder], port=None, opens=False, target=target)
+    assert "my only copy" in target.read_text()
+    target.unlink()
+    for _ in range(2):
+        assert command.view([log.folder], port=None, opens=False, target=target) == 0

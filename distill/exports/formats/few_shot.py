@@ -1,10 +1,11 @@
 """Demonstrations for a worker's prompt: a chunk of text, and what was answered about it.
 
 Few, and unlike each other. Out of all calls a bounded pool is kept, the same number for each length
-of chunk (in powers of two), by a hash of the seed and the call. Out of the pool comes, again and
-again, what is farthest from all that came before, the lengths in turn: farthest-point sampling
-(Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"), by the Jaccard distance
-of the words of chunk and of response; a text that was not drawn on yet goes before others.
+of chunk (in powers of two) and of each text, by a hash of the seed and the call. Out of the pool
+comes, again and again, what is farthest from all that came before, the lengths in turn:
+farthest-point sampling (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"),
+by the Jaccard distance of the words of chunk and of response; texts that were drawn on less go
+before others.
 """
 
 import heapq
@@ -147,31 +148,49 @@ def _candidate(
 
 
 class _Pool:
-    """The candidates of one length with the lowest ranks, of equal ones the first."""
+    """The candidates of one length, the same number of each text as far as it has so many.
+
+    Those that come first by how many of their text have lower ranks, and then by rank. Both can
+    only rise for a candidate when others come, so what had to go once would have to go again.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[bytes, int, _Candidate]] = []
-        self._texts: set[tuple[str, str]] = set()
+        self._of_texts: dict[str, list[tuple[bytes, int, _Candidate]]] = {}
+        """Heaps, by the hash of the text: the highest rank goes first."""
+        self._said: set[tuple[str, str]] = set()
         self._count = 0
+        self._size = 0
 
     def take(self, candidate: _Candidate) -> bool:
         """Whether nothing had to go for it: itself, or another."""
-        texts = (candidate.row.chunk, candidate.row.response)
-        if texts in self._texts:
+        said = (candidate.row.chunk, candidate.row.response)
+        if said in self._said:
             return False
-        self._texts.add(texts)
+        self._said.add(said)
         self._count += 1
-        low = bytes(255 - byte for byte in candidate.rank)  # the heap's lowest goes first
-        heapq.heappush(self._heap, (low, self._count, candidate))
-        if len(self._heap) <= POOL:
+        self._size += 1
+        low = bytes(255 - byte for byte in candidate.rank)  # a heap's lowest goes first
+        heap = self._of_texts.setdefault(candidate.row.document, [])
+        heapq.heappush(heap, (low, self._count, candidate))
+        if self._size <= POOL:
             return True
-        gone = heapq.heappop(self._heap)[2]
-        self._texts.discard((gone.row.chunk, gone.row.response))
+        self._drop()
         return False
+
+    def _drop(self) -> None:
+        """Let one go, of the text that has most; of several such texts the highest rank."""
+        heaps = self._of_texts
+        most = max(heaps, key=lambda text: (len(heaps[text]), heaps[text][0][2].rank))
+        gone = heapq.heappop(heaps[most])[2]
+        if not heaps[most]:
+            del heaps[most]
+        self._size -= 1
+        self._said.discard((gone.row.chunk, gone.row.response))
 
     def candidates(self) -> list[_Candidate]:
         """By rank."""
-        return sorted((each[2] for each in self._heap), key=lambda each: each.rank)
+        found = (each[2] for heap in self._of_texts.values() for each in heap)
+        return sorted(found, key=lambda each: each.rank)
 
 
 def _picked(pools: Sequence[list[_Candidate]], wanted: int) -> list[_Candidate]:

@@ -9,6 +9,10 @@ export class Conversation {
     this.sections = new Map();
     this.list = el("div", { class: "turns" });
     this.root = el("div", { class: "conversation" }, this.list);
+    // What was asked for stays in view while the turns above it are loaded, until somebody moves.
+    this.wanted = null;
+    for (const kind of ["wheel", "pointerdown", "keydown"])
+      this.root.addEventListener(kind, () => (this.wanted = null), { passive: true });
     this.seen = new IntersectionObserver(
       (entries) => entries.forEach((entry) => entry.isIntersecting && this.load(entry.target)),
       { rootMargin: "600px" },
@@ -80,7 +84,7 @@ export class Conversation {
       section.isLoaded = false;
       fill(section.body, el("p", { class: "caution" }, `This turn can't be read: ${error.message}`));
     }
-    section.whenLoaded?.();
+    if (this.wanted?.isConnected) this.wanted.scrollIntoView({ block: "start" });
   }
 
   body(told) {
@@ -179,11 +183,13 @@ export class Conversation {
     await this.load(section);
     const target = cell === null ? section : (section.querySelector(`#cell-${cell}`) ?? section);
     target.scrollIntoView({ block: "start" });
+    this.wanted = target;
     section.focus({ preventScroll: true });
   }
 
   // The turn after or before the one at the top of the window.
   step(by) {
+    this.wanted = null;
     const sections = [...this.sections.values()];
     const top = (section) => section.getBoundingClientRect().top;
     const at = sections.findLastIndex((section) => top(section) < 140);

@@ -66,7 +66,7 @@ export class Timeline extends TimeWindow {
     let y = AXIS;
     const lanes = [
       () => this.bars(y, LANE, "Supervisor", run.turns.map((turn) => this.turnBar(turn))),
-      () => this.bars(y, LANE, "Cells", run.cells.map((cell) => this.cellBar(cell))),
+      () => this.bars(y, LANE, "Cells", [...this.startBars(run), ...run.cells.map((cell) => this.cellBar(cell))]),
     ];
     if (run.primitives.length)
       lanes.push(() => this.bars(y, LANE, "Functions", run.primitives.map((each) => this.hostBar(each))));
@@ -86,7 +86,7 @@ export class Timeline extends TimeWindow {
 
   axis(width, height) {
     const { context, colour } = this;
-    const step = niceStep(this.to - this.from, (width - this.left) / 110);
+    const step = Math.max(0.001, niceStep(this.to - this.from, (width - this.left) / 110));
     context.fillStyle = colour("dim");
     context.strokeStyle = colour("grid");
     context.lineWidth = 1;
@@ -164,6 +164,13 @@ export class Timeline extends TimeWindow {
         (turn.dollars ? `, ${dollars(turn.dollars)}` : ""),
       go: () => this.app.openTurn(turn.turn),
     };
+  }
+
+  // What is before the first turn: the processes are named when the jail is up.
+  startBars(run) {
+    if (!run.processes.length) return [];
+    const end = Math.min(...run.processes.map((each) => each.t)) - run.t0;
+    return [{ begin: 0, end, kind: "batch", text: "start", tip: `The text was taken in and the jail started: ${seconds(end)}` }];
   }
 
   cellBar(cell) {
