@@ -334,6 +334,35 @@ def test_the_card_says_what_it_is(logs: Path, tmp_path: Path) -> None:
         assert (words in body) == (words != "TRL"), words
 
 
+def test_the_card_says_what_correct_means_for_worker_calls(logs: Path, tmp_path: Path) -> None:
+    for kind, select in (("worker-sft", "correct"), ("worker-sft", "all"), ("atif", "correct")):
+        out = tmp_path / kind / select
+        export(logs, out, format=kind, select=select)  # type: ignore[arg-type]
+        card = (out / "README.md").read_text("utf-8")
+        is_told = "`--where call.in_answer` keeps those" in card
+        assert is_told == (kind == "worker-sft" and select == "correct")
+
+
+def test_one_is_told_as_one(copied: Path, tmp_path: Path) -> None:
+    log, (first, *_) = copied / "supervisor.jsonl", read(copied).runs
+    # One run, redacted, whose replies no model wrote.
+    said = log.read_text().replace('"supervisor":"Boss"', '"supervisor":"recipe:find"')
+    log.write_text(said.replace('"redacted":[]', '"redacted":["email"]'))
+    out = tmp_path / "out"
+    made = export(f"{copied}#{first}", out, format="supervisor-sft")
+    assert [each.partition(": the")[0] for each in made.warnings] == [
+        "1 of 1 run redacted when logged: what was found is █ in the rows",
+        "1 run of recipe:find",
+    ]
+    card = (out / "README.md").read_text("utf-8")
+    assert not re.search(r"\b1 (rows|runs|texts|log folders)\b", card)
+    worker = export(f"{copied}#{first}", format="worker-sft", dry_run=True)
+    assert worker.warnings == made.warnings[:1]
+    nobody = "run.supervisor != 'recipe:find'"
+    with pytest.raises(InputError, match="1 run: --where"):
+        export(f"{copied}#{first}", format="supervisor-sft", where=nobody, dry_run=True)
+
+
 def test_every_column_has_a_meaning() -> None:
     from distill.exports.columns import meanings, type_names
 
@@ -470,6 +499,9 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     worker.write_bytes(b"".join([*lines[:-1], b"not json\n", lines[-1][:40]]))
     made = export(copied, tmp_path / "out", format="worker-sft")
     assert made.skipped_lines == 2
+    told = "2 lines of the logs can't be read (`distill doctor` names them)"
+    assert told in made.warnings
+    assert told in (tmp_path / "out/README.md").read_text("utf-8")
     assert made.rows["train"] == 16
     (source,) = manifest(tmp_path / "out")["inputs"]
     assert [each.partition(": ")[0] for each in source["skipped"]] == [
