@@ -49,6 +49,11 @@ class GradedRun:
         return self.start.context.sha256
 
     @property
+    def is_replay(self) -> bool:
+        """It does another run again: what the supervisor says in it is that run's."""
+        return bool(self.start.options.get("replay_of"))
+
+    @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
         return self.start.redacted

@@ -17,11 +17,14 @@ from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
 from distill.exports.formats.worker_sft import WorkerSft
+from distill.exports.grading import graded_runs
 from distill.exports.material import Material
+from distill.exports.reading import read_runs, sources
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
-from distill.traces import read
+from distill.traces import read, records
 from tests.distill.exported import TEXTS, evaluated
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
+from tests.distill.written_logs import Told, write
 
 LOGS = "tasks.results.logs"
 
@@ -570,6 +573,22 @@ def test_a_run_that_is_in_two_folders_counts_once(logs: Path, copied: Path, tmp_
     made = export([logs, copied], tmp_path / "out", format="worker-sft")
     assert made.rows["train"] == 17
     assert made.dropped_runs == {"the same run in another folder": 7}
+
+
+def test_runs_of_two_copies_are_each_taken_from_the_folder_that_was_named(tmp_path: Path) -> None:
+    sub = Told("sub", parent=records.ParentCall("y", 1, 1, 0, ""))
+    one = write(tmp_path / "one", Told("x"), Told("y"), sub)
+    other = tmp_path / "other"
+    shutil.copytree(one, other)
+    named = sources([f"{one}#x", f"{other}#y"])
+    for source in named:
+        read_runs(source)
+    graded, left_out = graded_runs(named, [])
+    assert [(each.run.id, each.run.folder) for each in graded] == [
+        ("x", one), ("y", other), ("sub", other),
+    ]  # fmt: skip
+    assert not left_out
+    assert export([f"{one}#x", other], format=Answers(), dry_run=True).runs == 3
 
 
 def test_hostile_names_stay_words_in_the_card(copied: Path, tmp_path: Path) -> None:
