@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from distill.run_costs import cost_of
-from distill.traces import Run, records
+from distill.traces import Run, flow, records
 from distill.traces.questions import question_hash
+from distill.traces.words import words_of
 
 
 @dataclass
@@ -48,9 +49,22 @@ class GradedRun:
         return self.start.context.sha256
 
     @property
+    def is_replay(self) -> bool:
+        """It does another run again: what the supervisor says in it is that run's."""
+        return bool(self.start.options.get("replay_of"))
+
+    @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
         return self.start.redacted
+
+    def has_in_answer(self, response: str | None) -> bool:
+        """Whether what a worker answered is likely in the run's own final answer."""
+        return response is not None and bool(self._final.places(words_of(response)))
+
+    @cached_property
+    def _final(self) -> flow.Final:
+        return flow.Final(self.run.answer)
 
     @cached_property
     def group(self) -> str:

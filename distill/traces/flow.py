@@ -61,7 +61,7 @@ class Flow:
 def of(run: Run) -> tuple[Flow, ...]:
     """The flow of every call that was answered, in the order of the log."""
     returned = {(each.cell, each.call) for each in run.batches if each.error is None}
-    printed, final = _Printed(run), _Final(run.answer)
+    printed, final = _Printed(run), Final(run.answer)
     shown: dict[tuple[int, str], tuple[Printed, ...]] = {}
     in_answer: dict[str, tuple[InAnswer, ...]] = {}
     flows = []
@@ -101,7 +101,7 @@ class _Printed:
         )
 
 
-class _Final:
+class Final:
     """The texts of the final answer."""
 
     def __init__(self, answer: Any) -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import LMResponse, RunResult, export, run
+from distill import LMResponse, RunResult, export, replay, run, score
 from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
+from distill.exports.selection import Select
 from distill.exports.where import condition
 from distill.supervisor.journal import Journal
 from distill.traces import read, records
@@ -74,7 +75,9 @@ HOLDS = {
     "call.output_tokens / 0 == 1": InputError,
     "call.prompt < 3": InputError,
     "call.prompt + 1 == 2": InputError,
-    "matches(call.prompt, '(')": InputError,
+    "matches(call.prompt, call.item)": InputError,
+    "strip(' bb\\n') == call.prompt and strip(run.task) == 'two'": ["bb"],
+    "call.in_answer": ["ccc"],
 }
 
 
@@ -129,6 +132,24 @@ def test_any_text_is_understood_or_refused(words: str) -> None:
     except InputError:
         return
     assert understood.level in ("run", "turn", "cell", "call")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("matches(call.prompt, '(')", r"'\(' is no regular expression of RE2: missing \)"),
+        ("matches(call.prompt, 3)", "a regular expression is a text"),
+        ("run.turns = 3", "no expression: write == to compare$"),
+        ("run.turns == == 3", "no expression: .*, at character"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_read(
+    capfd: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        condition(words)
+    assert "<unknown>" not in str(refused.value)
+    assert capfd.readouterr().err == ""  # RE2 writes there, if it is let
 
 
 def test_a_wrong_name_lists_the_right_ones() -> None:
@@ -281,6 +302,26 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
     made = export(log, format="worker-sft", scorer="f1", select="correct", correct_from=0.4,
                   dry_run=True)  # fmt: skip
     assert made.rows == {"train": 1}
+
+
+def test_a_replay_does_not_stand_in_for_its_run(log: Path) -> None:
+    def recorded() -> None:
+        boss = Supervisor(cell("FINAL(worker('what?'))"))
+        run("What?", "some text", boss, Worker(), log_dir=log, label="a", limits=SMALL)
+        replay(log, Worker(), log_dir=log, label="a")
+
+    run_bounded(recorded)
+    _, again = read(log).runs
+    score(log, "exact", labels={"a": "no matter"})
+    selects: tuple[Select, ...] = ("best", "shortest")
+    for select in selects:
+        made = export(log, format="supervisor-sft", select=select, correct_from=0, dry_run=True)
+        assert made.rows == {"train": 1}
+        assert made.dropped_runs == {"a replay: the run that it does again counts": 1}
+        alone = export(
+            f"{log}#{again}", format="worker-sft", select=select, correct_from=0, dry_run=True
+        )
+        assert alone.rows == {"train": 1}  # there is no other
 
 
 # -- texts alike

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from playwright.sync_api import Position, expect
 from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
 from distill.view.export import export
+from distill.view.opening import opened
 from distill.view.server import ViewServer
 from tests.view.conftest import WAIT_MS, Watched
 from tests.view.logs import TEXT, Log, lamp_run, logs_runs
@@ -160,6 +162,15 @@ def test_a_run_that_failed_says_why(watched: Watched, serve: Serve, log: Log) ->
     expect(page.locator(".badge").first).to_have_text("failed")
     expect(page.locator(".top .caution")).to_have_text("the endpoint said 401: no such key")
     expect(page.locator(".answer")).to_contain_text("none")
+
+
+def test_a_file_leads_a_browser_to_it(
+    watched: Watched, serve: Serve, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lamp_run(log)
+    monkeypatch.setattr(webbrowser, "open", watched.page.goto)
+    with opened(serve(log.folder).url):
+        expect(watched.page.locator(".badge").first).to_be_visible()
 
 
 def test_long_texts_are_shown_by_pieces(watched: Watched, serve: Serve, log: Log) -> None:

@@ -1,11 +1,14 @@
 """The page's server refuses whoever is not its page; the logs are followed as they grow."""
 
+import html
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -327,6 +330,38 @@ def test_the_command_serves_until_ctrl_c(log: Log) -> None:
         _, told = process.communicate(timeout=30)
     assert process.returncode == 0, told
     assert "Ctrl-C ends it" in told
+
+
+BROWSER = """#!/bin/sh
+file=${1#file://}
+cp "$file" "$0.html"
+stat -c %a "$file" "$(dirname "$file")" > "$0.modes"
+printf %s "$1" > "$0.draft" && mv "$0.draft" "$0.given"
+"""
+
+
+def test_the_token_is_on_no_command_line(log: Log, tmp_path: Path) -> None:
+    """A browser gets a file that only its user can read, which leads to the page."""
+    lamp_run(log)
+    browser = tmp_path / "browser"
+    browser.write_text(BROWSER)
+    browser.chmod(0o700)
+    words = [sys.executable, "-m", "distill", "view", str(log.folder), "--open"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": f"{browser} %s"}
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        given = tmp_path / "browser.given"
+        while not given.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert url.partition("token=")[2] not in given.read_text()
+    assert f"url={html.escape(url)}" in (tmp_path / "browser.html").read_text()
+    assert (tmp_path / "browser.modes").read_text().split() == ["600", "700"]
+    assert not Path(given.read_text().removeprefix("file://")).exists()
 
 
 def test_the_command_writes_a_file(log: Log, tmp_path: Path) -> None:
