@@ -204,6 +204,7 @@ async def journal_of(
             with following(journal, run_id, spans, before):
                 yield journal
         finally:
+            journal.leave(run_id)
             host.release_journal(journal)
 
 

@@ -201,8 +201,15 @@ class SubRuns:
             family.sub_runs(self._level + 1),
             place,
         )
+        try:
+            return await self._answer_of(child, family.supervisor, before)
+        finally:
+            parent.journal.leave(log.run)
+
+    async def _answer_of(self, child: Rollout, supervisor: ModelHandler, before: Run | None) -> Any:
+        family, parent = self._family, self._parent
         child.draws_on = parent.account_below()
-        await child.prepare(family.supervisor, family.backend, before)
+        await child.prepare(supervisor, family.backend, before)
         self._running.append(child)
         try:
             if before is None:

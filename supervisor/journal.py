@@ -22,7 +22,7 @@ import msgspec
 
 from distill.errors import InputError
 from distill.redaction import Redaction
-from distill.supervisor.redacted import RunRedactor, without
+from distill.supervisor.redacted import RunRedactor
 from distill.supervisor.text import printable_json
 from distill.traces import records
 from distill.traces.contexts import texts_of
@@ -55,9 +55,10 @@ class Journal:
         self._lock_fd = -1
         self._files: dict[str, int] = {}
         self._redactors: dict[str, RunRedactor | None] = {}
-        """By run; None: all of it is written as it is."""
-        self._redactions: dict[Redaction, None] = {}
-        """What is blotted out of records of no run, or of one that is not known."""
+        """By run, while it lasts; None: all of it is written as it is."""
+        self._redactions: dict[Redaction, RunRedactor] = {}
+        """What is blotted out of records of no run, or of one that is not known; they know no text
+        of a run."""
         self._listeners: tuple[Listener, ...] = ()
         try:
             make_private(folder / records.CONTEXT_FOLDER)
@@ -125,7 +126,7 @@ class Journal:
     def redact(self, redaction: Redaction) -> None:
         """Blot this out of what is written of no run in particular, from now on."""
         if redaction:
-            self._redactions[redaction] = None
+            self._redactions[redaction] = RunRedactor(redaction)
 
     def enter(self, run: str, redactor: RunRedactor | None) -> None:
         """A run begins, and this is how its records are redacted (None: not)."""
@@ -133,12 +134,18 @@ class Journal:
         if redactor is not None:
             self.redact(redactor.redaction)
 
+    def leave(self, run: str) -> None:
+        """A run has ended, or never began: whatever is still said of it is of no known run."""
+        self._redactors.pop(run, None)
+
     def _redacted(self, line: records.AnyRecord) -> records.AnyRecord:
-        if line.run in self._redactors:
-            redactor = self._redactors[line.run]
-            return line if redactor is None else redactor.record(line)
-        for redaction in self._redactions:
-            line = without(redaction, line)
+        redactors: Iterable[RunRedactor | None]
+        try:
+            redactors = (self._redactors[line.run or ""],)
+        except KeyError:
+            redactors = tuple(self._redactions.values())
+        for each in redactors:
+            line = line if each is None else each.record(line)
         return line
 
     def _printable(self, line: records.AnyRecord) -> bytes:

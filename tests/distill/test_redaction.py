@@ -1,5 +1,6 @@
 """What is blotted out is in no file of a run, and what is left is true."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -17,6 +18,8 @@ from distill.errors import InputError, ModelError
 from distill.ready_patterns import READY
 from distill.redaction import MASK, MATCHES_LIMIT, Redaction
 from distill.supervisor import driver
+from distill.supervisor.journal import Journal
+from distill.supervisor.redacted import RunRedactor
 from distill.supervisor.text import clip
 from distill.traces import Run, read, records
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, endpoint
@@ -375,6 +378,42 @@ def test_a_run_beside_is_not_redacted(ask: Ask, log: Path) -> None:
     ask(reply)
     first, second = read(log).runs.values()
     assert sorted((first.answer, second.answer)) == [EMAIL, MASK * len(EMAIL)]
+
+
+def test_a_journal_knows_only_runs_that_last(ask: Ask, log: Path) -> None:
+    """An engine may hold a folder for months, and be asked millions of questions."""
+    known: list[str] = []
+
+    def reply(_messages: Any) -> str:
+        ask(cell("FINAL(1)"))
+        boss = Supervisor(cell("FINAL(supervisor('and below?'))"), cell("FINAL(2)"))
+        ask(supervisor=boss, primitives=["supervisor"], redact=WANTED)
+        with pytest.raises(ModelError):
+            ask(ModelError("down"), redact=["email"])
+        known.extend(driver.shared()._journals[log.resolve()]._redactors)
+        return cell("FINAL(3)")
+
+    outer = ask(reply)
+    assert known == [outer.run_id]
+
+
+def test_what_is_said_of_a_run_that_has_ended_is_redacted(tmp_path: Path) -> None:
+    redactor = RunRedactor(Redaction(("email",)))
+    call = records.Call(
+        t=0.0, run="r1", producer=records.Producer("driver", "driver", 1), id="r1.1.0", turn=1,
+        cell=1, call=1, item=0, function="worker", attempt=1, prompt=f"who is {EMAIL}?",
+        response="?", finish_reason="stop", usage=records.TokenUsage(1, 1), sampling={},
+        model=records.Model("tiny"), token_ids=(1, 2), context_sha256="0",
+    )  # fmt: skip
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        journal.enter("r1", redactor)
+        journal.worker([call])
+        journal.leave("r1")
+        journal.worker([call])
+    before, after = (tmp_path / "worker.jsonl").read_text("utf-8").splitlines()
+    assert before == after
+    assert EMAIL not in after
+    assert "token_ids" not in after or json.loads(after)["token_ids"] is None
 
 
 def test_results_of_tasks_are_redacted(tmp_path: Path) -> None:
