@@ -249,6 +249,11 @@ class _Work:
                 f"{redacted:,} of {counted(len(runs), 'run')} redacted when logged: what was found "
                 f"is {MASK} in the rows"
             )
+        if len(self._shares) > 1 and len({each.redacted for each in runs}) > 1:
+            found.append(
+                "runs are redacted in different ways: a text of two of them is two texts here, "
+                "and may be on both sides of the split"
+            )
         written = Counter(
             each.start.supervisor for each in runs if RECIPE.fullmatch(each.start.supervisor)
         )

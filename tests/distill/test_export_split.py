@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.exports.exporting import export
 from distill.exports.graded import GradedRun
 from distill.exports.reading import part_hashes
 from distill.exports.splits import clusters, other_seed, sides
 from distill.traces import Run, records
+from tests.distill.written_logs import Told, write
 
 DRIVER = records.Producer("driver", "driver", 1)
 SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
@@ -118,3 +120,14 @@ def test_another_seed_is_found_where_a_split_is_empty() -> None:
     assert other is not None
     assert set(sides(few, SHARES, other).values()) == set(SHARES)
     assert other_seed(clusters(runs_of([([1], None)])), SHARES, 0) is None
+
+
+def test_texts_that_were_redacted_in_different_ways_are_told(tmp_path: Path) -> None:
+    """They are other texts to whoever reads the logs."""
+    told = "runs are redacted in different ways"
+    for folder, others in (("a", ("email",)), ("b", ())):
+        write(tmp_path / folder, Told("x"), Told("y", query="And so?", redacted=others))
+        made = export(
+            tmp_path / folder, format="worker-sft-text", split="train=0.5,test=0.5", dry_run=True
+        )
+        assert any(each.startswith(told) for each in made.warnings) == bool(others)
