@@ -23,7 +23,6 @@ from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
-from tests.distill.test_sub_runs import SUPERVISOR, Family
 from tests.distill.written_logs import DRIVER, Told, write
 from tests.view.logs import logs_runs
 
@@ -247,19 +246,15 @@ def test_a_shortened_conversation_is_what_was_sent(log: Path, tmp_path: Path) ->
     assert learnt == replies  # each once
 
 
-def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
-    family = Family(
-        **{
-            "What?": [cell("FINAL(supervisor('And this?', 'a part of it'))")],
-            "And this?": [cell("FINAL(worker('deep'))")],
-        }
+def test_sub_runs_go_with_the_run_that_asked(tmp_path: Path) -> None:
+    log, asks = tmp_path / "log", records.ParentCall("r1", 1, 1, 0, "0")
+    write(
+        log,
+        Told("r1", task="top", model=None),
+        Told("r2", task=None, text="a part of it", model=None, parent=asks),
     )
-    run_bounded(
-        lambda: run(
-            "What?", "some text", family, Worker(), log_dir=log, label="top", limits=SMALL,
-            primitives=SUPERVISOR,
-        )
-    )  # fmt: skip
+    with contextlib.closing(Journal(log)) as journal:
+        journal.worker([asked("r1", 0), asked("r2", 1)])
     top, sub = sorted(read(log).runs.values(), key=lambda run: bool(run.start and run.start.parent))
     scored = {
         "type": "score", "v": 2, "t": 2e9, "run": top.id, "scorer": "exact", "value": 1.0,
@@ -268,12 +263,12 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
     with (log / "supervisor.jsonl").open("a") as file:
         file.writelines(json.dumps({**scored, "value": value}) + "\n" for value in (0.0, 1.0))
     export(f"{log}#{top.id}", tmp_path / "out", format="worker-sft", select="correct")
-    (row,) = rows_in(tmp_path / "out")
+    first, row = rows_in(tmp_path / "out")
     assert (row["run"], row["task"], row["score"]) == (sub.id, "top", 1.0)
-    assert row["document"] != top.start.context.sha256  # type: ignore[union-attr]
+    assert row["document"] != first["document"] == top.start.context.sha256  # type: ignore[union-attr]
     split = {"train": 0.5, "test": 0.5}
     for seed in range(6):
-        made = export(log, format="supervisor-sft", split=split, seed=seed, dry_run=True)
+        made = export(log, format="worker-sft", split=split, seed=seed, dry_run=True)
         assert sorted(made.rows.values()) == [0, 2]
     with (log / "supervisor.jsonl").open("a") as file:
         file.write(json.dumps({**scored, "scorer": "f1", "value": 0.4}) + "\n")
@@ -281,7 +276,7 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
         export(log, format="worker-sft", dry_run=True)
     made = export(log, format="worker-sft", score="f1", select="correct", correct_from=0.4,
                   dry_run=True)  # fmt: skip
-    assert made.rows == {"train": 1}
+    assert made.rows == {"train": 2}
 
 
 # -- texts alike

@@ -29,10 +29,18 @@ Rows = Callable[..., list[dict[str, Any]]]
 PREFERENCES = ("worker-preferences", "worker-preferences-text", "supervisor-preferences")
 
 
+class Cut(Sampler):
+    """Of another tokenizer; all that it says to a conversation but for the first is cut off."""
+
+    def chat(self, *args: Any, **kw: Any) -> LMResponse:
+        said = super().chat(*args, **kw)
+        return said if "Ahab" in said.text else replace(said, finish_reason="length")
+
+
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six scored runs about three texts."""
-    return evaluated(tmp_path_factory.mktemp("runs"), Sampler(Letters()))
+def cut_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two runs with such a worker."""
+    return evaluated(tmp_path_factory.mktemp("cut"), Cut(Letters(), "e" * 64), ["boat"])
 
 
 @pytest.fixture
@@ -100,11 +108,12 @@ def test_why_a_call_has_no_ids(logs: Path) -> None:
     assert why_not(graded, off) == NOT_RECORDED
 
 
-def test_token_ids_of_two_tokenizers_are_refused(logs: Path, tmp_path: Path) -> None:
-    other = evaluated(tmp_path, Sampler(Letters(), "e" * 64), ["boat"])
+def test_token_ids_of_two_tokenizers_are_refused(
+    logs: Path, cut_logs: Path, tmp_path: Path
+) -> None:
     for name in ("token-sft", "episodes"):
         with pytest.raises(InputError, match="two tokenizers"):
-            export([logs, other], tmp_path / name, format=name)
+            export([logs, cut_logs], tmp_path / name, format=name)
         assert not (tmp_path / name).exists()
 
 
@@ -144,14 +153,8 @@ def test_answers_that_score_alike_are_no_pair(logs: Path) -> None:
     }
 
 
-def test_an_answer_that_was_cut_off_is_never_chosen(tmp_path: Path) -> None:
-    class Cut(Sampler):
-        def chat(self, *args: Any, **kw: Any) -> LMResponse:
-            said = super().chat(*args, **kw)
-            return said if "Ahab" in said.text else replace(said, finish_reason="length")
-
-    logs = evaluated(tmp_path, Cut(Letters()), ["boat"])
-    told = export(logs, format="worker-preferences", dry_run=True)
+def test_an_answer_that_was_cut_off_is_never_chosen(cut_logs: Path) -> None:
+    told = export(cut_logs, format="worker-preferences", dry_run=True)
     assert told.rows == {"train": 0}
 
 
