@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 
-from distill import config_file
+from distill import config_file, exit_codes
 from distill.errors import DistillError, InputError, MachineError
+from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
@@ -29,18 +30,6 @@ from distill.supervisor.text import visible
 from distill.task_options import task_options
 from distill.version import __version__
 
-EXIT_CODES = """\
-\b
-Exit codes:
-  0    answered; with --tasks: no task failed
-  2    the question, the text or an argument can't be used
-  3    this machine can't do it (platform, sandbox, device, memory)
-  4    a model or its endpoint failed
-  5    no answer: none within the turns or another budget, none that passes,
-       or the text holds none
-  6    distill failed
-  130  Ctrl-C"""
-
 OF_AN_ENDPOINT = ("base_url", "supervisor_requests_per_minute", "supervisor_tokens_per_minute")
 """Options of a supervisor that is a model of an API; a settings file has them for the next one."""
 OF_A_LOG = ("log_dir", "label", "redact", "otlp", "otlp_content")
@@ -48,13 +37,13 @@ OF_A_QUESTION = ("supervisor", *OF_A_LOG, *OF_AN_ENDPOINT)
 """Options that an engine without a question does not take."""
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=exit_codes.ASKING, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """Ask questions of texts far longer than any model can read."""
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.ASKING)
 @question
 @task_options
 @workers
@@ -97,7 +86,7 @@ def up(**options: Any) -> int:
         return commands.up(**options)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.ASKING)
 @question
 @task_options
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
@@ -118,7 +107,7 @@ def run(**options: Any) -> int:
         return commands.run(**options)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.WORKER)
 @config
 @click.option("--connect", metavar="ENDPOINT", help="The engine (default: your newest one).")
 @click.option(
@@ -149,6 +138,7 @@ def run(**options: Any) -> int:
     help="How long an engine on another machine is dialled, at first and when it was lost.",
 )
 @click.option("--check-only", is_flag=True, hidden=True, help="Only check the arguments.")
+@show_traceback
 def worker(**options: Any) -> int:
     """Join an engine that is up with one more worker; Ctrl-C leaves it in order.
 
@@ -160,13 +150,13 @@ def worker(**options: Any) -> int:
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import joining
 
-    with _errors(False):
+    with _errors(options.pop("show_traceback")):
         joining.join(**options)
     return 0
 
 
-@cli.command(epilog=EXIT_CODES)
-@click.argument("run_folder", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+@cli.command(epilog=exit_codes.DOCTOR)
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", "only_engine", is_flag=True, help="Check only the engine that is up.")
 @click.option("--connect", metavar="ENDPOINT", help="Check only the engine there.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
@@ -178,35 +168,20 @@ def worker(**options: Any) -> int:
 )
 @limit
 @sandbox_package
-def doctor(
-    run_folder: Path | None,
-    only_engine: bool,
-    connect: str | None,
-    as_json: bool,
-    provenance: bool,
-    limits: tuple[str, ...],
-    sandbox_packages: tuple[str, ...],
-) -> int:
-    """Check this machine, an engine that is up, or the files of a run (RUN is a log folder).
+@show_traceback
+def doctor(runs: tuple[Path, ...], show_traceback: bool, **options: Any) -> int:
+    """Check this machine, an engine that is up, or logs. RUN is a log folder, or FOLDER#ID.
 
     Green: it is there. Red (BAD): a run would fail, and the line below says what to do. Grey
     (--): nobody needs it, or not everybody. The exit code is 0 only if a run would work.
     """
     from distill import doctor as checks
 
-    with _errors(False):
-        if provenance and run_folder is None:
-            raise InputError("--provenance is of a run: name its log folder")
-        if only_engine or connect is not None:
-            if run_folder is not None:
-                raise InputError("a run's files or an engine: leave out RUN, or --connect/--engine")
-            return checks.check_engine(connect, as_json=as_json)
-        if run_folder is not None:
-            return checks.check_run(run_folder, as_json=as_json, provenance=provenance)
-        return checks.check_machine(limits, sandbox_packages, as_json=as_json)
+    with _errors(show_traceback):
+        return checks.check(runs, **options)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.SCORE)
 @scoring
 def score(runs: tuple[str, ...], **options: Any) -> int:
     """Score recorded runs, and compare supervisors and workers. RUN is a log folder, or FOLDER#ID.
@@ -226,28 +201,27 @@ def score(runs: tuple[str, ...], **options: Any) -> int:
         return score_runs(runs, **options)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.EXPORT)
 @export_options
 def export(**options: Any) -> int:
     """Write runs down as a data set for training. RUN is a log folder, or FOLDER#ID.
 
     \b
     Examples:
-      distill export runs/kjv -f worker-sft --select correct --dedup -o data/worker
-      distill export runs/* -f supervisor-sft --split train=0.9,test=0.1 -o data/supervisor
+      distill export runs/kjv.logs -f worker-sft-text --dedup -o data/worker
+      distill export runs/kjv.logs -f few-shot --select correct --rows 8 -o data/few-shot
     """  # noqa: D301
     from distill.exports import command
 
-    with _errors(False):
+    with _errors(options.pop("show_traceback")):
         return command.run(**options)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=exit_codes.VIEW)
 @click.argument("folders", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=0,
     metavar="N",
     help="Serve the page at this port of 127.0.0.1 (default: any that is free).",
 )
@@ -257,9 +231,17 @@ def export(**options: Any) -> int:
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the page and all its data into one HTML file instead.",
+    help="Write the page and all its data into one HTML file instead; only another such page may "
+    "be overwritten.",
 )
-def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None) -> int:
+@show_traceback
+def view(
+    folders: tuple[Path, ...],
+    port: int | None,
+    opens: bool,
+    target: Path | None,
+    show_traceback: bool,
+) -> int:
     """Look at runs in a browser, also while they go on (RUN is a log folder, or FOLDER#RUN;
     default: the newest folder).
 
@@ -270,7 +252,7 @@ def view(folders: tuple[Path, ...], port: int, opens: bool, target: Path | None)
     """  # noqa: D301  (as above)
     from distill.view import command
 
-    with _errors(False):
+    with _errors(show_traceback):
         return command.view(folders, port=port, opens=opens, target=target)
 
 

@@ -7,26 +7,43 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
-from distill import provenance_summary
-from distill.checks import Check, engine, isolation, machine, models
-from distill.errors import MachineError
+from distill.checks import MARKS, Check, engine, isolation, machine, models
+from distill.doctor_logs import check_logs
+from distill.errors import InputError, MachineError
 from distill.limits import Limits, parse, replaced
 from distill.packages import described
 from distill.supervisor.text import visible
-from distill.traces import read, validate
 
-PROBLEMS_SHOWN = 20
 NAME_COLUMNS = 17
-MARKS = {
-    True: click.style("ok ", fg="green"),
-    False: click.style("BAD", fg="red", bold=True),
-    None: click.style("-- ", fg="bright_black"),
-}
+
+
+def check(
+    runs: Sequence[Path],
+    *,
+    only_engine: bool,
+    connect: str | None,
+    as_json: bool,
+    provenance: bool,
+    limits: Sequence[str],
+    sandbox_packages: Sequence[str],
+) -> int:
+    """Check the logs or the engine that is named, else this machine; the exit code.
+
+    Raises InputError.
+    """
+    if provenance and not runs:
+        raise InputError("--provenance is of a run: name its log folder")
+    if only_engine or connect is not None:
+        if runs:
+            raise InputError("logs or an engine: leave out RUN, or --connect/--engine")
+        return check_engine(connect, as_json=as_json)
+    if runs:
+        return check_logs(runs, as_json=as_json, provenance=provenance)
+    return check_machine(limits, sandbox_packages, as_json=as_json)
 
 
 def check_machine(limit_words: Sequence[str], packages: Sequence[str], *, as_json: bool) -> int:
@@ -117,40 +134,3 @@ def _line(mark: str, name: str, text: str) -> None:
     )
     shown = f"\n{indent}".join(wrapped)
     click.echo(f"{mark}  {name:<{NAME_COLUMNS - 5}}{shown}")
-
-
-def check_run(folder: Path, *, as_json: bool, provenance: bool = False) -> int:
-    """Validate the logs of a folder; 0 if they are whole, else 2. Raises InputError."""
-    trace, problems = validate(folder)
-    with_calls = read(folder).runs if provenance else {}
-    runs: list[dict[str, Any]] = [
-        {
-            "run": run.id,
-            "status": run.end.status if run.end else "cut off",
-            "turns": len(run.turns),
-            "cells": len(run.cells),
-            "worker_calls": trace.call_counts[run.id],
-            "messages": len(run.messages),
-        }
-        for run in trace.runs.values()
-    ]
-    if as_json:
-        for run in runs if provenance else ():
-            run["provenance"] = provenance_summary.told(with_calls[run["run"]])
-        told = [{"where": str(each.where), "what": each.what} for each in problems]
-        click.echo(json.dumps({"fine": not problems, "runs": runs, "problems": told}, indent=2))
-        return 2 if problems else 0
-    for run in runs:
-        click.echo(
-            "run {run}: {status}, {turns} turns, {cells} cells, {worker_calls} worker calls, "
-            "{messages} messages".format(**run)
-        )
-        if provenance:
-            click.echo("\n".join(provenance_summary.lines(with_calls[run["run"]])))
-    for problem in problems[:PROBLEMS_SHOWN]:
-        click.echo(f"{MARKS[False]}  {problem.where}: {problem.what}")
-    if len(problems) > PROBLEMS_SHOWN:
-        click.echo(f"     and {len(problems) - PROBLEMS_SHOWN} more")
-    if not problems:
-        click.echo(f"{MARKS[True]}  every line is valid and every join holds")
-    return 2 if problems else 0

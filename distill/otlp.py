@@ -81,9 +81,9 @@ def collector(endpoint: str | None, *, content: bool = False) -> Collector | Non
     """
     if endpoint is None:
         if content:
-            raise InputError("otlp_content (--otlp-content) is for otlp (--otlp ENDPOINT)")
+            raise InputError("--otlp-content needs --otlp URL")
         return None
-    shown = address_of(endpoint, "otlp").where
+    shown = address_of(endpoint, "--otlp").where
     parts = urlsplit(endpoint)
     if not parts.path.endswith(PATH):
         parts = parts._replace(path=parts.path.rstrip("/") + PATH)

@@ -37,6 +37,12 @@ PLACES_LIMIT = 8
 FEW_PLACES = 2
 AHEAD_LIMIT_CHARS = 5000
 """Where there are more, blocks of so few places are looked for, so far on at most."""
+TRIES_LIMIT = 10_000
+"""Comparisons of places that a run saves up at most: under 0.1 s of the driver's loop."""
+CHARS_PER_TRY = 20
+"""Of a prompt, what adds one: time grows with prompts, whatever they and the context hold."""
+STEPS_PER_TRY = 100
+"""Characters looked through, which take as long as a comparison."""
 
 
 class SpanIndex:
@@ -60,6 +66,8 @@ class SpanIndex:
         """How the last prompts began and ended alike: where no block of the context is."""
         self._guess = 0
         """Where the first span of the last prompt began."""
+        self._tries = TRIES_LIMIT
+        """Comparisons left. Without any only the first place is tried, and less is found."""
         for number, (_, text) in enumerate(self._texts):
             if SHORTEST_TEXT_CHARS <= len(text.strip()) < MIN_MATCH_CHARS:
                 self._short.enter(number, text)
@@ -92,6 +100,7 @@ class SpanIndex:
         A text of the context that is shorter than a match can be counts if it stands there whole.
         """
         prompt = prompt[:PROMPT_LIMIT_CHARS]
+        self._tries = min(TRIES_LIMIT, max(0, self._tries) + len(prompt) // CHARS_PER_TRY)
         spans = self._scan(prompt)
         if self._short:
             gaps = [0, *map(_end, spans)], [*(each.prompt_start for each in spans), len(prompt)]
@@ -120,7 +129,7 @@ class SpanIndex:
                 break
             span = self._longest(prompt, found, floor, end)
             if span is None:
-                position = found + 1
+                position = found + (1 if self._tries > 0 else self._block)
             else:
                 spans.append(span)
                 position = floor = _end(span)
@@ -171,6 +180,7 @@ class SpanIndex:
         best: Span | None = None
         longest = MIN_MATCH_CHARS - 1
         for at, place in self._alike(prompt, position):
+            self._tries -= 1
             number = bisect.bisect_right(self._ends, place)
             part, text = self._texts[number]
             start = place - self._ends[number] + len(text)
@@ -187,7 +197,7 @@ class SpanIndex:
         the two side by side: of blocks that begin in the first one.
         """
         piece = prompt[position : position + self._block]
-        if piece not in self._again:
+        if self._tries <= 0 or piece not in self._again:
             return ((position, self._first[piece]),)
         return self._ways(prompt, position, min(position + self._block, len(prompt)))
 
@@ -210,6 +220,7 @@ class SpanIndex:
         ahead = self._block
         while ahead <= AHEAD_LIMIT_CHARS:
             at = self._next_block(prompt, position + ahead, position + 2 * ahead)
+            self._tries -= ahead // STEPS_PER_TRY
             if at < len(prompt) and len(places := self._places(prompt, at)) <= FEW_PLACES:
                 yield from ((at, place) for place in places)
             ahead *= 2

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
+import click
+
 GIB = 1 << 30
+MARKS = {
+    True: click.style("ok ", fg="green"),
+    False: click.style("BAD", fg="red", bold=True),
+    None: click.style("-- ", fg="bright_black"),
+}
+"""Whether it is fine, before a line of what was seen."""
 
 
 @dataclass(frozen=True, slots=True)

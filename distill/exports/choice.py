@@ -23,7 +23,7 @@ class Choice:
     format: str | Format
     where: tuple[str, ...] = ()
     select: Select = "all"
-    score: str | None = None
+    scorer: str | None = None
     correct_from: float = 1.0
     dedup: bool = False
     split: str | Mapping[str, float] | None = None
@@ -78,6 +78,11 @@ class Choice:
                     f"{wanted.name} can be asked about {names} only"
                 )
         return found
+
+    def must_decide(self) -> bool:
+        """Whether it has to be known which scorer decides."""
+        asked = any(each.asks_score for each in self.conditions())
+        return self.select != "all" or asked or self.wanted_format().is_graded
 
     def shares(self) -> dict[str, float]:
         """The splits with their shares. Raises InputError."""

@@ -9,25 +9,30 @@
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from distill.budget import counted
 from distill.errors import InputError
 from distill.exports import card, manifest
 from distill.exports.choice import Choice
 from distill.exports.duplicates import Seen
-from distill.exports.grading import graded_runs
+from distill.exports.grading import check_scorer, decide, graded_runs, scorers_of
 from distill.exports.material import Material
 from distill.exports.reading import Source, hashed, read_runs, sources
-from distill.exports.row import Dropped, Format, Row
+from distill.exports.row import Dropped, Format, OriginRow, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
 from distill.labels import places_beside
+from distill.redaction import MASK
 from distill.supervisor.text import printable
+
+RECIPE = re.compile(r"recipe:[\w-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -57,7 +62,7 @@ def export(
     format: str | Format,  # noqa: A002  (what --format is called in Python)
     where: str | Sequence[str] = (),
     select: Select = "all",
-    score: str | None = None,
+    scorer: str | None = None,
     correct_from: float = 1.0,
     dedup: bool = False,
     split: str | Mapping[str, float] | None = None,
@@ -76,11 +81,12 @@ def export(
     ``where`` must hold. ``select`` keeps all runs, or of each group (the same question about the
     same text) the ``best`` by score, the ``correct`` ones (of a score of at least ``correct_from``)
     or the ``shortest`` of these. Scores are those of the logs and of the results files beside them,
-    or in ``results``; ``score`` names the scorer that decides, where there are several. ``dedup``
+    or in ``results``; ``scorer`` names the one that decides, where there are several. ``dedup``
     drops rows that are there already, to the letter or all but. ``split`` shares the texts out, by
     ``seed``. ``as_`` is the kind of file. ``rows`` and ``not_from`` are of few-shot demonstrations:
     how many, and files of which none may come; ``length_weight`` is of episodes: the most that the
-    length of an answer takes of its reward. A ``dry_run`` counts, and writes nothing.
+    length of an answer takes of its reward. A ``dry_run`` counts, and writes nothing; ``out`` may
+    be left out then.
 
     Raises InputError for what can't be used, for an ``out`` that is not empty, and where no row is
     left; nothing is written then.
@@ -89,7 +95,7 @@ def export(
         format=format,
         where=(where,) if isinstance(where, str) else tuple(where),
         select=select,
-        score=score,
+        scorer=scorer,
         correct_from=correct_from,
         dedup=dedup,
         split=split,
@@ -100,11 +106,11 @@ def export(
         length_weight=length_weight,
     )
     choice.check()
-    if not dry_run:
-        if out is None:
-            raise InputError("name a folder for the data set: --out DIR, or --dry-run for none")
+    if out is not None:
         out = Path(out).expanduser()
         check_free(out)
+    elif not dry_run:
+        raise InputError("name a folder for the data set: --out DIR, or --dry-run for none")
     read = sources([runs] if isinstance(runs, str | Path) else runs)
     files = [_there(Path(each).expanduser()) for each in results]
     for source in read:
@@ -140,8 +146,12 @@ class _Work:
         self._format: Format = choice.wanted_format()
         beside = [path for source in read for path in places_beside(source.folder.resolve())]
         self._results = [hashed(path) for path in dict.fromkeys([*beside, *results])]
-        graded, unfit = graded_runs(read, results, choice.score)
+        graded, unfit = graded_runs(read, results)
         conditions = choice.conditions()
+        self._scorers = scorers_of(graded)
+        for name in {name for each in conditions for name in each.scorers}:
+            check_scorer(name, self._scorers)
+        decide(graded, choice.scorer, must=choice.must_decide())
         runs, dropped = chosen_runs(graded, conditions, choice.select, choice.correct_from)
         self._export = Export(
             self._format.name,
@@ -175,8 +185,6 @@ class _Work:
             files = DataFiles(folder, self._choice.as_, self._format.row)
             with contextlib.closing(files):
                 self._into(files)
-            if not sum(self._export.rows.values()):
-                raise InputError(f"no row is left, nothing is written. {told_drops(self._export)}")
             made = manifest.made(self._choice, self._read, self._results, self._export, folder)
             told = card.text(out.name, self._format, self._material.runs, made)
             both = {manifest.FILE: manifest.as_json(made), card.FILE: printable(told).encode()}
@@ -200,6 +208,8 @@ class _Work:
                 export.rows[split] += 1
         export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
+        if not sum(export.rows.values()):
+            raise InputError(f"no row is left, nothing is written. {told_drops(export)}")
         export.warnings = self._warnings()
 
     def _warnings(self) -> list[str]:
@@ -214,18 +224,53 @@ class _Work:
             for source in self._read
             for path in source.grown()
         ]
+        if self._export.skipped_lines:
+            lines = counted(self._export.skipped_lines, "line")
+            found.append(f"{lines} of the logs can't be read (`distill doctor` names them)")
+        found += self._of_runs()
+        if self._is_undecided():
+            found.append(
+                f"the column `score` is empty: there are scores by {', '.join(self._scorers)}, and "
+                "no --scorer says which it holds"
+            )
         fewest = self._format.fewest_rows
         return found + [
-            f"the split {name} has {count} rows, and {self._format.read_by} takes no fewer than "
-            f"{fewest}"
+            f"the split {name} has {counted(count, 'row')}, and {self._format.read_by} takes no "
+            f"fewer than {fewest}"
             for name, count in rows.items()
             if 0 < count < fewest
         ]
 
+    def _of_runs(self) -> list[str]:
+        """What is unusual about the runs that were chosen."""
+        runs, found = self._material.runs, []
+        if redacted := sum(bool(each.redacted) for each in runs):
+            found.append(
+                f"{redacted:,} of {counted(len(runs), 'run')} redacted when logged: what was found "
+                f"is {MASK} in the rows"
+            )
+        written = Counter(
+            each.start.supervisor for each in runs if RECIPE.fullmatch(each.start.supervisor)
+        )
+        if "turn" in self._format.asks and "call" not in self._format.asks:
+            found += [
+                f"{counted(count, 'run')} of {name}: the replies were written by hand, by no model "
+                f"(--where \"run.supervisor != '{name}'\" leaves them out)"
+                for name, count in written.items()
+            ]
+        return found
+
+    def _is_undecided(self) -> bool:
+        """Its rows have a column for the score, and nobody said by which scorer."""
+        is_open = self._choice.scorer is None and len(self._scorers) > 1
+        return is_open and issubclass(self._format.row, OriginRow)
+
 
 def told_drops(export: Export) -> str:
     """The drops on one line, most frequent first."""
-    runs = [f"{count:,} runs: {reason}" for reason, count in export.dropped_runs.most_common()]
+    runs = [
+        f"{counted(count, 'run')}: {reason}" for reason, count in export.dropped_runs.most_common()
+    ]
     rows = [f"{count:,} × {reason}" for reason, count in export.dropped_rows.most_common()]
     return (
         f"Dropped: {'; '.join([*runs, *rows])}" if runs or rows else "The runs hold nothing for it"

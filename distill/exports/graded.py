@@ -5,20 +5,21 @@ from functools import cached_property
 from typing import Any
 
 from distill.run_costs import cost_of
-from distill.traces import Run, records
+from distill.traces import Run, flow, records
 from distill.traces.questions import question_hash
+from distill.traces.words import words_of
 
 
 @dataclass
 class GradedRun:
     """A run with its scores, by scorer. ``score`` is that of the scorer that decides.
 
-    ``root`` is the run at the top, whose sub-run it is (itself, if it is none): scores are that
-    run's. ``task`` is the root's label.
+    ``above`` are the runs whose sub-run it is, that which asked for it first. ``root`` is the last
+    of them (itself, if there is none): scores are that run's. ``task`` is the root's label.
     """
 
     run: Run
-    root: "GradedRun" = field(init=False, repr=False)
+    above: "list[GradedRun]" = field(default_factory=list, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     score: float | None = None
     label: Any = None
@@ -26,8 +27,10 @@ class GradedRun:
     is_task: bool = False
     """A results file of `--tasks` tells of it: its label is that of a task."""
 
-    def __post_init__(self) -> None:
-        self.root = self
+    @property
+    def root(self) -> "GradedRun":
+        """The run at the top."""
+        return self.above[-1] if self.above else self
 
     @property
     def start(self) -> records.RunStart:
@@ -46,9 +49,22 @@ class GradedRun:
         return self.start.context.sha256
 
     @property
+    def is_replay(self) -> bool:
+        """It does another run again: what the supervisor says in it is that run's."""
+        return bool(self.start.options.get("replay_of"))
+
+    @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
         return self.start.redacted
+
+    def has_in_answer(self, response: str | None) -> bool:
+        """Whether what a worker answered is likely in the run's own final answer."""
+        return response is not None and bool(self._final.places(words_of(response)))
+
+    @cached_property
+    def _final(self) -> flow.Final:
+        return flow.Final(self.run.answer)
 
     @cached_property
     def group(self) -> str:

@@ -1,7 +1,7 @@
 """Which runs there are and how good they were: from their logs, and results files beside them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distill.errors import InputError
@@ -10,57 +10,60 @@ from distill.exports.reading import Source
 from distill.labels import NOTHING_TOLD, results_beside, told_by
 from distill.last_scores import last_scores
 from distill.task_results import TaskResult
-from distill.traces import records
+from distill.traces import Run, records
 
 NO_START = "it has no start record"
 DOUBLE = "the same run in another folder"
 
 
 def graded_runs(
-    sources: Sequence[Source], results: Iterable[Path], scorer: str | None
+    sources: Sequence[Source], results: Iterable[Path]
 ) -> tuple[list[GradedRun], Counter[str]]:
     """All runs that were named, with their sub-runs and scores; what can be none, by reason.
 
     ``results`` are results files of ``--tasks`` beyond those beside the folders. Raises InputError
-    where it is open which scorer decides, and for a file that holds no results.
+    for a file that holds no results.
     """
     found: dict[str, GradedRun] = {}
     left_out: Counter[str] = Counter()
-    for source in sources:
-        for run in source.runs.values():
-            if run.start is not None and run.id not in found:
-                found[run.id] = GradedRun(run)
-            elif source.only is None or run.id in source.only:
-                left_out[NO_START if run.start is None else DOUBLE] += 1
+    for run in (run for source in sources for run in _named(source)):
+        if run.start is None or run.id in found:
+            left_out[NO_START if run.start is None else DOUBLE] += 1
+        else:
+            found[run.id] = GradedRun(run)
+    wanted = list(found.values())
+    for run in (run for source in sources for run in source.runs.values()):
+        if run.start is not None:
+            found.setdefault(run.id, GradedRun(run))
+    known = {id_: graded.run for id_, graded in found.items()}
     for graded in found.values():
-        graded.root = _root(graded, found)
+        graded.above = [found[run] for run in _above(graded.run, known)]
     by_run = _results_by_run(sources, results)
     for graded in found.values():
         if graded.root is graded:
             _take_scores(graded, by_run.get(graded.run.id))
     for graded in found.values():
         graded.scores = graded.root.scores
-    wanted = [graded for graded in found.values() if _is_named(graded, sources)]
-    _decide(wanted, scorer)
     return wanted, left_out
 
 
-def _root(graded: GradedRun, found: dict[str, GradedRun]) -> GradedRun:
-    seen = set()
-    while (parent := graded.start.parent) is not None and parent.run in found:
-        if graded.run.id in seen:  # a log can say anything
+def _named(source: Source) -> Iterator[Run]:
+    """The runs of a folder that were named, by their own id or by that of their root."""
+    for run in source.runs.values():
+        root = [run.id, *_above(run, source.runs)][-1]
+        if source.only is None or not source.only.isdisjoint((run.id, root)):
+            yield run
+
+
+def _above(run: Run, known: Mapping[str, Run]) -> list[str]:
+    """The ids of the runs whose sub-run it is, that which asked for it first."""
+    ids = [run.id]
+    while (start := run.start) is not None and (parent := start.parent) is not None:
+        if parent.run in ids or parent.run not in known:  # a log can say anything
             break
-        seen.add(graded.run.id)
-        graded = found[parent.run]
-    return graded
-
-
-def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
-    for source in sources:
-        if source.folder == graded.run.folder:
-            only = source.only
-            return only is None or graded.run.id in only or graded.root.run.id in only
-    return False
+        ids.append(parent.run)
+        run = known[parent.run]
+    return ids[1:]
 
 
 def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[str, TaskResult]:
@@ -86,17 +89,33 @@ def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
             graded.scores[scorer] = value
 
 
-def _decide(runs: Sequence[GradedRun], scorer: str | None) -> None:
-    names = sorted({name for graded in runs for name in graded.scores})
-    if scorer is None and len(names) > 1:
+def decide(runs: Sequence[GradedRun], scorer: str | None, *, must: bool) -> None:
+    """Give each run the score of the scorer that decides: this one, or the only one there is.
+
+    Where there are several and none is named, none decides, which ``must`` not be. Raises
+    InputError.
+    """
+    names = scorers_of(runs)
+    if scorer is not None:
+        check_scorer(scorer, names)
+    elif len(names) > 1 and must:
         raise InputError(
-            f"these runs have scores by {', '.join(names)}: say with --score NAME which decides"
+            f"these runs have scores by {', '.join(names)}: say with --scorer NAME which decides"
         )
-    if scorer is not None and scorer not in names:
-        raise InputError(
-            f"no run has a score by {scorer!r}: there are {', '.join(names) or 'none'} "
-            "(`distill score` adds them)"
-        )
-    chosen = scorer or (names[0] if names else None)
+    chosen = scorer or (names[0] if len(names) == 1 else None)
     for graded in runs:
         graded.score = graded.scores.get(chosen) if chosen is not None else None
+
+
+def scorers_of(runs: Iterable[GradedRun]) -> list[str]:
+    """Those that have scored any of them."""
+    return sorted({name for graded in runs for name in graded.scores})
+
+
+def check_scorer(name: str, names: Sequence[str]) -> None:
+    """Raise InputError if it is none of these."""
+    if name not in names:
+        raise InputError(
+            f"no run has a score by {name!r}: there are {', '.join(names) or 'none'} "
+            "(`distill score` adds them)"
+        )

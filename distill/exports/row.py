@@ -57,7 +57,7 @@ class OriginRow(Row, frozen=True, kw_only=True):
     run: the id of its run
     task: that run's label; of a run of `--tasks`, the task's id
     document: SHA-256 of the text that it asked about
-    score: that run's, from 0 to 1; null: not scored
+    score: that run's, from 0 to 1; null: not scored, or by several scorers of which none decides
     """
 
     run: str
@@ -99,6 +99,8 @@ class Format(ABC):
     is_picked: ClassVar[bool] = False
     """It takes some of what there is: ``Material.rows`` of them, none from ``not_from``."""
 
+    is_graded: ClassVar[bool] = False
+    """Its rows hang on the score that decides."""
     is_rewarded: ClassVar[bool] = False
     """Its rows have a reward, of which ``Material.length_weight`` is a part."""
     fewest_rows: ClassVar[int] = 1

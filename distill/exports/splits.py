@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from pathlib import Path
 
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
@@ -47,22 +48,28 @@ def clusters(runs: Iterable[GradedRun]) -> dict[str, str]:
     """What each run, by its id, must stay together with: equal names are on one side.
 
     Runs that share a text (the whole of it, or one of the texts in a list or dict), a task of
-    ``--tasks`` or a root run belong together, and so do those that are linked through others. The
-    name of a cluster is the lowest hash of its texts.
+    ``--tasks`` or a root run belong together, and so do those that are linked through others. A
+    sub-run has the texts of the runs above it too, whether these are exported or not: what it asks
+    about is mostly a piece of theirs. The name of a cluster is the lowest hash of its texts.
     """
     runs = list(runs)
     linked = _Linked()
-    parts: dict[str, set[str]] = {}
+    parts: dict[tuple[Path, str], set[str]] = {}  # a text may be damaged in one of the folders
+    texts: dict[str, set[str]] = {}
     for graded in runs:
-        if graded.document not in parts:
-            parts[graded.document] = part_hashes(graded.run)
-        keys = [f"text {each}" for each in parts[graded.document]]
+        texts[graded.run.id] = set()
+        for each in (graded, *graded.above):
+            key = (each.run.folder, each.document)
+            if key not in parts:
+                parts[key] = part_hashes(each.run)
+            texts[graded.run.id] |= parts[key]
+        keys = [f"text {each}" for each in texts[graded.run.id]]
         if graded.root.is_task:
             keys.append(f"task {graded.task}")
         linked.join([f"run {graded.root.run.id}", *keys])
     lowest: dict[str, str] = {}
     for graded in runs:
-        cluster, low = linked.of(f"run {graded.root.run.id}"), min(parts[graded.document])
+        cluster, low = linked.of(f"run {graded.root.run.id}"), min(texts[graded.run.id])
         lowest[cluster] = min(lowest.get(cluster, low), low)
     return {graded.run.id: lowest[linked.of(f"run {graded.root.run.id}")] for graded in runs}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from distill.flags.errors import show_traceback
 from distill.flags.together import together
 
 export_options = together(
@@ -34,7 +35,9 @@ export_options = together(
         help="Of the runs that put the same question to the same text: all, the one with the best "
         "score, the correct ones, or the shortest of these.",
     ),
-    click.option("--score", metavar="SCORER", help="Which scores decide, where there are several."),
+    click.option(
+        "--scorer", metavar="SCORER", help="Whose scores decide, where there are several scorers."
+    ),
     click.option(
         "--correct-from",
         type=click.FloatRange(0, 1),
@@ -83,4 +86,5 @@ export_options = together(
         help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
     ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
+    show_traceback,
 )

@@ -4,6 +4,7 @@ import click
 
 from distill.flags.answer import answer
 from distill.flags.budget import budget
+from distill.flags.errors import show_traceback
 from distill.flags.log import log, record
 from distill.flags.sandbox import sandbox
 from distill.flags.settings import config, show_config
@@ -42,5 +43,5 @@ question = together(
         metavar="NAME",
         help="The text's encoding.",
     ),
-    click.option("--traceback", "show_traceback", is_flag=True, help="Show tracebacks of errors."),
+    show_traceback,
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from distill.flags.errors import show_traceback
 from distill.flags.together import together
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT
 
@@ -20,7 +21,8 @@ scoring = together(
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         help="The expected answers: a JSON object a line with `label`, and `id` (the label of the "
-        "runs) or `run` (default: those of the results beside the logs, of --tasks).",
+        "runs) or `run` (default: those of the results of --tasks beside the logs, else of "
+        "earlier scores).",
     ),
     click.option("--again", is_flag=True, help="Also score what this scorer has scored already."),
     click.option(
@@ -51,7 +53,5 @@ scoring = together(
         help="Also draw the table.",
     ),
     click.option("--json", "as_json", is_flag=True, help="The table as JSON, for programs."),
-    click.option(
-        "--traceback", "show_traceback", is_flag=True, help="Show where an error came from."
-    ),
+    show_traceback,
 )

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,21 +13,24 @@ from distill.supervisor.text import visible
 from distill.traces import records
 from distill.user_folders import state_folder
 from distill.view.answers import Answers
-from distill.view.export import export
+from distill.view.export import check_target, export
+from distill.view.opening import opened
 from distill.view.server import ViewServer
 
 
-def view(folders: Sequence[Path], *, port: int, opens: bool, target: Path | None) -> int:
+def view(folders: Sequence[Path], *, port: int | None, opens: bool, target: Path | None) -> int:
     """Show the runs of these folders (the newest if there are none). Raises InputError."""
-    if target is not None and not target.absolute().parent.is_dir():
-        raise InputError(f"{target.absolute().parent} is no folder: --export can't write there")
+    if target is not None:
+        if port is not None or opens:
+            raise InputError("--export serves nothing: leave out --port and --open, or --export")
+        check_target(target)
     answers = Answers(folders or [newest()])
     if target is not None:
         size = export(answers, target)
         click.echo(f"{visible(str(target))}: {size / 1e6:,.1f} MB, for any browser", err=True)
         return 0
     try:
-        server = ViewServer(answers, port)
+        server = ViewServer(answers, port or 0)
     except OSError as error:
         raise InputError(f"port {port} can't be used: {error.strerror or error}") from error
     with contextlib.closing(server), contextlib.suppress(KeyboardInterrupt):
@@ -38,9 +40,8 @@ def view(folders: Sequence[Path], *, port: int, opens: bool, target: Path | None
             err=True,
         )
         click.echo(server.url)
-        if opens:
-            webbrowser.open(server.url)
-        threading.Event().wait()
+        with opened(server.url) if opens else contextlib.nullcontext():
+            threading.Event().wait()
     return 0
 
 

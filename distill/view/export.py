@@ -6,17 +6,35 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from distill.errors import InputError
 from distill.view.answers import Answers
-from distill.view.page import DATA_MARK, LATE_DATA_MARK, Page
+from distill.view.page import DATA_MARK, GENERATOR, LATE_DATA_MARK, Page
 from distill.view.shapes import as_json
 from distill.view.texts import SLICE_CHARS
 
 TEXT_LIMIT_CHARS = 64 << 20
 """A longer text stays out of the file: the calls have the passages that were read."""
 LEVEL = 6
+HEAD_BYTES = 4096
+"""Of a page, where it says what wrote it."""
+
+
+def check_target(target: Path) -> None:
+    """Raise InputError where the page can't be written, or something else would be lost."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: --export can't write there")
+    try:
+        with target.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
+    if GENERATOR.encode() not in head:
+        raise InputError(f"{target} is there and is no page of `distill view`: choose another file")
 
 
 def export(answers: Answers, target: Path) -> int:
@@ -25,24 +43,32 @@ def export(answers: Answers, target: Path) -> int:
         pass
     if not answers.keys():
         raise InputError("there is no such run in the log")
-    before, late = Page.file().html.split(DATA_MARK)
-    middle, after = late.split(LATE_DATA_MARK)
     try:
         descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 0600, as the logs
-            file.write(before)
-            # What the page shows at once stands before its script, the rest behind.
-            for key, value in _first(answers):
-                file.write(_data(key, "application/json", _escaped(value)))
-            file.write(middle)
-            for key, value in _rest(answers):
-                file.write(_data(key, "text/plain", _packed(value)))
-            file.write('<script type="application/json" id="data/end">true</script>\n')
-            file.write(after)
-        Path(draft).replace(target)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 0600, as the logs
+                _write(answers, file)
+            Path(draft).replace(target)
+        except BaseException:  # Ctrl-C, too: it has texts of the runs
+            Path(draft).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     return target.stat().st_size
+
+
+def _write(answers: Answers, file: TextIO) -> None:
+    before, late = Page.file().html.split(DATA_MARK)
+    middle, after = late.split(LATE_DATA_MARK)
+    file.write(before)
+    # What the page shows at once stands before its script, the rest behind.
+    file.writelines(
+        _data(key, "application/json", _escaped(value)) for key, value in _first(answers)
+    )
+    file.write(middle)
+    file.writelines(_data(key, "text/plain", _packed(value)) for key, value in _rest(answers))
+    file.write('<script type="application/json" id="data/end">true</script>\n')
+    file.write(after)
 
 
 def _data(key: str, kind: str, text: str) -> str:

@@ -10,7 +10,7 @@ from distill.models import Usage
 from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
 from distill.traces.reading import add
-from distill.view.columns import CallColumns, CallLine
+from distill.view.columns import CallColumns, CallLine, on_clock
 
 
 class RunFacts:
@@ -22,15 +22,18 @@ class RunFacts:
         self.calls = CallColumns()
         self.version = 0
         """Counts what came: whoever has seen this number has seen all."""
-        self.first_t = self.last_t = 0.0
         self.driver_pid = 0
+        self._first_t = self._last_t = 0.0
         self._table = PriceTable()
         self._prices: dict[str, Price] = {}
 
     def add(self, record: records.SupervisorRecord) -> None:
         """A record of ``supervisor.jsonl``."""
-        self._note(record.t)
         add(self.told, record)
+        if isinstance(record, records.Score):  # by another program, at any later time
+            self.version += 1
+            return
+        self._note(record.t)
         if isinstance(record, records.RunStart):
             self._take_prices(record.options)
         if record.producer.kind == "driver":
@@ -43,8 +46,20 @@ class RunFacts:
 
     def _note(self, t: float) -> None:
         self.version += 1
-        self.first_t = min(self.first_t or t, t)
-        self.last_t = max(self.last_t, t)
+        self._first_t = min(self._first_t or t, t)
+        self._last_t = max(self._last_t, t)
+
+    @property
+    def first_t(self) -> float:
+        """When the run began: of one that has ended, before its first record was written."""
+        end = self.told.end
+        begun = self._first_t if end is None else min(self._first_t, end.t - end.elapsed_s)
+        return on_clock(begun)
+
+    @property
+    def last_t(self) -> float:
+        """When the run ended, or the last that it wrote."""
+        return on_clock(self._last_t if self.told.end is None else self.told.end.t)
 
     # -- dollars, by the prices that the run was given
 

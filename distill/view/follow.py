@@ -1,14 +1,16 @@
 """The two logs of one folder, read on from where the last look ended."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from distill.traces import Skipped, records
-from distill.traces.naming import check_log, folder_and_run
+from distill.traces.naming import check_log, check_runs, folder_and_run
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
@@ -26,12 +28,14 @@ _CALL = msgspec.json.Decoder(records.Call)
 class FollowedFolder:
     """One log folder, or one run of it (``FOLDER#RUN``). ``lock`` is held while its runs change.
 
-    Raises InputError: no log there.
+    Raises InputError: no log there, or no such run in it.
     """
 
     def __init__(self, named: Path, number: int) -> None:
         folder, self._only = folder_and_run(named)
         check_log(folder)
+        if self._only is not None:
+            check_runs(folder, [self._only], runs_in(folder))
         self.folder, self.number = folder, number
         self.lock = threading.Lock()
         self._begin()
@@ -43,6 +47,8 @@ class FollowedFolder:
         self.is_read = False
         """All that was there has been read once."""
         self._read_bytes = dict.fromkeys(_DECODERS, 0)
+        self._searched_bytes = dict.fromkeys(_DECODERS, 0)
+        """Up to where the line that is next has no end: a torn one may be long, and stay."""
         self._lines = dict.fromkeys(_DECODERS, 0)
 
     def look(self) -> bool:
@@ -61,16 +67,23 @@ class FollowedFolder:
                 if size < begin:  # another file by this name
                     self._begin()
                     return True
-                file.seek(begin)
+                searched = self._searched_bytes[log]
+                if size < searched:  # what was torn is written anew
+                    searched = begin
+                file.seek(searched)
                 data = file.read(LOOK_BYTES)
-                while b"\n" not in data and (piece := file.read(LOOK_BYTES)):
-                    data += piece
+                whole = data.rfind(b"\n") + 1
+                self._searched_bytes[log] = searched + (whole or len(data))
+                if not whole:
+                    return searched + len(data) < size
+                if searched > begin:
+                    file.seek(begin)
+                    data, whole = file.read(searched + whole - begin), searched + whole - begin
         except FileNotFoundError:
             return False
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read(log, whole, begin)
-        self._read_bytes[log] += len(whole)
-        return bool(whole) and self._read_bytes[log] < size
+        self._read(log, data[:whole], begin)
+        self._read_bytes[log] = begin + whole
+        return begin + whole < size
 
     def _read(self, log: str, data: bytes, begin: int) -> None:
         decode = _DECODERS[log].decode
@@ -103,11 +116,27 @@ class FollowedFolder:
         if len(self.skipped) < SKIPPED_KEPT:
             self.skipped.append(Skipped(log, self._lines[log], reason))
 
-    def lines(self, run: RunFacts, rows: range) -> list[bytes]:
-        """The lines of calls, as they stand in the file. Raises OSError."""
+    def lines(self, run: RunFacts, rows: range) -> Iterator[bytes]:
+        """The lines of calls, as they stand in the file, one at a time. Raises OSError."""
         with (self.folder / records.WORKER_LOG).open("rb") as file:
-            places = [(run.calls.offsets[row], run.calls.lengths[row]) for row in rows]
-            return [os.pread(file.fileno(), length, offset) for offset, length in places]
+            for row in rows:
+                yield os.pread(file.fileno(), run.calls.lengths[row], run.calls.offsets[row])
+
+
+class _OfRun(msgspec.Struct):
+    run: str | None = None
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The ids of the runs of a folder, in the order in which they began."""
+    decode = msgspec.json.Decoder(_OfRun).decode
+    found: dict[str, None] = {}
+    with (folder / records.SUPERVISOR_LOG).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                if (run := decode(line).run) is not None:
+                    found[run] = None
+    return list(found)
 
 
 def whole_call(line: bytes) -> records.Call:

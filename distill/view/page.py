@@ -35,6 +35,8 @@ MODULES = (
 IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) )", re.MULTILINE)
 STYLE_MARK, SCRIPT_MARK, POLICY_MARK = "/*style*/", "/*script*/", "<!--policy-->"
+GENERATOR = '<meta name="generator" content="distill view">'
+"""Stands in the head of every page."""
 DATA_MARK, LATE_DATA_MARK = "<!--data-->", "<!--late data-->"
 
 

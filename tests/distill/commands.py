@@ -1,16 +1,22 @@
 """The command line as processes: started, watched, and searched for what it leaves behind."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
+import psutil
+
+from distill import cli
 from tests.distill.scripted import Endpoint
 from tests.supervisor.processes import environment, kill, left, tree, wait_until
 
@@ -35,6 +41,12 @@ class Done:
     err: str
 
 
+def surroundings(folder: Path, changes: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment of a command; a variable that is changed to None is not there."""
+    own = {**environment(folder), "HOME": str(folder), **changes}
+    return {name: value for name, value in own.items() if value is not None}
+
+
 class Command:
     """``python -m distill …`` with all its files under ``folder``."""
 
@@ -42,11 +54,6 @@ class Command:
         self, folder: Path, *words: str, stdin: bytes | None = None, **env: str | None
     ) -> None:
         self.folder = folder
-        own = {**environment(folder), "HOME": str(folder)}
-        for name, value in env.items():
-            own.pop(name, None)
-            if value is not None:
-                own[name] = value
         self._out, self._err = folder / f"out-{id(self)}", folder / f"err-{id(self)}"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -54,7 +61,7 @@ class Command:
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                env=own,
+                env=surroundings(folder, env),
                 start_new_session=True,
             )
         if stdin is not None:
@@ -114,7 +121,9 @@ class Command:
         self.look()
         kill(self.pid)
         self.process.wait(10)
-        time.sleep(0.2)
+        deadline = time.monotonic() + 0.2
+        while left(self.family) and time.monotonic() < deadline:
+            time.sleep(0.02)
         for pid in left(self.family):
             kill(pid)
 
@@ -139,6 +148,30 @@ def command(folder: Path, *words: str, **options: str | bytes | None) -> Done:
     finally:
         started.end()
     return done
+
+
+def command_here(folder: Path, *words: str, **env: str | None) -> Done:
+    """A command that ends before it starts any process, run in this one.
+
+    It does the same from its words to its exit code, without a second of imports.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    before, on_term = psutil.Process().children(), signal.getsignal(signal.SIGTERM)
+    with (
+        patch.dict(os.environ, surroundings(folder, env), clear=True),
+        patch.object(sys, "argv", ["distill", *words]),
+        patch.object(tempfile, "tempdir", None),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, on_term)
+    # Below the launcher of another test's driver, a jail may be made for its next run.
+    assert set(psutil.Process().children()) <= set(before), "it has started a process"
+    assert rests(folder) == []
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill import Budget, Engine
-from tests.distill.commands import QUESTION, TEXT, command, command_beside, engine
+from tests.distill.commands import QUESTION, TEXT, command, command_beside, command_here, engine
 from tests.distill.scripted import Endpoint, cell, completion, endpoint
 
 PRICES = '[[models]]\nmodels = ["scripted"]\ninput = 10\noutput = 100\n'
@@ -89,7 +89,7 @@ def test_a_run_that_a_budget_ended_without_an_answer(
 def test_bad_budgets_are_refused_first(
     short: Path, server: Endpoint, words: tuple[str, ...], more: tuple[str, ...], said: str
 ) -> None:
-    done = command(short, "up", *words, *worker(server), *more)
+    done = command_here(short, "up", *words, *worker(server), *more)
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from distill.cli import cli
-from tests.distill.commands import QUESTION, TEXT, command
+from tests.distill.commands import QUESTION, TEXT, command, command_here
 
 
 def write(folder: Path, text: str) -> Path:
@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
 
 def in_force(folder: Path, *words: str, name: str = "up") -> dict[str, tuple[Any, str]]:
     """Each option's value and where it came from, as ``--show-config`` prints them."""
-    done = command(folder, name, "--show-config", *words)
+    done = command_here(folder, name, "--show-config", *words)
     assert done.code == 0, done.err
     lines = [line for line in done.out.splitlines() if not line.startswith("#")]
     told = [line.rpartition("  # ") for line in lines]
@@ -49,7 +49,7 @@ def test_what_is_typed_goes_before_the_file_and_the_file_before_the_defaults(
 
 def test_what_is_shown_is_a_settings_file(tmp_path: Path) -> None:
     words = ("-q", 'say "a\\b"\tnow', "--limit", "cell_s=30", "--limit", "threads=9")
-    shown = command(tmp_path, "up", "--show-config", *words).out
+    shown = command_here(tmp_path, "up", "--show-config", *words).out
     again = tmp_path / "again.toml"
     again.write_text(shown)
     found = in_force(tmp_path, "--config", str(again))
@@ -73,7 +73,7 @@ def test_the_file_decides_how_a_run_goes(tmp_path: Path) -> None:
         f'context = "{tmp_path / "text"}"\nquery = "{QUESTION}"\nmax-iterations = 1\n'
         'worker-url = "http://127.0.0.1:9/v1"\nworker = "m"\nrate = 1\n'
     )
-    done = command(tmp_path, "up", "--config", str(path))
+    done = command_here(tmp_path, "up", "--config", str(path))
     assert (done.code, "no option 'rate'" in done.err) == (2, True)
     path.write_text(path.read_text().replace("rate = 1\n", ""))
     done = command(tmp_path, "up", "--config", str(path))
@@ -83,9 +83,9 @@ def test_the_file_decides_how_a_run_goes(tmp_path: Path) -> None:
 def test_settings_of_questions_do_not_keep_an_engine_from_waiting(tmp_path: Path) -> None:
     told = 'supervisor = "gpt-5"\nlabel = "mine"\nredact = ["email"]\notlp = "http://h:1"\n'
     write(tmp_path, f"{told}otlp-content = true\n")
-    assert command(tmp_path, "up", "--check-only").code == 0
+    assert command_here(tmp_path, "up", "--check-only").code == 0
     for words in (["--label", "mine"], ["--redact", "email"]):
-        typed = command(tmp_path, "up", "--check-only", *words)
+        typed = command_here(tmp_path, "up", "--check-only", *words)
         assert "only waits for questions" in typed.err
 
 
@@ -97,15 +97,15 @@ def test_what_the_file_says_of_an_endpoint_is_not_for_a_supervisor_without_one(
     (tmp_path / "text").write_text(TEXT)
     words = ["--check-only", "-c", str(tmp_path / "text"), "-q", QUESTION]
     words += ["--supervisor", supervisor]
-    done = command(tmp_path, "up", *words)
+    done = command_here(tmp_path, "up", *words)
     assert done.code == 0, done.err
-    done = command(tmp_path, "up", *words, "--base-url", "http://127.0.0.1:9/v1")
+    done = command_here(tmp_path, "up", *words, "--base-url", "http://127.0.0.1:9/v1")
     assert (done.code, f"{supervisor.partition(':')[0]}:" in done.err) == (2, True)
     assert "uses none" in done.err
 
 
 def test_secrets_are_told_of_and_never_told(tmp_path: Path) -> None:
-    done = command(tmp_path, "up", "--show-config", OPENAI_API_KEY="sk-secret")
+    done = command_here(tmp_path, "up", "--show-config", OPENAI_API_KEY="sk-secret")
     assert "OPENAI_API_KEY is set" in done.out
     assert "DISTILL_WORKER_KEY is not set" in done.out
     assert "sk-secret" not in done.out + done.err
@@ -114,7 +114,7 @@ def test_secrets_are_told_of_and_never_told(tmp_path: Path) -> None:
 def test_passwords_in_addresses_are_not_shown(tmp_path: Path) -> None:
     url = "http://me:hunter22@h/v1?api-key=sekret99"
     words = ["--base-url", url, "--otlp", url]
-    done = command(tmp_path, "up", "--show-config", *words, OPENAI_BASE_URL=url)
+    done = command_here(tmp_path, "up", "--show-config", *words, OPENAI_BASE_URL=url)
     assert done.out.count("http://h/v1") == 3
     assert "hunter22" not in done.out + done.err
     assert "sekret99" not in done.out + done.err
@@ -151,17 +151,17 @@ def test_what_can_not_be_used_is_named_with_its_file(tmp_path: Path, text: str, 
 
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
-    done = command(tmp_path, "run", "--config", str(tmp_path / "none.toml"), "-q", "x")
+    done = command_here(tmp_path, "run", "--config", str(tmp_path / "none.toml"), "-q", "x")
     assert (done.code, "there is no settings file" in done.err) == (2, True)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "")
     path.write_bytes(b'label = "\xff"\n')
-    done = command(tmp_path, "up", "--show-config")
+    done = command_here(tmp_path, "up", "--show-config")
     assert (done.code, "can't be read" in done.err) == (2, True)
 
 
 def test_help_does_not_need_a_good_file(tmp_path: Path) -> None:
     write(tmp_path, "a = [")
-    assert command(tmp_path, "up", "--help").code == 0
+    assert command_here(tmp_path, "up", "--help").code == 0

@@ -15,7 +15,7 @@ import pytest
 
 from distill.checks import Check, isolation, machine, models
 from distill.limits import Limits
-from tests.distill.commands import Done, command, engine
+from tests.distill.commands import Done, command, command_here, engine
 from tests.distill.scripted import endpoint
 from tests.supervisor.processes import environment
 
@@ -34,6 +34,20 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def speaks(program: Path, text: str, status: int = 0) -> None:
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {status}\n")
     program.chmod(0o755)
+
+
+@pytest.fixture
+def light(short: Path) -> dict[str, str]:
+    """An environment where torch and vLLM, which take seconds to import, take none."""
+    folder = short / "light"
+    folder.mkdir()
+    (folder / "vllm.py").write_text("")
+    (folder / "torch.py").write_text(
+        "__version__ = '2'\n"
+        "class version: cuda = None\n"
+        "class cuda: device_count = staticmethod(lambda: 0)\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), environment(short)["PYTHONPATH"]])}
 
 
 def as_json(done: Done) -> dict[str, Any]:
@@ -66,9 +80,11 @@ def test_a_machine_that_is_fit(short: Path) -> None:
     assert "packages inside: numpy" in sandbox["seen"]
 
 
-def test_what_people_see(short: Path) -> None:
-    done = command(short, "doctor")
+def test_what_people_see(short: Path, light: dict[str, str]) -> None:
+    done = command(short, "doctor", **light)
     assert done.code == 0, done.out
+    for name in ("python", "sandbox", "disk", "sockets"):
+        assert name in done.out
     assert "\x1b" not in done.out  # a file gets no colours
     lines = done.out.splitlines()
     assert lines[-1] == "a run works here"
@@ -77,11 +93,13 @@ def test_what_people_see(short: Path) -> None:
     assert not any(line.startswith("BAD") for line in lines)
 
 
-def test_a_sandbox_that_can_not_be_built_is_red_with_its_remedy(short: Path) -> None:
+def test_a_sandbox_that_can_not_be_built_is_red_with_its_remedy(
+    short: Path, light: dict[str, str]
+) -> None:
     """As root of a user namespace with no other uid, no jail could have its own."""
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-m", "distill", "doctor"],
-        env={**environment(short), "HOME": str(short)},
+        env={**environment(short), "HOME": str(short), **light},
         capture_output=True,
         text=True,
         timeout=200,
@@ -95,8 +113,8 @@ def test_a_sandbox_that_can_not_be_built_is_red_with_its_remedy(short: Path) -> 
     assert done.stdout.endswith("a run does not work here\n")
 
 
-def test_limits_above_this_machine_are_red(short: Path) -> None:
-    done = command(short, "doctor", "--json", "--limit", "memory_bytes=900TiB")
+def test_limits_above_this_machine_are_red(short: Path, light: dict[str, str]) -> None:
+    done = command(short, "doctor", "--json", "--limit", "memory_bytes=900TiB", **light)
     (check,) = named(as_json(done), "limits")
     assert done.code == 3
     assert "more than this machine's" in check["seen"]
@@ -112,17 +130,17 @@ def test_limits_above_this_machine_are_red(short: Path) -> None:
     ],
 )
 def test_bad_arguments(short: Path, words: list[str], said: str) -> None:
-    done = command(short, "doctor", *words)
+    done = command_here(short, "doctor", *words)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert "Traceback" not in done.err
 
 
-def test_an_engine_that_is_up_answers(short: Path) -> None:
+def test_an_engine_that_is_up_answers(short: Path, light: dict[str, str]) -> None:
     with endpoint(lambda request: "yes") as server, engine(short, server) as up:
         done = subprocess.run(
             [sys.executable, "-m", "distill", "doctor", "--json"],
-            env={**environment(short), "HOME": str(short)},
+            env={**environment(short), "HOME": str(short), **light},
             capture_output=True,
             text=True,
             timeout=200,

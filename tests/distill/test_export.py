@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from distill import export, score
+from distill import export, run, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
+from distill.exports.formats.worker_sft import WorkerSft
+from distill.exports.grading import graded_runs
 from distill.exports.material import Material
+from distill.exports.reading import read_runs, sources
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
-from distill.traces import read
+from distill.traces import read, records
 from tests.distill.exported import TEXTS, evaluated
+from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
+from tests.distill.written_logs import Told, write
 
 LOGS = "tasks.results.logs"
 
@@ -185,7 +191,41 @@ def test_demonstrations_are_few_and_not_from_the_text(logs: Path, tmp_path: Path
     assert len({row["document"] for row in rows}) == 4
     assert [row["chunk_chars"] for row in rows] == sorted(row["chunk_chars"] for row in rows)
     assert made.dropped_rows["from a text that it must not be from (--not-from)"] == 9
-    assert made.dropped_rows["not picked: there are enough"] == 7
+    alike, enough = "the same answer about the same passage", "not picked: there are enough"
+    assert (made.dropped_rows[alike], made.dropped_rows[enough]) == (1, 6)
+    # Where there are too few, nobody says that there are enough.
+    made = export(logs, format="few-shot", dry_run=True)
+    assert made.rows["train"] < 32
+    assert set(made.dropped_rows) == {alike}
+
+
+def test_demonstrations_do_not_contradict_each_other(tmp_path: Path) -> None:
+    """Several were asked about one passage; one run's vote was right, the other's wrong."""
+
+    def voted(name: str, *said: str) -> None:
+        """The last one that a worker says is the answer."""
+        question = "f'Who lit the lamp? {context}'"
+        asks = f"worker_batch([{question}] * {len(said)}, temperature=1)\nFINAL({said[-1]!r})"
+        left = list(said)
+        models = Supervisor(cell(asks)), Worker(lambda _: left.pop(0))
+        run_bounded(
+            lambda: run(
+                "Who?", "The lamp was lit again by the keeper, and they read by its light.",
+                *models, log_dir=tmp_path / name, label=name, limits=SMALL,
+            )
+        )  # fmt: skip
+
+    voted("no", "Ann", "Ann", "Ann")
+    voted("yes", "Ann", "Al", "Ben")
+    logs = [tmp_path / "no", tmp_path / "yes"]
+    score(logs, "exact", labels={"no": "Ben", "yes": "Ben"})
+    for named in (logs, logs[::-1]):
+        out = tmp_path / f"from-{named[0].name}"
+        made = export(named, out, format="few-shot")
+        (row,) = rows_in(out)
+        assert (row["response"], row["score"], row["task"]) == ("Ben", 1.0, "yes")
+        assert sum(made.dropped_rows.values()) == 5
+        assert made.dropped_rows["another answer about the same passage"] >= 2
 
 
 class AnswerRow(OriginRow, frozen=True, kw_only=True):
@@ -329,6 +369,35 @@ def test_the_card_says_what_it_is(logs: Path, tmp_path: Path) -> None:
         assert (words in body) == (words != "TRL"), words
 
 
+def test_the_card_says_what_correct_means_for_worker_calls(logs: Path, tmp_path: Path) -> None:
+    for kind, select in (("worker-sft", "correct"), ("worker-sft", "all"), ("atif", "correct")):
+        out = tmp_path / kind / select
+        export(logs, out, format=kind, select=select)  # type: ignore[arg-type]
+        card = (out / "README.md").read_text("utf-8")
+        is_told = "`--where call.in_answer` keeps those" in card
+        assert is_told == (kind == "worker-sft" and select == "correct")
+
+
+def test_one_is_told_as_one(copied: Path, tmp_path: Path) -> None:
+    log, (first, *_) = copied / "supervisor.jsonl", read(copied).runs
+    # One run, redacted, whose replies no model wrote.
+    said = log.read_text().replace('"supervisor":"Boss"', '"supervisor":"recipe:find"')
+    log.write_text(said.replace('"redacted":[]', '"redacted":["email"]'))
+    out = tmp_path / "out"
+    made = export(f"{copied}#{first}", out, format="supervisor-sft")
+    assert [each.partition(": the")[0] for each in made.warnings] == [
+        "1 of 1 run redacted when logged: what was found is █ in the rows",
+        "1 run of recipe:find",
+    ]
+    card = (out / "README.md").read_text("utf-8")
+    assert not re.search(r"\b1 (rows|runs|texts|log folders)\b", card)
+    worker = export(f"{copied}#{first}", format="worker-sft", dry_run=True)
+    assert worker.warnings == made.warnings[:1]
+    nobody = "run.supervisor != 'recipe:find'"
+    with pytest.raises(InputError, match="1 run: --where"):
+        export(f"{copied}#{first}", format="supervisor-sft", where=nobody, dry_run=True)
+
+
 def test_every_column_has_a_meaning() -> None:
     from distill.exports.columns import meanings, type_names
 
@@ -378,6 +447,11 @@ def test_a_dry_run_counts_and_writes_nothing(logs: Path, tmp_path: Path) -> None
     wet = export(logs, tmp_path / "out", format="worker-sft", dedup=True)
     assert (dry.rows, dry.dropped_rows) == (wet.rows, wet.dropped_rows)
     assert (dry.out, wet.out) == (None, tmp_path / "out")
+    # What the real one refuses, it refuses.
+    with pytest.raises(InputError, match="is not empty"):
+        export(logs, tmp_path / "out", format="worker-sft", dry_run=True)
+    with pytest.raises(InputError, match="no row is left"):
+        export(logs, format="worker-sft", where="run.turns > 99", dry_run=True)
 
 
 # -- logs with trouble
@@ -415,17 +489,43 @@ def test_scores_that_were_appended_decide(copied: Path, tmp_path: Path) -> None:
     score(copied, "exact", labels=labels)
     score(copied, "contains", labels=labels)
     options: dict[str, Any] = {"format": "supervisor-sft", "select": "correct"}
-    with pytest.raises(InputError, match="scores by contains, exact: say with --score"):
+    with pytest.raises(InputError, match="scores by contains, exact: say with --scorer"):
         export(copied, tmp_path / "none", **options)
-    export(copied, tmp_path / "exact", score="exact", **options)
-    export(copied, tmp_path / "contains", score="contains", **options)
+    export(copied, tmp_path / "exact", scorer="exact", **options)
+    export(copied, tmp_path / "contains", scorer="contains", **options)
     exact, contains = (rows_in(tmp_path / name) for name in ("exact", "contains"))
     assert {row["task"] for row in exact} == {"plain", "wrong"}
     assert {row["task"] for row in contains} == {"plain", "wrong", "other"}
     assert {row["score"] for row in exact} == {1.0}
     where = "score.exact < 1 and score.contains == 1"
-    export(copied, tmp_path / "both", format="worker-sft", score="exact", where=where)
+    export(copied, tmp_path / "both", format="worker-sft", scorer="exact", where=where)
     assert {row["task"] for row in rows_in(tmp_path / "both")} == {"other"}
+    with pytest.raises(InputError, match="a score by 'nope': there are contains, exact"):
+        export(copied, tmp_path / "none", format="worker-sft", where="score.nope == 1")
+
+
+def test_which_scorer_decides_is_asked_only_where_one_must(logs: Path, tmp_path: Path) -> None:
+    """The results have scores by one, and another has scored one run."""
+    folder = tmp_path / "two.logs"
+    shutil.copytree(logs, folder)
+    results = logs.with_suffix(".jsonl")
+    run, *_ = read(folder).runs
+    said = {"type": "score", "v": 2, "t": 2e9, "run": run, "scorer": "f1", "value": 0.5,
+            "producer": {"kind": "scorer", "name": "score", "pid": 1}}  # fmt: skip
+    with (folder / "supervisor.jsonl").open("a") as file:
+        file.write(json.dumps(said) + "\n")
+    options: dict[str, Any] = {"results": [results], "dry_run": True}
+    made = export(folder, format="worker-sft", where="score.f1 == 0.5", **options)
+    assert made.runs == 1
+    assert [each for each in made.warnings if "no --scorer says which" in each]
+    assert export(folder, format="supervisor-sft", **options).runs == 7
+    for wants in (
+        {"format": "worker-preferences"},
+        {"format": "worker-sft", "select": "best"},
+        {"format": "worker-sft", "where": "run.score == 1"},
+    ):
+        with pytest.raises(InputError, match="say with --scorer NAME"):
+            export(folder, **options, **wants)  # type: ignore[arg-type]
 
 
 def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path) -> None:
@@ -434,6 +534,9 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     worker.write_bytes(b"".join([*lines[:-1], b"not json\n", lines[-1][:40]]))
     made = export(copied, tmp_path / "out", format="worker-sft")
     assert made.skipped_lines == 2
+    told = "2 lines of the logs can't be read (`distill doctor` names them)"
+    assert told in made.warnings
+    assert told in (tmp_path / "out/README.md").read_text("utf-8")
     assert made.rows["train"] == 16
     (source,) = manifest(tmp_path / "out")["inputs"]
     assert [each.partition(": ")[0] for each in source["skipped"]] == [
@@ -441,10 +544,51 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     ]  # fmt: skip
 
 
+class Twice(WorkerSft):
+    """Reads the calls twice, and between them a run goes on."""
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        found = list(super().rows(material))
+        for source in material.sources:
+            for log in ("supervisor.jsonl", "worker.jsonl"):
+                with (source.folder / log).open("ab") as file:
+                    file.write((source.folder / log).read_bytes().replace(b'"id":"', b'"id":"9'))
+        again = [each.row for each in super().rows(material) if isinstance(each, Made)]
+        assert again == [each.row for each in found if isinstance(each, Made)]
+        yield from found
+
+
+def test_a_log_that_grows_is_read_as_far_as_it_was_there(copied: Path, tmp_path: Path) -> None:
+    worker = copied / "worker.jsonl"
+    worker.write_bytes(worker.read_bytes()[:-9])  # the last line is not whole yet
+    size = worker.stat().st_size
+    made = export(copied, tmp_path / "out", format=Twice())
+    assert (made.rows["train"], made.skipped_lines) == (16, 1)
+    assert len([told for told in made.warnings if "grew while it was read" in told]) == 2
+    files = {each["file"]: each for each in manifest(tmp_path / "out")["inputs"][0]["files"]}
+    assert files["worker.jsonl"]["bytes"] == size
+
+
 def test_a_run_that_is_in_two_folders_counts_once(logs: Path, copied: Path, tmp_path: Path) -> None:
     made = export([logs, copied], tmp_path / "out", format="worker-sft")
     assert made.rows["train"] == 17
     assert made.dropped_runs == {"the same run in another folder": 7}
+
+
+def test_runs_of_two_copies_are_each_taken_from_the_folder_that_was_named(tmp_path: Path) -> None:
+    sub = Told("sub", parent=records.ParentCall("y", 1, 1, 0, ""))
+    one = write(tmp_path / "one", Told("x"), Told("y"), sub)
+    other = tmp_path / "other"
+    shutil.copytree(one, other)
+    named = sources([f"{one}#x", f"{other}#y"])
+    for source in named:
+        read_runs(source)
+    graded, left_out = graded_runs(named, [])
+    assert [(each.run.id, each.run.folder) for each in graded] == [
+        ("x", one), ("y", other), ("sub", other),
+    ]  # fmt: skip
+    assert not left_out
+    assert export([f"{one}#x", other], format=Answers(), dry_run=True).runs == 3
 
 
 def test_hostile_names_stay_words_in_the_card(copied: Path, tmp_path: Path) -> None:
@@ -482,7 +626,7 @@ def test_the_command(logs: Path, tmp_path: Path) -> None:
         (["-f", "worker-sft", "--where", "run.color == 1", "--dry-run"], "run has no 'color'"),
         (["-f", "supervisor-sft", "--where", "call.attempt > 1", "--dry-run"], "run.…, turn.…"),
         (["-f", "worker-sft", "--rows", "3", "--dry-run"], "are for few-shot"),
-        (["-f", "worker-sft", "--score", "f1", "--dry-run"], "no run has a score by 'f1'"),
+        (["-f", "worker-sft", "--scorer", "f1", "--dry-run"], "no run has a score by 'f1'"),
     ],
 )
 def test_wrong_words(logs: Path, words: list[str], said: str) -> None:

@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import LMResponse, RunResult, export, run
+from distill import LMResponse, RunResult, export, replay, run, score
 from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
+from distill.exports.selection import Select
 from distill.exports.where import condition
 from distill.supervisor.journal import Journal
-from distill.traces import read, records
+from distill.traces import read, records, rows
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
@@ -67,23 +69,24 @@ HOLDS = {
     "turn.failed_cells * 2 - 1 >= 1": ["a", "bb"],
     "matches(lower(call.prompt), '^b+$')": ["bb"],
     "run.label == 'two' and run.score is None": ["a", "bb", "ccc"],
-    "score.exact == 1": [],
-    "score['judge:a model'] is None": ["a", "bb", "ccc"],
+    "call.output_tokens > 99": InputError,  # no row is left
+    "score.exact == 1": InputError,  # nobody gave scores
+    "score['judge:a model'] is None": InputError,
     "call.output_tokens / 0 == 1": InputError,
     "call.prompt < 3": InputError,
     "call.prompt + 1 == 2": InputError,
-    "matches(call.prompt, '(')": InputError,
+    "matches(call.prompt, call.item)": InputError,
+    "strip(' bb\\n') == call.prompt and strip(run.task) == 'two'": ["bb"],
+    "call.in_answer": ["ccc"],
 }
 
 
 @pytest.mark.parametrize("where", HOLDS)
 def test_expressions(two: Path, tmp_path: Path, where: str) -> None:
     if HOLDS[where] is InputError:
-        with pytest.raises(InputError, match="can't be said of run"):
+        said = "can't be said of run|no run has a score by|no row is left"
+        with pytest.raises(InputError, match=said):
             export(two, format="worker-sft", where=where, dry_run=True)
-        return
-    if not HOLDS[where]:
-        assert export(two, format="worker-sft", where=where, dry_run=True).rows == {"train": 0}
         return
     export(two, tmp_path / "out", format="worker-sft", where=where)
     assert [row["prompt"][0]["content"] for row in rows_in(tmp_path / "out")] == HOLDS[where]
@@ -129,6 +132,24 @@ def test_any_text_is_understood_or_refused(words: str) -> None:
     except InputError:
         return
     assert understood.level in ("run", "turn", "cell", "call")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("matches(call.prompt, '(')", r"'\(' is no regular expression of RE2: missing \)"),
+        ("matches(call.prompt, 3)", "a regular expression is a text"),
+        ("run.turns = 3", "no expression: write == to compare$"),
+        ("run.turns == == 3", "no expression: .*, at character"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_read(
+    capfd: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        condition(words)
+    assert "<unknown>" not in str(refused.value)
+    assert capfd.readouterr().err == ""  # RE2 writes there, if it is let
 
 
 def test_a_wrong_name_lists_the_right_ones() -> None:
@@ -220,6 +241,17 @@ def test_a_text_with_most_of_the_calls_leaves_room_for_others(tmp_path: Path) ->
         assert made.dropped_rows == {"not picked: there are enough": 598}
 
 
+def test_what_was_recorded_is_no_option_of_sampling(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1", model=None))
+    options = {"temperature": 0.5, "record": "ids"}
+    with contextlib.closing(Journal(folder)) as journal:
+        journal.worker([msgspec.structs.replace(asked("r1", 1), sampling=options)])
+    export(folder, tmp_path / "out", format="prompts")
+    (prompt,) = rows_in(tmp_path / "out")
+    (call,) = rows(folder, "calls")
+    assert json.loads(prompt["sampling"]) == call["sampling"] == {"temperature": 0.5}
+
+
 # -- conversations
 
 
@@ -272,11 +304,31 @@ def test_sub_runs_go_with_the_run_that_asked(tmp_path: Path) -> None:
         assert sorted(made.rows.values()) == [0, 2]
     with (log / "supervisor.jsonl").open("a") as file:
         file.write(json.dumps({**scored, "scorer": "f1", "value": 0.4}) + "\n")
-    with pytest.raises(InputError, match="scores by exact, f1: say with --score"):
-        export(log, format="worker-sft", dry_run=True)
-    made = export(log, format="worker-sft", score="f1", select="correct", correct_from=0.4,
+    with pytest.raises(InputError, match="scores by exact, f1: say with --scorer"):
+        export(log, format="worker-sft", select="correct", dry_run=True)
+    made = export(log, format="worker-sft", scorer="f1", select="correct", correct_from=0.4,
                   dry_run=True)  # fmt: skip
     assert made.rows == {"train": 2}
+
+
+def test_a_replay_does_not_stand_in_for_its_run(log: Path) -> None:
+    def recorded() -> None:
+        boss = Supervisor(cell("FINAL(worker('what?'))"))
+        run("What?", "some text", boss, Worker(), log_dir=log, label="a", limits=SMALL)
+        replay(log, Worker(), log_dir=log, label="a")
+
+    run_bounded(recorded)
+    _, again = read(log).runs
+    score(log, "exact", labels={"a": "no matter"})
+    selects: tuple[Select, ...] = ("best", "shortest")
+    for select in selects:
+        made = export(log, format="supervisor-sft", select=select, correct_from=0, dry_run=True)
+        assert made.rows == {"train": 1}
+        assert made.dropped_runs == {"a replay: the run that it does again counts": 1}
+        alone = export(
+            f"{log}#{again}", format="worker-sft", select=select, correct_from=0, dry_run=True
+        )
+        assert alone.rows == {"train": 1}  # there is no other
 
 
 # -- texts alike

@@ -1,5 +1,6 @@
 """Instructions and the flow of answers: of runs whose truth is known."""
 
+import cProfile
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import RunResult
-from distill.doctor import check_run
-from distill.traces import instructions, provenance, read, records
+from distill.doctor_logs import check_logs
+from distill.traces import flow, instructions, provenance, read, records
 from distill.traces.flow import InAnswer
 from distill.traces.instructions import PASSAGE
 from distill.traces.reading import Run
@@ -128,6 +129,17 @@ def test_what_of_an_answer_is_in_the_final_one(
     assert found == expected
 
 
+def test_short_answers_cost_nothing_of_a_long_final_one() -> None:
+    """It has each of them thousands of times, never as a text of its own."""
+    calls = [call(at, word, at=at) for at in range(60) for word in ("a", "b", "no")]
+    long = "a b no " * 7000
+    run = a_run(calls, [], {"long": long, "own": "No."})
+    profile = cProfile.Profile()
+    found = profile.runcall(flow.of, run)
+    assert {each.in_answer for each in found} == {(), (InAnswer("/own", 0, 2),)}
+    assert sum(each.callcount for each in profile.getstats()) < 5 * len(long)
+
+
 def test_what_was_printed_by_the_cell_that_asked_or_later() -> None:
     calls = [call(1, "yes", at=2), call(2, "Goliath\nof Gath", at=2), call(3, None, at=2)]
     cells = [
@@ -232,7 +244,7 @@ def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) 
     assert [each.in_answer for each in flows] == [(), (), (), (InAnswer("/kings", 0, 22),)]
     assert all(each.returned for each in flows)
 
-    assert check_run(log, as_json=False, provenance=True) == 0
+    assert check_logs([log], as_json=False, provenance=True) == 0
     shown, chars = capsys.readouterr().out, sum(map(len, context))
     for said in (
         f"{100 * 1800 / chars:.1f} % of the text: 1,800 of {chars:,} characters, 3 passages",
@@ -245,11 +257,11 @@ def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) 
         "not in the text: “of the 78th king”",
     ):
         assert said in shown
-    assert check_run(log, as_json=True, provenance=True) == 0
+    assert check_logs([log], as_json=True, provenance=True) == 0
     (told,) = json.loads(capsys.readouterr().out)["runs"]
     assert told["provenance"]["coverage"]["read_chars"] == 1800
     assert told["provenance"]["flow"]["answers"][3]["in_answer"] == [["/kings", 0, 22]]
     (log / run.start.context.file).unlink()
-    assert check_run(log, as_json=False, provenance=True) == 2
+    assert check_logs([log], as_json=False, provenance=True) == 2
     assert "not known: the context of run" in capsys.readouterr().out
     log.rename(log.with_name("damaged"))  # on purpose: not to be held against the joins

@@ -15,12 +15,12 @@ from distill.exports.selection import UNSCORED
 from distill.recorded_results import recorded_in
 from distill.supervisors import recorded_run
 from distill.task_results import TaskResult
-from distill.traces import Logs, rows
+from distill.traces import Logs, read, rows, validate
 from tests.distill.written_logs import T, Told, write
 
 
 def exported(*named: str | Path, **options: Any) -> Any:
-    return export(named, format="prompts", dry_run=True, **options)
+    return export(named, format="prompts-text", dry_run=True, **options)
 
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -73,6 +73,13 @@ def test_a_group_of_an_export_is_a_task_of_a_scoring(tmp_path: Path) -> None:
     asked = {run.id: run.asked for run in recorded_in(folder).runs}
     read = sources([folder])
     read_runs(read[0])
-    graded, _ = graded_runs(read, [], None)
+    graded, _ = graded_runs(read, [])
     assert {each.run.id: each.group for each in graded} == asked
     assert [asked["r1"] == asked[f"r{number}"] for number in (2, 3, 4)] == [True, False, False]
+
+
+@pytest.mark.parametrize("look", [read, validate])
+def test_who_reads_whole_folders_says_so(look: Callable[[str], Any], tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1"))
+    with pytest.raises(InputError, match=r"read .*log, and take \.runs\['r1'\] of it"):
+        look(f"{folder}#r1")

@@ -1,6 +1,7 @@
 """OpenAIHandler against a hostile endpoint: secrets, time, size; and what handlers promise."""
 
 import gzip
+import inspect
 import json
 import math
 import socket
@@ -177,9 +178,10 @@ def test_the_tries_are_counted() -> None:
 
     with raw_endpoint(speak) as (url, times):
         started_s = time.monotonic()
-        assert "in time" in failure(OpenAIHandler("scripted", url, timeout_s=0.1))
-    assert len(times) == RETRIES + 1
-    assert time.monotonic() - started_s < 0.5 + 7.5 + SLACK_S
+        assert "in time" in failure(OpenAIHandler("scripted", url, timeout_s=0.1, retries=2))
+    assert len(times) == 2 + 1
+    assert time.monotonic() - started_s < 0.3 + 1.5 + SLACK_S
+    assert inspect.signature(OpenAIHandler).parameters["retries"].default == RETRIES
 
 
 def test_an_endpoint_that_sips_the_request() -> None:

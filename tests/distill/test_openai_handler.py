@@ -128,7 +128,7 @@ def test_no_text_is_an_empty_reply() -> None:
 
 
 def test_an_endpoint_that_hangs_up_or_refuses() -> None:
-    handler = OpenAIHandler("scripted", "http://127.0.0.1:9/v1")
+    handler = OpenAIHandler("scripted", "http://127.0.0.1:9/v1", retries=1)
     with pytest.raises(ModelError, match="--base-url"):
         run_bounded(lambda: handler.chat(HELLO))
     handler.close()

@@ -259,9 +259,9 @@ def test_sub_runs_of_a_run_that_goes_on_are_heard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"otlp": "localhost:4318"}, "is no URL"),
+        ({"otlp": "localhost:4318"}, "--otlp localhost:4318 is no URL"),
         ({"otlp": "http://"}, "is no URL"),
-        ({"otlp_content": True}, "is for otlp"),
+        ({"otlp_content": True}, "--otlp-content needs --otlp URL"),
     ],
 )
 def test_a_bad_address_is_refused_first(options: Any, why: str, tmp_path: Path) -> None:

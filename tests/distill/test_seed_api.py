@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import distill
 from distill import (
@@ -27,6 +28,7 @@ from distill import (
 )
 from distill.errors import DistillError, InputError, ModelError, WorkerBatchError, WorkerError
 from distill.repl import ExecResult
+from distill.supervisor import sandboxes
 from distill.traces import Run, read
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
 from tests.supervisor.processes import wait_until
@@ -463,7 +465,9 @@ def test_a_flood_of_output_is_bounded_and_said(ask: Ask, logged: Logged) -> None
 )  # fmt: skip
 def test_every_end_of_a_cell_is_told_and_the_run_goes_on(ask: Ask, code: str, said: str) -> None:
     supervisor = Supervisor(cell(code), cell("FINAL(len(context))"))
-    result = ask(supervisor=supervisor, timeout_s=40)
+    is_endless = "while True: pass" in code or "sleep" in code
+    limits = replace(SMALL, cell_s=1.0) if is_endless else SMALL
+    result = ask(supervisor=supervisor, limits=limits, timeout_s=40)
     assert result.answer == 9
     assert said in supervisor.shown(2)
 
@@ -526,10 +530,11 @@ def test_a_jail_that_dies_between_two_cells_hangs_nothing(delay_ms: int) -> None
     run_bounded(work)
 
 
-def test_a_repl_goes_on_after_final() -> None:
+def test_a_repl_goes_on_after_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandboxes, "AFTER_FINAL_S", 1.0)
     with make() as repl:
         assert repl.execute("FINAL(1)").is_final
-        time.sleep(5.5)
+        time.sleep(sandboxes.AFTER_FINAL_S + 0.5)
         later = repl.execute("import time; time.sleep(0.2); print('fine')")
         assert later.lost is None
         assert later.stdout == "fine\n"

@@ -131,16 +131,16 @@ def kill_once(short: Path, name: str, seed: int) -> None:
             up.end()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1])  # 1.0 s and 0.2 s after the first request
 @pytest.mark.parametrize("name", VICTIMS)
 def test_a_death_leaves_nothing_and_loses_nothing(short: Path, name: str, seed: int) -> None:
     kill_once(short, name, seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 13))
+@pytest.mark.parametrize("seed", range(2, 13))
 @pytest.mark.parametrize("name", VICTIMS)
-def test_ten_more_deaths(short: Path, name: str, seed: int) -> None:
+def test_more_deaths(short: Path, name: str, seed: int) -> None:
     kill_once(short, name, seed)
 
 
@@ -192,7 +192,17 @@ def test_what_either_model_was_told_ten_times(short: Path, seed: int) -> None:
     killed_between_turns(short, seed)
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0])
+def sweep(short: Path) -> None:
+    """What is left of a driver is removed by the next one that starts."""
+    code = "from distill.supervisor import driver; driver.shared().close()"
+    subprocess.run([sys.executable, "-c", code], env=environment(short), check=True, timeout=30)
+    assert rests(short) == []
+
+
+MORE_DELAYS = [pytest.param(delay_s, marks=pytest.mark.slow) for delay_s in (0.15, 0.45, 0.8)]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3, 0.6, 1.0, *MORE_DELAYS])
 def test_the_driver_dies_while_it_starts(short: Path, delay_s: float) -> None:
     with endpoint(Answers()) as server, endpoint(replies()) as boss:
         up = asking(short, server, boss, short / "log")
@@ -209,10 +219,7 @@ def test_the_driver_dies_while_it_starts(short: Path, delay_s: float) -> None:
             time.sleep(0.3)
             for path in rests(short):
                 assert "distill-" in path
-            sweep = "from distill.supervisor import driver; driver.shared().close()"
-            env = environment(short)
-            subprocess.run([sys.executable, "-c", sweep], env=env, check=True, timeout=30)
-            assert rests(short) == []
+            sweep(short)
         finally:
             up.end()
 
@@ -245,9 +252,7 @@ def test_the_whole_trio_dies_at_once(short: Path) -> None:
             check_logs(short / "log", answers)
         finally:
             up.end()
-    again = Command(short, "doctor")  # any next start sweeps the directory
-    again.process.wait(30)
-    assert rests(short) == []
+    sweep(short)
 
 
 def test_a_frozen_interpreter_does_not_hold_up_the_end(short: Path) -> None:

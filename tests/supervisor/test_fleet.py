@@ -16,7 +16,7 @@ from distill.protocol import PROTOCOL_VERSION
 from distill.protocol import worker_link as W
 from distill.protocol.codec import WORKER_TO_DRIVER
 from distill.protocol.sockets import Inbound
-from distill.supervisor import background, driver
+from distill.supervisor import background, driver, workers
 from distill.supervisor.fleet import Fleet
 from distill.supervisor.requests import Outcome, Submission
 from distill.supervisor.workers import Worker, WorkerSpec
@@ -109,7 +109,12 @@ def test_repeated_and_strange_results_are_dropped(with_fleet: Callable[..., Any]
 
 
 @pytest.mark.parametrize("act", ["die", "die half way", "noise", "freeze", "engine dies"])
-def test_a_worker_that_dies_once_loses_nothing(with_fleet: Callable[..., Any], act: str) -> None:
+def test_a_worker_that_dies_once_loses_nothing(
+    with_fleet: Callable[..., Any], act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # test_joining.py waits for the real one.
+    monkeypatch.setattr(workers, "SILENCE_LIMIT_S", 3.0)
+
     async def body(fleet: Fleet) -> None:
         await fleet.ready()
         outcomes = await ask(fleet, requests(20))

@@ -1,5 +1,6 @@
 """Spans of the context in prompts, against a search that tries everything."""
 
+import cProfile
 from typing import Any
 
 import pytest
@@ -116,3 +117,16 @@ def test_a_long_prompt_and_a_long_context_are_quick() -> None:
     spans = index.spans(context[:300_000])
     assert sum(span.end - span.start for span in spans) == 300_000
     assert SpanIndex("a" * 200_000).spans("a" * 100_000)
+
+
+def test_a_flood_of_nearly_matches_takes_no_longer_than_its_characters() -> None:
+    """Each place of ``a * 39`` has more ways to lay it than are tried, and all fail by one."""
+    index = SpanIndex("a" * 100_000 + TEXT)
+    flood = ("a" * 39 + "b") * 500
+    passage = TEXT[1000:1600]
+    for _ in range(4):
+        prompt = flood + passage
+        profile = cProfile.Profile()
+        (span,) = profile.runcall(index.spans, prompt)
+        assert prompt[span.prompt_start :].startswith(passage)
+        assert sum(each.callcount for each in profile.getstats()) < 15 * len(prompt)

@@ -105,13 +105,26 @@ class Log:
             **fields,
         )  # fmt: skip
 
+    def process(self) -> None:
+        """The processes are named."""
+        sandbox = records.Producer("sandbox", "sandbox", 97)
+        self.journal.supervisor(records.Process(t=time.time(), run=self.run, producer=sandbox))
+
+    def score(self, scorer: str, value: float, later_s: float = 0.0) -> None:
+        """What ``distill score`` appends, so much later than now."""
+        producer = records.Producer("driver", "score", 98)
+        told = records.Score(
+            t=time.time() + later_s, run=self.run, producer=producer, scorer=scorer, value=value
+        )
+        self.journal.supervisor(told)
+
     def close(self) -> None:
         self.journal.close()
 
 
-def lamp_run(log: Log) -> None:
+def lamp_run(log: Log, query: str = "Which lamp?") -> None:
     """A run that ends well: two turns, three calls, one of which failed."""
-    log.begin()
+    log.begin(query)
     log.turn("I look.\n```repl\nanswers = worker_batch(parts)\nprint(answers)\n```\nDone.")
     asked: list[tuple[str, str | None]] = [
         (f"Passage: {TEXT[0:400]}\nWhich lamp?", "the lamp of year 3"),

@@ -68,6 +68,7 @@ class WorkerPreferences(Format):
     read_by = "TRL's DPOTrainer (conversational preference)"
     row = PreferenceRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose answers score differently."""
@@ -82,6 +83,7 @@ class WorkerPreferencesText(Format):
     read_by = "TRL's DPOTrainer (standard preference)"
     row = PreferenceTextRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose answers score differently."""
@@ -97,6 +99,7 @@ class SupervisorPreferences(Format):
     read_by = "TRL's DPOTrainer (conversational preference)"
     row = PreferenceRow
     asks = OF_TURNS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each conversation whose replies score differently."""
@@ -113,7 +116,7 @@ class SupervisorPreferences(Format):
 
 
 def _turns(material: Material, graded: GradedRun) -> list[records.Turn] | Dropped:
-    if graded.start.options.get("replay_of"):
+    if graded.is_replay:
         return Dropped(REPLAY)
     if (why := incomplete(graded.run)) is not None:
         return Dropped(why)

@@ -11,6 +11,7 @@ from distill.exports.material import Material
 from distill.exports.pairs import Answer, Prompt, is_whole, key_of
 from distill.exports.row import OF_CALLS, ChatMessage, Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
+from distill.traces.rows import sampling_of
 
 AGAIN = "the same prompt"
 TOO_LONG = "the prompt did not fit the worker's window"
@@ -74,6 +75,7 @@ class Prompts(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (conversational prompt)"
     row = PromptRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt with messages."""
@@ -94,6 +96,7 @@ class PromptsText(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (standard prompt)"
     row = PromptTextRow
     asks = OF_CALLS
+    is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose text is known."""
@@ -165,7 +168,7 @@ def _taught(answer: Answer, call: records.Call) -> dict[str, Any]:
         "reference_score": graded.score if answer.is_whole else None,
         "call": call.id,
         "model": call.model.model,
-        "sampling": json.dumps(call.sampling, ensure_ascii=False, sort_keys=True),
+        "sampling": json.dumps(sampling_of(call), ensure_ascii=False, sort_keys=True),
     }
 
 

@@ -97,7 +97,8 @@ export class Calls {
 
   // The batches: calls of one worker() or worker_batch() of a cell, with when they were open.
   batches() {
-    if (this.batchesOf === this.version) return this.batchList;
+    const state = `${this.version} ${this.run.t0}`;
+    if (this.batchesOf === state) return this.batchList;
     const found = new Map();
     const { cell, call } = this.columns;
     for (let row = 0; row < this.count; row++) {
@@ -114,7 +115,7 @@ export class Calls {
       }
       if (this.isFailed(row)) found.get(key).failed++;
     }
-    this.batchesOf = this.version;
+    this.batchesOf = state;
     this.batchList = [...found.values()].sort((a, b) => a.begin - b.begin);
     return this.batchList;
   }

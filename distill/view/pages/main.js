@@ -58,10 +58,19 @@ class App {
   // -- what is there
 
   async start() {
+    this.show("overview");
     await this.refresh();
-    this.fromHash();
-    if (!this.run && this.state.runs.length) this.openRun(this.firstRun().key, "overview");
+    this.openFirst();
     if (this.source.isLive) this.again();
+  }
+
+  // The run that the address names, which may be still to be read, or the newest.
+  openFirst() {
+    const { runs, is_read } = this.state;
+    const [key, name] = location.hash.slice(1).split("/");
+    const isThere = runs.some((run) => run.key === key);
+    if (isThere) this.openRun(key, this.views[name] ? name : "overview");
+    else if (runs.length && (is_read || !key)) this.openRun(this.firstRun().key);
   }
 
   // The newest run that is no sub-run.
@@ -75,7 +84,7 @@ class App {
     const isLive = !this.state.is_read || this.state.runs.some((run) => run.status === "running");
     setTimeout(async () => {
       await this.refresh();
-      if (!this.run && this.state.runs.length) this.openRun(this.firstRun().key, "overview");
+      if (!this.run) this.openFirst();
       this.again();
     }, isLive ? LIVE_MS : QUIET_MS);
   }
@@ -186,7 +195,8 @@ class App {
       this.views[each].root.hidden = each !== name;
     }
     this.update();
-    const hash = `#${this.run?.key ?? ""}/${name}`;
+    if (!this.run) return;
+    const hash = `#${this.run.key}/${name}`;
     if (location.hash !== hash) location.hash = hash;
   }
 

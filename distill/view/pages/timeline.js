@@ -66,7 +66,7 @@ export class Timeline extends TimeWindow {
     let y = AXIS;
     const lanes = [
       () => this.bars(y, LANE, "Supervisor", run.turns.map((turn) => this.turnBar(turn))),
-      () => this.bars(y, LANE, "Cells", run.cells.map((cell) => this.cellBar(cell))),
+      () => this.bars(y, LANE, "Cells", [...this.startBars(run), ...run.cells.map((cell) => this.cellBar(cell))]),
     ];
     if (run.primitives.length)
       lanes.push(() => this.bars(y, LANE, "Functions", run.primitives.map((each) => this.hostBar(each))));
@@ -91,7 +91,11 @@ export class Timeline extends TimeWindow {
     context.strokeStyle = colour("grid");
     context.lineWidth = 1;
     context.textAlign = "left";
-    for (let s = Math.ceil(this.from / step) * step; s <= this.to; s += step) {
+    const first = Math.ceil(this.from / step);
+    const most = width / 20;
+    for (let tick = 0; tick <= most; tick++) {
+      const s = (first + tick) * step;
+      if (s > this.to) break;
       const x = Math.round(this.x(s)) + 0.5;
       context.beginPath();
       context.moveTo(x, AXIS - 6);
@@ -164,6 +168,13 @@ export class Timeline extends TimeWindow {
         (turn.dollars ? `, ${dollars(turn.dollars)}` : ""),
       go: () => this.app.openTurn(turn.turn),
     };
+  }
+
+  // What is before the first turn: the processes are named when the jail is up.
+  startBars(run) {
+    if (!run.processes.length) return [];
+    const end = Math.min(...run.processes.map((each) => each.t)) - run.t0;
+    return [{ begin: 0, end, kind: "batch", text: "start", tip: `The text was taken in and the jail started: ${seconds(end)}` }];
   }
 
   cellBar(cell) {
