@@ -22,8 +22,8 @@ from distill.standings import Comparison
 from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.journal import Journal, now
 from distill.supervisor.turns import token_usage
-from distill.task_results import TaskResult
 from distill.traces import records
+from distill.traces.results import TaskResult
 
 TELL_EVERY_S = 0.1
 
