@@ -98,10 +98,17 @@ def estimated_by(
 
 def _added_up(many: Many, of_task: Callable[[Task], Estimate]) -> TasksEstimate:
     """Of the attempts that have no result; some tasks at a time, as they would be run."""
+
+    def named(task: Task) -> Estimate:
+        try:
+            return of_task(task)
+        except InputError as error:
+            raise InputError(f"task {task.id!r}: {error}") from error
+
     left = unanswered(many)
     tasks = [task for task, times in left if times]
     with ThreadPoolExecutor(many.concurrency) as pool:
-        estimates = list(pool.map(of_task, tasks))
+        estimates = list(pool.map(named, tasks))
     times = [times for _, times in left if times]
     return TasksEstimate(
         len(left), sum(times), list(zip(times, estimates, strict=True)), many.max_dollars_total

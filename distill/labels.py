@@ -1,6 +1,6 @@
 """Expected answers of recorded runs: from a file of the user's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,28 @@ class _Line(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Expected answers by the id of a run, which goes first, and by the id of a task."""
+    """Expected answers by the id of a run, which goes first, and by the id of a task.
+
+    ``named`` has the run and the task of each line, None for what it does not name.
+    """
 
     by_run: dict[str, Any] = field(default_factory=dict)
     by_task: dict[str, Any] = field(default_factory=dict)
+    named: list[tuple[str | None, str | None]] = field(default_factory=list)
 
     def of(self, run: str, task: str | None) -> Any:
         """The expected answer; None where nobody knows it."""
         found = self.by_run.get(run)
         return self.by_task.get(task) if found is None and task is not None else found
+
+    def naming_none(self, runs: Collection[str], tasks: Collection[str]) -> list[str]:
+        """What those lines name that name none of these runs, and none of these tasks."""
+        idle = [
+            run if task is None else task
+            for run, task in self.named
+            if run not in runs and task not in tasks
+        ]
+        return [name for name in dict.fromkeys(idle) if name is not None]
 
 
 def read_labels(source: LabelsSource) -> Labels:
@@ -43,7 +56,7 @@ def read_labels(source: LabelsSource) -> Labels:
     one.
     """
     if isinstance(source, Mapping):
-        return Labels(dict(source), dict(source))
+        return Labels(dict(source), dict(source), [(name, name) for name in source])
     path = Path(source).expanduser()
     labels = Labels()
     places: dict[str, int] = {}
@@ -53,6 +66,7 @@ def read_labels(source: LabelsSource) -> Labels:
         run, task = line.run or line.run_id, line.id or line.task
         if run is None and task is None:
             raise InputError(f"{path}, line {number}: a label is of an id or of a run, and has one")
+        labels.named.append((run, task))
         if run is not None:
             labels.by_run[run] = line.label
         if task is None:

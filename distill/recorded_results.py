@@ -183,9 +183,18 @@ def _supervisor(run: RecordedRun) -> str:
 
 
 def label_of(labels: Labels, run: RecordedRun) -> Any:
-    """The expected answer of a run: one that was given, or its evaluation's; None: unknown."""
+    """The expected answer of a run: one that was given, or its evaluation's, or that which it was
+    scored against last; None: unknown.
+
+    A redacted log has labels as they are not.
+    """
     label = labels.of(run.id, run.start.label)
-    return run.told.label if label is None and run.told is not None else label
+    if label is None and run.told is not None:
+        label = run.told.label
+    if label is None and not run.start.redacted:
+        scores = sorted(run.scores.values(), key=lambda score: score.t)
+        label = next((score.label for score in reversed(scores) if score.label is not None), None)
+    return label
 
 
 def _scored(run: RecordedRun, scorer: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from distill.supervisor.text import visible
 from distill.user_folders import write_private
 
 UNTOLD_SHOWN = 3
+IDLE_SHOWN = 3
 WHY_CHARS = 300
 
 
@@ -74,6 +75,11 @@ def said(told: Scores, scorer: str | None) -> Iterator[str]:
 def _not_scored(told: Scores) -> Iterator[str]:
     for why, count in told.left_out.items():
         yield f"{counted(count, 'run')} {_agreeing(why, count)}"
+    if told.idle_labels:
+        names = ", ".join(map(short, told.idle_labels[:IDLE_SHOWN]))
+        more = len(told.idle_labels) - IDLE_SHOWN
+        names += f" and {more:,} more" if more > 0 else ""
+        yield f"{counted(len(told.idle_labels), 'label')} of none of these runs: {names}"
     if told.redacted:
         yield f"{counted(told.redacted, 'run')} redacted: what their logs say is not what was said"
     if told.unreadable_lines:
@@ -100,6 +106,7 @@ def as_object(told: Scores) -> str:
         "scored": told.scored,
         "untold": told.untold,
         "left_out": dict(told.left_out),
+        "idle_labels": told.idle_labels,
         "unreadable_lines": told.unreadable_lines,
         "redacted": told.redacted,
         "busy": {str(folder): why for folder, why in told.busy.items()},

@@ -54,8 +54,8 @@ async def score_on_loop(
     scored against the same label already are not scored again, unless ``again``; without a scorer
     none is. Labels are those of ``labels``: a JSONL file of ``label`` with ``id`` (that of a task,
     which is the label of its runs) or ``run``, or a dict by these; else those of the results that
-    an evaluation wrote beside the logs. A judge is asked ``concurrency`` at a time and may cost
-    ``max_dollars``; what was scored until then stays.
+    an evaluation wrote beside the logs; else those of earlier scores. A judge is asked
+    ``concurrency`` at a time and may cost ``max_dollars``; what was scored until then stays.
 
     A run that can't be scored, and a folder that runs are writing to, is told and stops no other.
     Raises InputError for folders, labels or a scorer that can't be used, before anything is scored;
@@ -68,7 +68,7 @@ async def score_on_loop(
     found = await threads.call(_recorded, folders)
     if labels is not None:
         _check_named(known, found)
-    told, name = Scores(), None
+    told, name = Scores(idle_labels=_idle(known, found)), None
     if scorer is not None:
         chosen, judge = await threads.call(_chosen, scorer, max_dollars, prices)
         _check_labels(chosen, known, found)
@@ -116,6 +116,12 @@ def _check_named(labels: Labels, found: dict[Path, Recorded]) -> None:
             "the labels name none of these runs, neither by `run` nor by `id`: the first one is "
             f"run {first.id}, with {label}"
         )
+
+
+def _idle(labels: Labels, found: dict[Path, Recorded]) -> list[str]:
+    runs = list(all_runs(found))
+    tasks = {run.start.label for run in runs if run.start.label is not None}
+    return labels.naming_none({run.id for run in runs}, tasks)
 
 
 def _check_labels(scorer: Scorer, labels: Labels, found: dict[Path, Recorded]) -> None:

@@ -47,7 +47,8 @@ class Scores:
     """What came of a scoring, and what all scores of these runs come to, by scorer.
 
     ``scored`` runs have a new record; ``untold`` says by run why it could not be scored,
-    ``left_out`` counts runs by why they were not to be. ``busy`` says by folder why nothing can be
+    ``left_out`` counts runs by why they were not to be. ``idle_labels`` were given and name none of
+    the runs. ``busy`` says by folder why nothing can be
     appended to it now. ``redacted`` runs were scored by what their logs say. ``judge_usage`` and
     ``dollars`` are of this scoring alone. ``stopped`` is the budget's error, where it ended the
     scoring.
@@ -58,6 +59,7 @@ class Scores:
     scored: int = 0
     untold: dict[str, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    idle_labels: list[str] = field(default_factory=list)
     unreadable_lines: int = 0
     redacted: int = 0
     busy: dict[Path, str] = field(default_factory=dict)

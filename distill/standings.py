@@ -19,8 +19,9 @@ class Standing:
     """Of the attempts of one ``supervisor`` with one ``worker`` that have ended, each counted once.
 
     ``right`` is the sum of the scores, ``accuracy`` their mean over the ``scored`` attempts, with
-    its 95 % ``interval`` (Wilson's; attempts at one task count as one); ``accuracy_of_all`` is over
-    all attempts that were to be scored, a failed one being wrong. None where there is none.
+    its 95 % ``interval`` (Wilson's, for as many answers as ``effective_count`` says);
+    ``accuracy_of_all`` is over all attempts that were to be scored, a failed one being wrong. None
+    where there is none.
     ``run_s`` adds up the runs. ``dollars`` are None where one run's are not known; a judge's tokens
     are in no run, nor in the dollars.
     """

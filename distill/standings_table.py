@@ -24,7 +24,9 @@ HEAD = (
 WORDS = 2
 """Columns of words; the others are numbers, and stand at the right."""
 NAME_CHARS = 60
-INTERVAL = "95 %: Wilson's interval of the accuracy, over tasks: attempts at one task count as one."
+INTERVAL = """\
+95 %: Wilson's interval of the accuracy, for as many answers as there are tasks; for fewer, where
+some tasks have more attempts than others (Kish's effective sample size)."""
 COSTS = "Turns, tokens, dollars and seconds are means of a run."
 BY_PAIRS = """\
 These rest on different tasks, {shared} of which all have a score of: their accuracies can't be

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from distill.budget import counted
 from distill.exports.columns import meanings, type_names
 from distill.exports.graded import GradedRun
 from distill.exports.row import Format
@@ -15,6 +16,10 @@ from distill.supervisor.text import visible
 FILE = "README.md"
 NAMED = 20
 """Sources and models that are named, at most."""
+CORRECT = (
+    "What was correct is the final answer of each run. An answer of a worker on the way to it may "
+    "be wrong: `--where call.in_answer` keeps those that came into the final answer."
+)
 LICENCE = """\
 The rows quote the texts that were asked about: whoever holds rights in those holds them here, and
 what they allow must be looked up before this data set is passed on. The answers were written by
@@ -33,7 +38,7 @@ def text(name: str, format_: Format, runs: Sequence[GradedRun], made: dict[str, 
             ("Split", "File", "Rows"),
             ((each["split"], f"`{each['file']}`", f"{each['rows']:,}") for each in made["files"]),
         ),
-        "## How it was made\n\n" + _making(made),
+        "## How it was made\n\n" + _making(format_, made),
         "## Where it comes from\n\n" + _origins(runs),
         "## Columns\n\n" + _columns(format_),
         "## Dropped\n\n" + _dropped(made),
@@ -45,7 +50,7 @@ def text(name: str, format_: Format, runs: Sequence[GradedRun], made: dict[str, 
 
 
 def _about(format_: Format, made: dict[str, Any]) -> str:
-    rows = f"{made['rows']['written']:,} rows"
+    rows = counted(made["rows"]["written"], "row")
     return f"{rows} of the format `{format_.name}`: {format_.about}. Read by {format_.read_by}."
 
 
@@ -57,7 +62,7 @@ def _head(made: dict[str, Any]) -> str:
     return f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\ntags:\n- distill\n---"
 
 
-def _making(made: dict[str, Any]) -> str:
+def _making(format_: Format, made: dict[str, Any]) -> str:
     asked = ", ".join(
         f"{name} {_code(' and '.join(value) if isinstance(value, tuple) else value)}"
         for name, value in made["options"].items()
@@ -65,27 +70,37 @@ def _making(made: dict[str, Any]) -> str:
     )
     inputs = len(made["inputs"])
     return (
-        f"By `distill export` {made['versions']['distill']} from {made['runs']['read']:,} runs in "
-        f"{inputs} log folder{'s' * (inputs != 1)}, {made['runs']['chosen']:,} of them chosen: "
-        f"{asked}. `manifest.json` has the hashes of the inputs and of the files."
+        f"By `distill export` {made['versions']['distill']} from "
+        f"{counted(made['runs']['read'], 'run')} in {counted(inputs, 'log folder')}, "
+        f"{made['runs']['chosen']:,} of them chosen: {asked}. `manifest.json` has the hashes of "
+        f"the inputs and of the files.{_meaning_of_correct(format_, made)}"
     )
+
+
+def _meaning_of_correct(format_: Format, made: dict[str, Any]) -> str:
+    """Of rows that are worker calls, which no score tells of."""
+    if "call" not in format_.asks or made["options"]["select"] not in ("correct", "shortest"):
+        return ""
+    return f"\n\n{CORRECT}"
 
 
 def _origins(runs: Sequence[GradedRun]) -> str:
     documents = {each.document for each in runs}
     sources = Counter(source for each in runs for source in each.start.context.sources)
-    lines = [f"- {len(documents):,} texts" + (f": {_named(sources)}" if sources else "")]
+    lines = [f"- {counted(len(documents), 'text')}" + (f": {_named(sources)}" if sources else "")]
     lines += [
         f"- {role} models: {_named(Counter(getattr(each.start, role) for each in runs))}"
         for role in ("supervisor", "worker")
     ]
     if redacted := sum(bool(each.redacted) for each in runs):
-        lines.append(f"- {redacted:,} of {len(runs):,} runs were redacted when they were logged")
+        lines.append(f"- {redacted:,} of {counted(len(runs), 'run')} redacted when logged")
     return "\n".join(lines)
 
 
 def _named(counts: Counter[str]) -> str:
-    shown = [f"{_code(name)} ({count:,} runs)" for name, count in counts.most_common(NAMED)]
+    shown = [
+        f"{_code(name)} ({counted(count, 'run')})" for name, count in counts.most_common(NAMED)
+    ]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 

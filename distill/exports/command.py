@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from distill.budget import counted
 from distill.exports.exporting import Export, export
 from distill.supervisor.text import visible
 
@@ -25,10 +24,6 @@ def told(made: Export) -> str:
     rows = ", ".join(f"{name} {count:,}" for name, count in made.rows.items())
     what = "would be written" if made.out is None else "written"
     lines += [f"Rows        {rows} ({what})", *_drops(made.dropped_rows)]
-    if made.skipped_lines:
-        lines.append(
-            f"Unreadable  {counted(made.skipped_lines, 'line')} (`distill doctor` names them)"
-        )
     return "\n".join([*lines, *(f"Note        {each}" for each in made.warnings)])
 
 

@@ -9,12 +9,14 @@
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from distill.budget import counted
 from distill.errors import InputError
 from distill.exports import card, manifest
 from distill.exports.choice import Choice
@@ -26,8 +28,11 @@ from distill.exports.row import Dropped, Format, OriginRow, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
+from distill.redaction import MASK
 from distill.supervisor.text import printable
 from distill.traces.results import places_beside
+
+RECIPE = re.compile(r"recipe:[\w-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -219,6 +224,10 @@ class _Work:
             for source in self._read
             for path in source.grown()
         ]
+        if self._export.skipped_lines:
+            lines = counted(self._export.skipped_lines, "line")
+            found.append(f"{lines} of the logs can't be read (`distill doctor` names them)")
+        found += self._of_runs()
         if self._is_undecided():
             found.append(
                 f"the column `score` is empty: there are scores by {', '.join(self._scorers)}, and "
@@ -226,11 +235,30 @@ class _Work:
             )
         fewest = self._format.fewest_rows
         return found + [
-            f"the split {name} has {count} rows, and {self._format.read_by} takes no fewer than "
-            f"{fewest}"
+            f"the split {name} has {counted(count, 'row')}, and {self._format.read_by} takes no "
+            f"fewer than {fewest}"
             for name, count in rows.items()
             if 0 < count < fewest
         ]
+
+    def _of_runs(self) -> list[str]:
+        """What is unusual about the runs that were chosen."""
+        runs, found = self._material.runs, []
+        if redacted := sum(bool(each.redacted) for each in runs):
+            found.append(
+                f"{redacted:,} of {counted(len(runs), 'run')} redacted when logged: what was found "
+                f"is {MASK} in the rows"
+            )
+        written = Counter(
+            each.start.supervisor for each in runs if RECIPE.fullmatch(each.start.supervisor)
+        )
+        if "turn" in self._format.asks and "call" not in self._format.asks:
+            found += [
+                f"{counted(count, 'run')} of {name}: the replies were written by hand, by no model "
+                f"(--where \"run.supervisor != '{name}'\" leaves them out)"
+                for name, count in written.items()
+            ]
+        return found
 
     def _is_undecided(self) -> bool:
         """Its rows have a column for the score, and nobody said by which scorer."""
@@ -240,7 +268,9 @@ class _Work:
 
 def told_drops(export: Export) -> str:
     """The drops on one line, most frequent first."""
-    runs = [f"{count:,} runs: {reason}" for reason, count in export.dropped_runs.most_common()]
+    runs = [
+        f"{counted(count, 'run')}: {reason}" for reason, count in export.dropped_runs.most_common()
+    ]
     rows = [f"{count:,} × {reason}" for reason, count in export.dropped_rows.most_common()]
     return (
         f"Dropped: {'; '.join([*runs, *rows])}" if runs or rows else "The runs hold nothing for it"

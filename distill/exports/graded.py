@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from distill.run_costs import cost_of
-from distill.traces import Run, records
+from distill.traces import Run, flow, records
 from distill.traces.questions import question_hash
+from distill.traces.words import words_of
 
 
 @dataclass
@@ -51,6 +52,14 @@ class GradedRun:
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
         return self.start.redacted
+
+    def has_in_answer(self, call: records.Call) -> bool:
+        """Whether what this call answered is likely in the run's own final answer."""
+        return bool(call.response) and bool(self._final.places(words_of(call.response or "")))
+
+    @cached_property
+    def _final(self) -> flow.Final:
+        return flow.Final(self.run.answer)
 
     @cached_property
     def group(self) -> str:

@@ -1,14 +1,13 @@
 """The folders that are exported: which runs they hold, and their worker calls one by one."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.errors import InputError
 from distill.traces import Run, reading, records
-from distill.traces.contexts import texts_of
+from distill.traces.contexts import read_context, texts_of
 from distill.traces.naming import check_runs, named_folders
 from distill.traces.reading import Skipped, calls_in
 
@@ -44,9 +43,17 @@ class Source:
         return self.skipped_of_runs + self.skipped_of_calls
 
     def calls(self) -> Iterator[records.Call]:
-        """Its worker calls, read from the disk each time; one is in memory at a time."""
+        """Its worker calls, read from the disk each time; one is in memory at a time.
+
+        Those that were there when the log was hashed: every time the same ones.
+        """
         self.skipped_of_calls = []
-        return calls_in(self.folder, self.skipped_of_calls)
+        limit_bytes = self.bytes_of(records.WORKER_LOG)
+        return calls_in(self.folder, self.skipped_of_calls, limit_bytes)
+
+    def bytes_of(self, log: str) -> int:
+        """How long a log was when it was hashed; 0 if it was not there."""
+        return next((each.bytes for each in self.files if each.path.name == log), 0)
 
     def grown(self) -> list[Path]:
         """Its files that have more than when they were hashed: a run is still being written."""
@@ -65,7 +72,7 @@ def read_runs(source: Source) -> None:
     for log in (records.SUPERVISOR_LOG, records.WORKER_LOG):
         if (path := source.folder / log).is_file():
             source.files.append(hashed(path))
-    trace = reading.read_runs(source.folder)
+    trace = reading.read_runs(source.folder, source.bytes_of(records.SUPERVISOR_LOG))
     source.runs, source.skipped_of_runs = trace.runs, trace.skipped
     check_runs(source.folder, source.only or (), source.runs)
 
@@ -84,18 +91,19 @@ def hashed(path: Path) -> InputFile:
 def part_hashes(run: Run) -> set[str]:
     """The SHA-256 of the text that a run asked about, and of each text of a list or dict in it.
 
-    A text that can't be read has only the first, which the log has.
+    A text that can't be read, or is not what it was, has only the first, which the log has.
     """
     assert run.start is not None
     whole = run.start.context
     if whole.kind == "text":
         return {whole.sha256}
     try:
-        parts = json.loads((run.folder / whole.file).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        parts = read_context(run.folder, whole)
+        texts = list(texts_of(parts)) if isinstance(parts, list | dict) else []
+    except (InputError, RecursionError):
         return {whole.sha256}
     return {whole.sha256} | {
         hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-        for _, text in texts_of(parts)
+        for _, text in texts
         if text.strip()
     }

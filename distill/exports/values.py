@@ -19,7 +19,7 @@ class RunValues:
     """The values of one run and of what is in it, each made when it is first asked for."""
 
     def __init__(self, graded: GradedRun) -> None:
-        self._joins = Joins(graded.run)
+        self._graded, self._joins = graded, Joins(graded.run)
         self._of_run: Env = {"run": _run_values(graded), "score": graded.scores}
         self._of_turns: dict[int, Values | None] = {}
         self._of_cells: dict[int, Values | None] = {}
@@ -38,7 +38,7 @@ class RunValues:
             **self._of_run,
             "turn": self._turn(call.turn),
             "cell": self._cell(call.cell),
-            "call": _call_values(self._joins.call(call)),
+            "call": _CallValues(self._graded, self._joins.call(call)),
         }
 
     def _turn(self, number: int) -> Values | None:
@@ -72,12 +72,24 @@ def _run_values(graded: GradedRun) -> Values:
     }
 
 
-def _call_values(joined: JoinedCall) -> Values:
-    return {
-        **call_row(joined),
-        "has_ids": joined.record.token_ids is not None,
-        "has_logprobs": joined.record.logprobs is not None,
-    }
+class _CallValues(dict[str, Any]):
+    """Those of a call; where its answer went is looked for when it is asked for."""
+
+    LATER = ("in_answer",)
+
+    def __init__(self, graded: GradedRun, joined: JoinedCall) -> None:
+        super().__init__(
+            call_row(joined),
+            has_ids=joined.record.token_ids is not None,
+            has_logprobs=joined.record.logprobs is not None,
+        )
+        self._graded, self._record = graded, joined.record
+
+    def __missing__(self, name: str) -> bool:
+        if name not in self.LATER:
+            raise KeyError(name)
+        self[name] = found = self._graded.has_in_answer(self._record)
+        return found
 
 
 def _names() -> dict[Level, frozenset[str]]:
@@ -100,7 +112,12 @@ def _names() -> dict[Level, frozenset[str]]:
         "run": frozenset(_run_values(GradedRun(run))),
         "turn": frozenset(turn_row(JoinedTurn(turn, run, None, ()))),
         "cell": frozenset(cell_row(JoinedCell(cell, run, None, (), ()))),
-        "call": frozenset(_call_values(JoinedCall(call, run, None, None, None))),
+        "call": frozenset(
+            [
+                *_CallValues(GradedRun(run), JoinedCall(call, run, None, None, None)),
+                *_CallValues.LATER,
+            ]
+        ),
     }
 
 

@@ -5,7 +5,9 @@ what is not in the tables here is refused; nothing of it is ever handed to ``eva
 """
 
 import ast
+import functools
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from distill.exports.row import LEVELS, Level
 from distill.exports.values import NAMES, Env
 
 LIMIT_CHARS = 4_000
+ONE_EQUALS = re.compile(r"(?<![=!<>:])=(?!=)")
 Part = Callable[[Env], Any]
 
 
@@ -43,6 +46,25 @@ def _of_numbers(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return apply
 
 
+@functools.lru_cache(maxsize=64)
+def _pattern(text: str) -> Any:
+    """A regular expression. Raises ValueError that says what is wrong with it."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        why = error.args[0]
+        told = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+        raise ValueError(f"{text!r} is no regular expression of RE2: {told}") from None
+
+
+def _is_in_it(pattern: Any, text: str) -> bool:
+    if not isinstance(pattern, str):
+        raise TypeError("a regular expression is a text")
+    return bool(_pattern(pattern).search(text))
+
+
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -64,7 +86,8 @@ ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "len": (1, lambda value: 0 if value is None else len(value)),
     "lower": (1, lambda text: None if text is None else str(text).lower()),
-    "matches": (2, lambda text, pattern: text is not None and bool(re2.search(pattern, str(text)))),
+    "strip": (1, lambda text: None if text is None else str(text).strip()),
+    "matches": (2, lambda text, pattern: text is not None and _is_in_it(pattern, str(text))),
 }
 """Name → how many arguments, and what it does. ``matches`` takes linear time on any text."""
 
@@ -86,7 +109,7 @@ class Condition:
         """Whether it holds. Raises InputError where the values are not what it takes them for."""
         try:
             return bool(self._test(env))
-        except (TypeError, ValueError, ArithmeticError, LookupError, re2.error) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
             run = (env["run"] or {})["run"]
             raise InputError(
                 f"--where {self.text!r} can't be said of run {run}: {error}"
@@ -100,11 +123,21 @@ def condition(text: str) -> Condition:
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"--where {text!r} is no expression: {error}") from None
+        raise InputError(f"--where {text!r} is no expression: {_why(text, error)}") from None
     reader = _Reader(text)
     test = reader.part(tree.body)
     level: Level = max(reader.levels, key=LEVELS.index, default="run")
     return Condition(text, level, frozenset(reader.scorers), reader.asks_score, test)
+
+
+def _why(text: str, error: Exception) -> str:
+    """What is wrong with an expression, in words that name a place in it, if any."""
+    if not isinstance(error, SyntaxError):
+        return str(error)
+    if ONE_EQUALS.search(text):
+        return "write == to compare"
+    place = "" if error.offset is None else f", at character {error.offset}"
+    return f"{error.msg}{place}"
 
 
 class _Reader:
@@ -167,8 +200,17 @@ class _Reader:
         count, function = FUNCTIONS.get(name, (-1, None))
         if function is None or len(arguments) != count:
             raise self._refusal(f"{name}(…) with {len(arguments)} arguments is no function")
+        if name == "matches" and isinstance(given := arguments[1], ast.Constant):
+            self._check_pattern(given.value)
         work, parts = function, [self.part(each) for each in arguments]
         return lambda env: work(*(part(env) for part in parts))
+
+    def _check_pattern(self, pattern: Any) -> None:
+        """Before anything is read. Raises InputError."""
+        try:
+            _is_in_it(pattern, "")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"--where {self._text!r}: {error}") from None
 
     def _field(self, root: str, name: str) -> Part:
         if root == "score":

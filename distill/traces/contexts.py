@@ -21,6 +21,8 @@ def context_path(folder: Path, ref: ContextRef) -> Path:
 def read_context(folder: Path, ref: ContextRef) -> Any:
     """The text (str, list or dict). Raises InputError if it is not there, or was changed."""
     path = context_path(folder, ref)
+    if path.exists() and not path.is_file():  # a pipe has no end
+        raise InputError(f"{ref.file} can't be read: it is no file")
     try:
         data = path.read_bytes()
     except OSError as error:

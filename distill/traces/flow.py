@@ -61,7 +61,7 @@ class Flow:
 def of(run: Run) -> tuple[Flow, ...]:
     """The flow of every call that was answered, in the order of the log."""
     returned = {(each.cell, each.call) for each in run.batches if each.error is None}
-    printed, final = _Printed(run), _Final(run.answer)
+    printed, final = _Printed(run), Final(run.answer)
     known: dict[tuple[int, str], tuple[tuple[Printed, ...], tuple[InAnswer, ...]]] = {}
     flows = []
     for call in run.calls:
@@ -98,7 +98,7 @@ class _Printed:
         )
 
 
-class _Final:
+class Final:
     """The texts of the final answer."""
 
     def __init__(self, answer: Any) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -109,16 +109,19 @@ class Trace:
     call_counts: Counter[str] = field(default_factory=Counter)
 
 
-def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Skipped]]:
+def lines(
+    folder: Path, log: str, limit_bytes: int | None = None
+) -> Iterator[tuple[int, records.AnyRecord | Skipped]]:
     """Every line of one log with its number, as a record or as what was wrong with it.
 
-    None if there is no such log.
+    None if there is no such log. With ``limit_bytes`` the log ends there: a run that is still being
+    written is read twice alike.
     """
     if not (folder / log).is_file():
         return
     decode = msgspec.json.Decoder(records.LOG_RECORDS[log]).decode
     with (folder / log).open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_first(file, limit_bytes), 1):
             try:
                 record = decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -131,9 +134,24 @@ def lines(folder: Path, log: str) -> Iterator[tuple[int, records.AnyRecord | Ski
                 yield number, records.whole(record) if isinstance(record, records.Call) else record
 
 
-def calls_in(folder: Path, skipped: list[Skipped]) -> Iterator[records.Call]:
-    """The worker calls of a folder, one in memory at a time; ``skipped`` gets what is no record."""
-    for _, record in lines(folder, records.WORKER_LOG):
+def _first(file: BinaryIO, limit_bytes: int | None) -> Iterator[bytes]:
+    """The lines of the first bytes of a file; the last one may be cut off."""
+    if limit_bytes is None:
+        yield from file
+        return
+    while limit_bytes and (line := file.readline(limit_bytes)):
+        limit_bytes -= len(line)
+        yield line
+
+
+def calls_in(
+    folder: Path, skipped: list[Skipped], limit_bytes: int | None = None
+) -> Iterator[records.Call]:
+    """The worker calls of a folder, one in memory at a time; ``skipped`` gets what is no record.
+
+    ``limit_bytes`` as for ``lines``.
+    """
+    for _, record in lines(folder, records.WORKER_LOG, limit_bytes):
         if isinstance(record, Skipped):
             skipped.append(record)
         elif isinstance(record, records.Call):
@@ -165,8 +183,11 @@ def read(folder: str | Path) -> Trace:
     return trace
 
 
-def read_runs(folder: str | Path) -> Trace:
-    """What supervisor.jsonl says: all but the calls. Raises InputError if it is not there."""
+def read_runs(folder: str | Path, limit_bytes: int | None = None) -> Trace:
+    """What supervisor.jsonl says: all but the calls. Raises InputError if it is not there.
+
+    ``limit_bytes`` as for ``lines``.
+    """
     folder = Path(folder)
     whole, run = folder_and_run(folder)
     if run is not None:
@@ -175,16 +196,16 @@ def read_runs(folder: str | Path) -> Trace:
         )
     check_log(folder)
     trace = Trace({}, [], [])
-    _enter(trace, folder, records.SUPERVISOR_LOG)
+    _enter(trace, folder, records.SUPERVISOR_LOG, limit_bytes)
     _join_sub_runs(trace.runs)
     told = results_beside(folder.resolve())
-    for run in trace.runs.values():
-        run.told = told.results.get(run.id)
+    for each in trace.runs.values():
+        each.told = told.results.get(each.id)
     return trace
 
 
-def _enter(trace: Trace, folder: Path, log: str) -> None:
-    for _, record in lines(folder, log):
+def _enter(trace: Trace, folder: Path, log: str, limit_bytes: int | None = None) -> None:
+    for _, record in lines(folder, log, limit_bytes):
         if isinstance(record, Skipped):
             trace.skipped.append(record)
         elif record.run is None:

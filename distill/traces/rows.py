@@ -151,7 +151,7 @@ def call_row(joined: JoinedCall) -> Row:
         "weights_version": call.model.weights_version,
         "weights_hash": call.model.weights_hash,
         "server": call.producer.name,
-        "sampling": call.sampling,
+        "sampling": sampling_of(call),
         **_usage("", call.usage),
         "queue_s": call.queue_s,
         "compute_s": call.compute_s,
@@ -161,6 +161,11 @@ def call_row(joined: JoinedCall) -> Row:
         "batch_items": batch.items if batch is not None else None,
         "batch_elapsed_s": batch.elapsed_s if batch is not None else None,
     }
+
+
+def sampling_of(call: records.Call) -> dict[str, Any]:
+    """How it was sampled; what of it was to be recorded is no part of that."""
+    return {name: value for name, value in call.sampling.items() if name != "record"}
 
 
 def _scores(logs: Logs) -> Iterator[tuple[Run, records.Score]]:

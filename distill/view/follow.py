@@ -73,7 +73,6 @@ class FollowedFolder:
         for run in self.runs.values():
             run.tell(told.get(run.told.id))
 
-
     def _look(self, log: str) -> bool:
         try:
             with (self.folder / log).open("rb") as file:

@@ -16,6 +16,7 @@ from distill import export, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
+from distill.exports.formats.worker_sft import WorkerSft
 from distill.exports.material import Material
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
 from distill.traces import read
@@ -330,6 +331,35 @@ def test_the_card_says_what_it_is(logs: Path, tmp_path: Path) -> None:
         assert (words in body) == (words != "TRL"), words
 
 
+def test_the_card_says_what_correct_means_for_worker_calls(logs: Path, tmp_path: Path) -> None:
+    for kind, select in (("worker-sft", "correct"), ("worker-sft", "all"), ("atif", "correct")):
+        out = tmp_path / kind / select
+        export(logs, out, format=kind, select=select)  # type: ignore[arg-type]
+        card = (out / "README.md").read_text("utf-8")
+        is_told = "`--where call.in_answer` keeps those" in card
+        assert is_told == (kind == "worker-sft" and select == "correct")
+
+
+def test_one_is_told_as_one(copied: Path, tmp_path: Path) -> None:
+    log, (first, *_) = copied / "supervisor.jsonl", read(copied).runs
+    # One run, redacted, whose replies no model wrote.
+    said = log.read_text().replace('"supervisor":"Boss"', '"supervisor":"recipe:find"')
+    log.write_text(said.replace('"redacted":[]', '"redacted":["email"]'))
+    out = tmp_path / "out"
+    made = export(f"{copied}#{first}", out, format="supervisor-sft")
+    assert [each.partition(": the")[0] for each in made.warnings] == [
+        "1 of 1 run redacted when logged: what was found is █ in the rows",
+        "1 run of recipe:find",
+    ]
+    card = (out / "README.md").read_text("utf-8")
+    assert not re.search(r"\b1 (rows|runs|texts|log folders)\b", card)
+    worker = export(f"{copied}#{first}", format="worker-sft", dry_run=True)
+    assert worker.warnings == made.warnings[:1]
+    nobody = "run.supervisor != 'recipe:find'"
+    with pytest.raises(InputError, match="1 run: --where"):
+        export(f"{copied}#{first}", format="supervisor-sft", where=nobody, dry_run=True)
+
+
 def test_every_column_has_a_meaning() -> None:
     from distill.exports.columns import meanings, type_names
 
@@ -466,11 +496,39 @@ def test_torn_and_wrong_lines_are_skipped_and_named(copied: Path, tmp_path: Path
     worker.write_bytes(b"".join([*lines[:-1], b"not json\n", lines[-1][:40]]))
     made = export(copied, tmp_path / "out", format="worker-sft")
     assert made.skipped_lines == 2
+    told = "2 lines of the logs can't be read (`distill doctor` names them)"
+    assert told in made.warnings
+    assert told in (tmp_path / "out/README.md").read_text("utf-8")
     assert made.rows["train"] == 16
     (source,) = manifest(tmp_path / "out")["inputs"]
     assert [each.partition(": ")[0] for each in source["skipped"]] == [
         f"worker.jsonl:{len(lines)}", f"worker.jsonl:{len(lines) + 1}",
     ]  # fmt: skip
+
+
+class Twice(WorkerSft):
+    """Reads the calls twice, and between them a run goes on."""
+
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
+        found = list(super().rows(material))
+        for source in material.sources:
+            for log in ("supervisor.jsonl", "worker.jsonl"):
+                with (source.folder / log).open("ab") as file:
+                    file.write((source.folder / log).read_bytes().replace(b'"id":"', b'"id":"9'))
+        again = [each.row for each in super().rows(material) if isinstance(each, Made)]
+        assert again == [each.row for each in found if isinstance(each, Made)]
+        yield from found
+
+
+def test_a_log_that_grows_is_read_as_far_as_it_was_there(copied: Path, tmp_path: Path) -> None:
+    worker = copied / "worker.jsonl"
+    worker.write_bytes(worker.read_bytes()[:-9])  # the last line is not whole yet
+    size = worker.stat().st_size
+    made = export(copied, tmp_path / "out", format=Twice())
+    assert (made.rows["train"], made.skipped_lines) == (16, 1)
+    assert len([told for told in made.warnings if "grew while it was read" in told]) == 2
+    files = {each["file"]: each for each in manifest(tmp_path / "out")["inputs"][0]["files"]}
+    assert files["worker.jsonl"]["bytes"] == size
 
 
 def test_a_run_that_is_in_two_folders_counts_once(logs: Path, copied: Path, tmp_path: Path) -> None:

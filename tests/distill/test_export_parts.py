@@ -74,7 +74,9 @@ HOLDS = {
     "call.output_tokens / 0 == 1": InputError,
     "call.prompt < 3": InputError,
     "call.prompt + 1 == 2": InputError,
-    "matches(call.prompt, '(')": InputError,
+    "matches(call.prompt, call.item)": InputError,
+    "strip(' bb\\n') == call.prompt and strip(run.task) == 'two'": ["bb"],
+    "call.in_answer": ["ccc"],
 }
 
 
@@ -129,6 +131,24 @@ def test_any_text_is_understood_or_refused(words: str) -> None:
     except InputError:
         return
     assert understood.level in ("run", "turn", "cell", "call")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("matches(call.prompt, '(')", r"'\(' is no regular expression of RE2: missing \)"),
+        ("matches(call.prompt, 3)", "a regular expression is a text"),
+        ("run.turns = 3", "no expression: write == to compare$"),
+        ("run.turns == == 3", "no expression: .*, at character"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_read(
+    capfd: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        condition(words)
+    assert "<unknown>" not in str(refused.value)
+    assert capfd.readouterr().err == ""  # RE2 writes there, if it is let
 
 
 def test_a_wrong_name_lists_the_right_ones() -> None:

@@ -1,12 +1,18 @@
 """How texts are shared out, over families of runs that no one would think of."""
 
+import hashlib
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.exports.graded import GradedRun
+from distill.exports.reading import part_hashes
 from distill.exports.splits import clusters, other_seed, sides
 from distill.traces import Run, records
 
@@ -27,7 +33,7 @@ def runs_of(families: list[Family]) -> list[GradedRun]:
     """The runs with their sub-runs."""
     found = []
     for number, (texts, task) in enumerate(families):
-        root = None
+        root: GradedRun | None = None
         for place, text in enumerate(texts):
             context: Any = records.ContextRef(f"{text:064x}", "text", 1, 1, "none")
             start = records.RunStart(
@@ -77,6 +83,26 @@ def test_more_runs_move_no_text(seed: int, texts: set[int]) -> None:
     before, after = (sides(clusters(runs), SHARES, seed) for runs in (few, many))
     where = {graded.document: after[graded.run.id] for graded in many}
     assert all(before[graded.run.id] == where[graded.document] for graded in few)
+
+
+@pytest.mark.parametrize("file", ["{outside}", "../../outside", "contexts/pipe", "contexts/bad"])
+def test_only_texts_of_the_folder_are_read(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "runs" / "log"
+    (folder / "contexts").mkdir(parents=True)
+    data = b'["a text", "another"]'
+    os.mkfifo(folder / "contexts" / "pipe")  # to read it is to wait for ever
+    for good in (folder / "contexts" / "good", tmp_path / "outside"):
+        good.write_bytes(data)
+    (folder / "contexts" / "bad").write_bytes(b'["changed"]')
+    (graded,) = runs_of([([1], None)])
+    run, sha256 = replace(graded.run, folder=folder), hashlib.sha256(data).hexdigest()
+
+    def hashes(file: str) -> set[str]:
+        ref = records.ContextRef(sha256, "json", len(data), len(data), file)
+        return part_hashes(replace(run, start=msgspec.structs.replace(graded.start, context=ref)))
+
+    assert len(hashes("contexts/good")) == 3
+    assert hashes(file.format(outside=tmp_path / "outside")) == {sha256}
 
 
 def test_shares_are_met_over_many_texts() -> None:

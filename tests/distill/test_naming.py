@@ -21,7 +21,7 @@ from tests.distill.written_logs import T, Told, write
 
 
 def exported(*named: str | Path, **options: Any) -> Any:
-    return export(named, format="prompts", dry_run=True, **options)
+    return export(named, format="prompts-text", dry_run=True, **options)
 
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -83,7 +83,7 @@ def test_a_group_of_an_export_is_a_task_of_a_scoring(tmp_path: Path) -> None:
     asked = {run.id: run.asked for run in recorded_in(folder).runs}
     read = sources([folder])
     read_runs(read[0])
-    graded, _ = graded_runs(read, [], None)
+    graded, _ = graded_runs(read, [])
     assert {each.run.id: each.group for each in graded} == asked
     assert [asked["r1"] == asked[f"r{number}"] for number in (2, 3, 4)] == [True, False, False]
 

@@ -10,7 +10,7 @@ import pytest
 from distill import Budget, Engine, ModelHandler, RunResult, replay, resume, run
 from distill.errors import InputError, ModelError
 from distill.traces import read, validate
-from tests.distill.commands import QUESTION, TEXT, Command, command, engine
+from tests.distill.commands import QUESTION, TEXT, Command, command, command_here, engine
 from tests.distill.recordings import (
     CALLS,
     Functions,
@@ -280,6 +280,6 @@ def test_what_is_refused_at_once(short: Path, words: tuple[str, ...], said: str)
             log_dir=short / "log")  # fmt: skip
     there = [word.replace("log", str(short / "log")) if "log" in word else word for word in words]
     there = [str(short / word) if word == "text.txt" else word for word in there]
-    done = command(short, "up", *there, "--worker-url", "http://127.0.0.1:1", "--worker", "x")
+    done = command_here(short, "up", *there, "--worker-url", "http://127.0.0.1:1", "--worker", "x")
     assert done.code == 2
     assert said in done.err

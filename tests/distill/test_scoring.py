@@ -12,6 +12,7 @@ import pytest
 
 from distill import OpenAIHandler, ascore, evaluate, score
 from distill.errors import InputError
+from distill.score_command import said
 from distill.scorers import Sample, Scorer
 from distill.scoring_lanes import ScoringProgress
 from distill.supervisor.journal import Journal
@@ -114,6 +115,33 @@ def test_labels_of_a_file(kind: str, folder: Path, tmp_path: Path) -> None:
     file.write_text(LABEL_LINES[kind])
     score(folder, "exact", labels=file)
     assert {each.run: each.value for each in scores_in(folder)} == {"r1": 1, "r2": 0, "r3": 1}
+
+
+def test_labels_of_no_run_are_told(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    lines = [LABEL_LINES["by task"], '{"id": "q", "label": 1}', '{"run": "r9", "label": 1}']
+    lines.append('{"task": "old", "run_id": "r1", "label": "yes"}')  # a run is enough
+    file.write_text("\n".join(lines))
+    told = score(folder, "exact", labels=file)
+    assert told.idle_labels == ["q", "r9"]
+    assert "2 labels of none of these runs: q, r9" in list(said(told, "exact"))
+
+
+def test_the_labels_of_earlier_scores_are_labels(folder: Path) -> None:
+    score(folder, "exact", labels=LABELS | {"b": "yes"})
+    score(folder, "exact", labels=LABELS)
+    told = score(folder, "contains")
+    assert told.scored == 3
+    labels = {each.run: each.label for each in scores_in(folder) if each.scorer == "contains"}
+    assert labels == {"r1": "yes", "r2": "no", "r3": "no"}
+    assert score(folder, "exact").scored == 0
+
+
+def test_redacted_labels_are_none(tmp_path: Path) -> None:
+    folder = write(tmp_path, Told("r1", redacted=("email",)))
+    score(folder, "exact", labels={"r1": "a@b.example"})
+    with pytest.raises(InputError, match="no run has one: give --labels"):
+        score(folder, "contains")
 
 
 BAD_LABELS = {

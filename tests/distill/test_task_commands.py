@@ -201,6 +201,14 @@ def test_a_dry_run_adds_up_what_is_left(desk: Desk, worker: Endpoint) -> None:
     assert desk.prompts == {}
 
 
+def test_a_dry_run_names_the_task_whose_text_is_missing(desk: Desk, worker: Endpoint) -> None:
+    asked = (*desk.asks(desk.write("one", path="no.txt")), *of(worker))
+    done = CliRunner().invoke(cli, ["up", *asked, "--dry-run"])
+    assert getattr(done.exception, "code", None) == 2, done.output
+    assert "task 't0': " in done.output
+    assert "no.txt" in done.output
+
+
 @pytest.mark.slow
 def test_an_engine_adds_up_what_is_left(desk: Desk, worker: Endpoint) -> None:
     inline = desk.write("one", path=None, context=[TEXT], attempts=3).read_text()

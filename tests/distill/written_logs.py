@@ -33,6 +33,7 @@ class Told:
     elapsed_s: float = 2.0
     has_end: bool = True
     parent: records.ParentCall | None = None
+    redacted: tuple[str, ...] = ()
 
 
 def write(folder: Path, *runs: Told) -> Path:
@@ -52,6 +53,7 @@ def _start(run: Told, context: records.ContextRef) -> records.RunStart:
     return records.RunStart(
         t=T, run=run.id, producer=DRIVER, query=run.query, context=context, options={}, versions={},
         supervisor=run.supervisor, worker=run.worker, label=run.task, parent=run.parent,
+        redacted=run.redacted,
     )  # fmt: skip
 
 

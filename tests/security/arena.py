@@ -38,7 +38,7 @@ LIMITS = Limits(
 )
 SHORT = {"cell_s": 0.4, "grace_s": 0.3}
 """For attacks on the clock; without a clock they are watched for ``PATIENCE_S``."""
-PATIENCE_S = 1.5
+PATIENCE_S = 1.0
 IS_ROOT = os.geteuid() == 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
@@ -76,18 +77,20 @@ def test_without_ids_there_is_no_row_and_a_reason(tmp_path: Path) -> None:
     assert with_ids.rows == {"train": 2}
     cached = "cached: nothing was sampled, so there are no token ids"
     assert with_ids.dropped_rows == {cached: 2}
-    without = export(tmp_path / "none", format="token-sft", dry_run=True)
-    assert without.dropped_rows == {NO_IDS: 2, cached: 2}
-    unscored = export(tmp_path / "ids", format="episodes", dry_run=True)
-    assert unscored.dropped_rows == {UNSCORED: 4}
+    with pytest.raises(InputError, match=re.escape(f"2 × {NO_IDS}; 2 × {cached}")):
+        export(tmp_path / "none", format="token-sft", dry_run=True)
+    # Both reasons at once: who scores these runs has still no ids.
+    both = f"2 × {UNSCORED}, and {NO_IDS}; 2 × {UNSCORED}, and {cached}"
+    with pytest.raises(InputError, match=re.escape(both)):
+        export(tmp_path / "none", format="episodes", dry_run=True)
 
 
 def test_a_redacted_run_has_no_ids(tmp_path: Path) -> None:
     asks = "FINAL(worker('jane@example.org'))"
     run("?", "text", Supervisor(cell(asks)), Sampler(Letters()), log_dir=tmp_path,
         limits=SMALL, redact=["email"])  # fmt: skip
-    told = export(tmp_path, format="token-sft", dry_run=True)
-    assert (told.rows, told.dropped_rows) == ({"train": 0}, {REDACTED: 1})
+    with pytest.raises(InputError, match=f"1 × {re.escape(REDACTED)}"):
+        export(tmp_path, format="token-sft", dry_run=True)
 
 
 def test_why_a_call_has_no_ids(logs: Path) -> None:
@@ -135,13 +138,14 @@ def test_a_pair_is_two_answers_that_were_given_to_its_prompt(logs: Path, rows: R
 
 
 def test_answers_that_score_alike_are_no_pair(logs: Path) -> None:
-    told = export(logs, format="worker-preferences", where="run.score == 1", dry_run=True)
-    assert told.rows == {"train": 0}
-    assert set(told.dropped_rows) == {
+    with pytest.raises(InputError, match="no row is left") as refused:
+        export(logs, format="worker-preferences", where="run.score == 1", dry_run=True)
+    for reason in (
         "no other answer to its prompt",
         "the answers to its prompt score alike",
         "a bare prompt has no messages (worker-preferences-text takes it)",
-    }
+    ):
+        assert f" × {reason}" in str(refused.value)
 
 
 def test_an_answer_that_was_cut_off_is_never_chosen(tmp_path: Path) -> None:
@@ -151,8 +155,8 @@ def test_an_answer_that_was_cut_off_is_never_chosen(tmp_path: Path) -> None:
             return said if "Ahab" in said.text else replace(said, finish_reason="length")
 
     logs = evaluated(tmp_path, Cut(Letters()), ["boat"])
-    told = export(logs, format="worker-preferences", dry_run=True)
-    assert told.rows == {"train": 0}
+    with pytest.raises(InputError, match="7 × the answers to its prompt score alike"):
+        export(logs, format="worker-preferences", dry_run=True)
 
 
 def graded_run(number: int, score: float) -> GradedRun:
@@ -230,7 +234,9 @@ def test_an_episode_has_what_was_sampled_and_what_it_earned(logs: Path, rows: Ro
         assert row["completion_ids"] == list(call.token_ids or ())
         assert row["logprobs"] == list(call.logprobs or ())
         assert row["logprobs_mode"] == "raw_logprobs"
-        assert json.loads(row["sampling"])["temperature"] == 1.0
+        sampling = json.loads(row["sampling"])
+        assert sampling["temperature"] == 1.0
+        assert "record" not in sampling  # it is no option of sampling
         assert 0.8 <= row["reward"] <= 1.0 if row["score"] else row["reward"] == 0.0
 
 

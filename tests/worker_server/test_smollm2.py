@@ -9,8 +9,11 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -30,6 +33,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return smollm2.prepare(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="module")
+def read_once() -> Iterator[None]:
+    """transformers reads the whole file anew, in seconds, for each thing that it looks up there."""
+    import gguf
+
+    with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):
+        yield
+
+
 def adversarial_strings(count: int) -> list[str]:
     """Strings that catch a wrong pre-tokenizer: digits, spaces, control marks, rare scripts."""
     fixed = [
@@ -44,6 +56,7 @@ def adversarial_strings(count: int) -> list[str]:
     return fixed + drawn
 
 
+@pytest.mark.usefixtures("read_once")
 def test_weights_equal_those_that_transformers_loads_bit_for_bit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +113,7 @@ def test_each_digit_is_a_token_of_its_own(folder: Path) -> None:
             assert not digits or len(token) == 1, (text, token)
 
 
+@pytest.mark.usefixtures("read_once")
 def test_the_tokenizer_that_transformers_builds_is_still_wrong(folder: Path) -> None:
     """If this fails, their reader was repaired and `_write_tokenizer` may go."""
     from transformers import AutoTokenizer

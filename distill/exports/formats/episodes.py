@@ -12,6 +12,7 @@ from distill.exports.material import Material
 from distill.exports.row import OF_CALLS, Dropped, Format, Made, OriginRow, origin
 from distill.exports.selection import UNSCORED
 from distill.traces import records
+from distill.traces.rows import sampling_of
 
 NO_LOGPROBS = "no log-probabilities (record=ids+logprobs keeps them)"
 
@@ -112,13 +113,12 @@ class Episodes(Format):
 
 
 def _why_not(graded: GradedRun, call: records.Call) -> str | None:
-    if graded.score is None:
-        return UNSCORED
-    if (why := why_not(graded, call)) is not None:
-        return why
-    if call.logprobs is None or len(call.logprobs) != len(call.token_ids or ()):
-        return NO_LOGPROBS
-    return None
+    why = why_not(graded, call)
+    if why is None and (call.logprobs is None or len(call.logprobs) != len(call.token_ids or ())):
+        why = NO_LOGPROBS
+    if graded.score is None:  # both at once: who mends one alone tries twice
+        return UNSCORED if why is None else f"{UNSCORED}, and {why}"
+    return why
 
 
 def _row(graded: GradedRun, call: records.Call, group: _Group, length_weight: float) -> EpisodeRow:
@@ -136,7 +136,7 @@ def _row(graded: GradedRun, call: records.Call, group: _Group, length_weight: fl
         group=graded.group,
         call=call.id,
         finish_reason=call.finish_reason,
-        sampling=json.dumps(call.sampling, ensure_ascii=False, sort_keys=True),
+        sampling=json.dumps(sampling_of(call), ensure_ascii=False, sort_keys=True),
         model=call.model.model,
         adapter=call.model.adapter,
         weights_version=call.model.weights_version,

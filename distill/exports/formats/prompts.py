@@ -11,6 +11,7 @@ from distill.exports.material import Material
 from distill.exports.pairs import Answer, Prompt, is_whole, key_of
 from distill.exports.row import OF_CALLS, ChatMessage, Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
+from distill.traces.rows import sampling_of
 
 AGAIN = "the same prompt"
 TOO_LONG = "the prompt did not fit the worker's window"
@@ -167,7 +168,7 @@ def _taught(answer: Answer, call: records.Call) -> dict[str, Any]:
         "reference_score": graded.score if answer.is_whole else None,
         "call": call.id,
         "model": call.model.model,
-        "sampling": json.dumps(call.sampling, ensure_ascii=False, sort_keys=True),
+        "sampling": json.dumps(sampling_of(call), ensure_ascii=False, sort_keys=True),
     }
 
 
