@@ -57,6 +57,11 @@ class RecordedRun:
         """What it was scored by this scorer, in the log or in an evaluation's results."""
         return last_scores(self.scores, self.told).get(scorer)
 
+    def told_only(self, scorer: str) -> records.Score | None:
+        """What counts by this scorer, where only an evaluation's results have it."""
+        known = self.known(scorer)
+        return None if known is self.scores.get(scorer) else known
+
     @property
     def scorers(self) -> list[str]:
         """By which it was scored."""

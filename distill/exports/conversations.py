@@ -41,7 +41,7 @@ def conversations(material: Material) -> Iterator[Conversation | Dropped]:
     """
     for graded in material.runs:
         run = graded.run
-        if graded.start.options.get("replay_of"):
+        if graded.is_replay:
             yield Dropped(REPLAY)
         elif not run.turns:
             yield Dropped("the supervisor never replied")

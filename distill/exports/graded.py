@@ -49,13 +49,18 @@ class GradedRun:
         return self.start.context.sha256
 
     @property
+    def is_replay(self) -> bool:
+        """It does another run again: what the supervisor says in it is that run's."""
+        return bool(self.start.options.get("replay_of"))
+
+    @property
     def redacted(self) -> tuple[str, ...]:
         """The patterns that were redacted in it."""
         return self.start.redacted
 
-    def has_in_answer(self, call: records.Call) -> bool:
-        """Whether what this call answered is likely in the run's own final answer."""
-        return bool(call.response) and bool(self._final.places(words_of(call.response or "")))
+    def has_in_answer(self, response: str | None) -> bool:
+        """Whether what a worker answered is likely in the run's own final answer."""
+        return response is not None and bool(self._final.places(words_of(response)))
 
     @cached_property
     def _final(self) -> flow.Final:

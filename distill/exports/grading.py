@@ -1,13 +1,13 @@
 """Which runs there are and how good they were: from their logs, and results files beside them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
-from distill.traces import records
+from distill.traces import Run, records
 from distill.traces.last_scores import last_scores
 from distill.traces.results import NOTHING_TOLD, TaskResult, results_beside, told_by
 
@@ -25,42 +25,44 @@ def graded_runs(
     """
     found: dict[str, GradedRun] = {}
     left_out: Counter[str] = Counter()
-    for source in sources:
-        for run in source.runs.values():
-            if run.start is not None and run.id not in found:
-                found[run.id] = GradedRun(run)
-            elif source.only is None or run.id in source.only:
-                left_out[NO_START if run.start is None else DOUBLE] += 1
+    for run in (run for source in sources for run in _named(source)):
+        if run.start is None or run.id in found:
+            left_out[NO_START if run.start is None else DOUBLE] += 1
+        else:
+            found[run.id] = GradedRun(run)
+    wanted = list(found.values())
+    for run in (run for source in sources for run in source.runs.values()):
+        if run.start is not None:
+            found.setdefault(run.id, GradedRun(run))
+    known = {id_: graded.run for id_, graded in found.items()}
     for graded in found.values():
-        graded.above = _above(graded, found)
+        graded.above = [found[run] for run in _above(graded.run, known)]
     by_run = _results_by_run(sources, results)
     for graded in found.values():
         if graded.root is graded:
             _take_scores(graded, by_run.get(graded.run.id))
     for graded in found.values():
         graded.scores = graded.root.scores
-    wanted = [graded for graded in found.values() if _is_named(graded, sources)]
     return wanted, left_out
 
 
-def _above(graded: GradedRun, found: dict[str, GradedRun]) -> list[GradedRun]:
-    above: list[GradedRun] = []
-    seen = {graded.run.id}
-    while (parent := graded.start.parent) is not None and parent.run in found:
-        if parent.run in seen:  # a log can say anything
+def _named(source: Source) -> Iterator[Run]:
+    """The runs of a folder that were named, by their own id or by that of their root."""
+    for run in source.runs.values():
+        root = [run.id, *_above(run, source.runs)][-1]
+        if source.only is None or not source.only.isdisjoint((run.id, root)):
+            yield run
+
+
+def _above(run: Run, known: Mapping[str, Run]) -> list[str]:
+    """The ids of the runs whose sub-run it is, that which asked for it first."""
+    ids = [run.id]
+    while (start := run.start) is not None and (parent := start.parent) is not None:
+        if parent.run in ids or parent.run not in known:  # a log can say anything
             break
-        seen.add(parent.run)
-        graded = found[parent.run]
-        above.append(graded)
-    return above
-
-
-def _is_named(graded: GradedRun, sources: Sequence[Source]) -> bool:
-    for source in sources:
-        if source.folder == graded.run.folder:
-            only = source.only
-            return only is None or graded.run.id in only or graded.root.run.id in only
-    return False
+        ids.append(parent.run)
+        run = known[parent.run]
+    return ids[1:]
 
 
 def _results_by_run(sources: Sequence[Source], files: Iterable[Path]) -> dict[str, TaskResult]:

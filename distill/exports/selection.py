@@ -10,6 +10,7 @@ from distill.exports.where import Condition
 
 Select = Literal["all", "best", "correct", "shortest"]
 SELECTS: tuple[Select, ...] = get_args(Select)
+REPLAY = "a replay: the run that it does again counts"
 UNSCORED = "not scored (`distill score` does)"
 
 
@@ -24,7 +25,8 @@ def chosen_runs(
     ``select`` looks at the runs that pass, within each group (the same question about the same
     text): ``best`` has the highest score, ``correct`` are those of at least ``correct_from``,
     ``shortest`` is the one of these with the fewest tokens. Of equals the one with fewer tokens,
-    then fewer turns, then the older counts. Sub-runs go where their root goes.
+    then fewer turns, then the older counts. A replay is neither the best nor the shortest where
+    another run can be it. Sub-runs go where their root goes.
     """
     passing: list[GradedRun] = []
     dropped: Counter[str] = Counter()
@@ -69,10 +71,13 @@ def _verdicts(
             candidates.append(root)
     if select == "correct":
         return found | {root.run.id: None for root in candidates}
-    winner = min(candidates, key=_best if select == "best" else _shortest, default=None)
+    originals = [root for root in candidates if not root.is_replay]
+    key = _best if select == "best" else _shortest
+    winner = min(originals or candidates, key=key, default=None)
     for root in candidates:
-        found[root.run.id] = None if root is winner else f"not the {select} of its group"
-    return found
+        is_second = root.is_replay and bool(originals)
+        found[root.run.id] = REPLAY if is_second else f"not the {select} of its group"
+    return found if winner is None else found | {winner.run.id: None}
 
 
 def _best(root: GradedRun) -> tuple[float, tuple[int, int, float]]:

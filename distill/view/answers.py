@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from distill.view import shapes
-from distill.view.columns import PAGE_ROWS
 from distill.view.facts import RunFacts
 from distill.view.follow import FollowedFolder, lock_holders
 from distill.view.highlight import python_pieces
@@ -153,13 +152,8 @@ class Answers:
         with folder.lock:
             count = len(run.calls)
         wanted = words.casefold()
-        found = []
-        for start in range(0, count, PAGE_ROWS):
-            rows = range(start, min(start + PAGE_ROWS, count))
-            for row, line in zip(rows, folder.lines(run, rows), strict=True):
-                if _holds(line, wanted):
-                    found.append(row)
-        return found
+        lines = folder.lines(run, range(count))
+        return [row for row, line in enumerate(lines) if _holds(line, wanted)]
 
     def matches(self, key: str) -> dict[str, Any]:
         """What was read for certain, and what became of the answers."""
@@ -167,7 +161,7 @@ class Answers:
         with folder.lock:
             count = len(run.calls)
         # Not under the lock: what comes meanwhile is only appended.
-        return matches(run, self.texts(key), folder.lines(run, range(count)))
+        return matches(run, self.texts(key), folder.lines(run, range(count)), count)
 
     def texts(self, key: str) -> ContextTexts:
         """The text of a run, of which the last few are kept."""

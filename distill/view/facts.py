@@ -11,7 +11,7 @@ from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
 from distill.traces.reading import add
 from distill.traces.results import TaskResult
-from distill.view.columns import CallColumns, CallLine
+from distill.view.columns import CallColumns, CallLine, on_clock
 
 
 class RunFacts:
@@ -60,12 +60,13 @@ class RunFacts:
     def first_t(self) -> float:
         """When the run began: of one that has ended, before its first record was written."""
         end = self.told.end
-        return self._first_t if end is None else min(self._first_t, end.t - end.elapsed_s)
+        begun = self._first_t if end is None else min(self._first_t, end.t - end.elapsed_s)
+        return on_clock(begun)
 
     @property
     def last_t(self) -> float:
         """When the run ended, or the last that it wrote."""
-        return self._last_t if self.told.end is None else self.told.end.t
+        return on_clock(self._last_t if self.told.end is None else self.told.end.t)
 
     # -- dollars, by the prices that the run was given
 

@@ -14,6 +14,8 @@ from distill.view.follow import FollowedFolder, whole_call
 from distill.view.highlight import LIMIT_CHARS
 
 TITLE_CHARS = 300
+_OPENING_FENCE = re.compile(r"[ \t]*(?:`{3}|~{3})[^\n]*\n")
+_CLOSING_FENCE = re.compile(r"\n[ \t]*(?:`{3,}|~{3,})[ \t]*$", re.MULTILINE)
 
 
 def as_json(value: Any) -> bytes:
@@ -123,17 +125,25 @@ def message(each: records.Message, cells: Sequence[records.Cell]) -> dict[str, A
         for cell in cells:
             last = pieces[-1]
             assert isinstance(last, str)
-            found = fenced(cell.code).search(last) if len(last) <= LIMIT_CHARS else None
+            found = fenced(last, cell.code) if len(last) <= LIMIT_CHARS else None
             if found is not None:
-                pieces[-1:] = [last[: found.start()], cell.cell, last[found.end() :]]
+                begin, end = found
+                pieces[-1:] = [last[:begin], cell.cell, last[end:]]
     return {"role": each.role, "index": each.index, "chars": len(each.content), "pieces": pieces}
 
 
-def fenced(code: str) -> re.Pattern[str]:
-    """Where this code stands in a reply, with its fence if it has one."""
-    fence = r"(?:^[ \t]*(?:`{3,}|~{3,})[^\n]*\n)?"
-    end = r"(?:\n[ \t]*(?:`{3,}|~{3,})[ \t]*$)?"
-    return re.compile(fence + re.escape(code.strip("\n")) + end, re.MULTILINE)
+def fenced(reply: str, code: str) -> tuple[int, int] | None:
+    """From where to where this code stands in a reply, with its fence if it has one."""
+    code = code.strip("\n")
+    begin = reply.find(code)
+    if begin < 0:
+        return None
+    closed = _CLOSING_FENCE.match(reply, begin + len(code))
+    end = closed.end() if closed else begin + len(code)
+    line = reply.rfind("\n", 0, max(0, begin - 1)) + 1
+    if _OPENING_FENCE.fullmatch(reply, line, begin):
+        begin = line
+    return begin, end
 
 
 def call(line: bytes) -> dict[str, Any]:

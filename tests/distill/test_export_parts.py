@@ -8,17 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import LMResponse, RunResult, export, run
+from distill import LMResponse, RunResult, export, replay, run, score
 from distill.errors import InputError, ModelError
 from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
+from distill.exports.selection import Select
 from distill.exports.where import condition
 from distill.supervisor.journal import Journal
-from distill.traces import read, records
+from distill.traces import read, records, rows
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
@@ -240,6 +242,17 @@ def test_a_text_with_most_of_the_calls_leaves_room_for_others(tmp_path: Path) ->
         assert made.dropped_rows == {"not picked: there are enough": 598}
 
 
+def test_what_was_recorded_is_no_option_of_sampling(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1", model=None))
+    options = {"temperature": 0.5, "record": "ids"}
+    with contextlib.closing(Journal(folder)) as journal:
+        journal.worker([msgspec.structs.replace(asked("r1", 1), sampling=options)])
+    export(folder, tmp_path / "out", format="prompts")
+    (prompt,) = rows_in(tmp_path / "out")
+    (call,) = rows(folder, "calls")
+    assert json.loads(prompt["sampling"]) == call["sampling"] == {"temperature": 0.5}
+
+
 # -- conversations
 
 
@@ -301,6 +314,26 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
     made = export(log, format="worker-sft", scorer="f1", select="correct", correct_from=0.4,
                   dry_run=True)  # fmt: skip
     assert made.rows == {"train": 1}
+
+
+def test_a_replay_does_not_stand_in_for_its_run(log: Path) -> None:
+    def recorded() -> None:
+        boss = Supervisor(cell("FINAL(worker('what?'))"))
+        run("What?", "some text", boss, Worker(), log_dir=log, label="a", limits=SMALL)
+        replay(log, Worker(), log_dir=log, label="a")
+
+    run_bounded(recorded)
+    _, again = read(log).runs
+    score(log, "exact", labels={"a": "no matter"})
+    selects: tuple[Select, ...] = ("best", "shortest")
+    for select in selects:
+        made = export(log, format="supervisor-sft", select=select, correct_from=0, dry_run=True)
+        assert made.rows == {"train": 1}
+        assert made.dropped_runs == {"a replay: the run that it does again counts": 1}
+        alone = export(
+            f"{log}#{again}", format="worker-sft", select=select, correct_from=0, dry_run=True
+        )
+        assert alone.rows == {"train": 1}  # there is no other
 
 
 # -- texts alike

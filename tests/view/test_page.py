@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from playwright.sync_api import Position, expect
 from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
 from distill.view.export import export
+from distill.view.opening import opened
 from distill.view.server import ViewServer
 from tests.view.conftest import WAIT_MS, Watched
 from tests.view.logs import TEXT, Log, lamp_run, logs_runs
@@ -176,6 +178,38 @@ def test_a_run_that_failed_says_why(watched: Watched, serve: Serve, log: Log) ->
     expect(page.locator(".answer")).to_contain_text("none")
 
 
+def test_a_file_leads_a_browser_to_it(
+    watched: Watched, serve: Serve, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lamp_run(log)
+    monkeypatch.setattr(webbrowser, "open", watched.page.goto)
+    with opened(serve(log.folder).url):
+        expect(watched.page.locator(".badge").first).to_be_visible()
+
+
+def test_long_texts_are_shown_by_pieces(watched: Watched, serve: Serve, log: Log) -> None:
+    """What a browser lays out at once is bounded, whichever field of the log it is."""
+    long = "long words " * 20_000
+    log.begin()
+    log.turn("```repl\nx = 1\n```")
+    log.calls([("why?", None)], error=records.CallFailure("engine", long))
+    log.cell("x = 1", variables=(records.Variable("x", "str", long, 3),), lost=long)
+    log.end(status="failed", error=long)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    shown = [page.locator(".top .caution")]
+    expect(shown[0]).to_contain_text("show more")
+    page.keyboard.press("2")
+    page.locator("#cell-1 summary", has_text="Variables").click()
+    shown += [page.locator("#cell-1 .variables dd"), page.locator("#cell-1 .caution")]
+    page.keyboard.press("3")
+    page.locator(".trow").first.click()
+    shown.append(page.locator(".call-view .caution"))
+    for each in shown:
+        expect(each).to_contain_text("long words")
+        assert len(each.text_content() or "") < 10_000
+
+
 HOSTILE = [
     "<script>window.canary = 1</script>",
     "</script><script>window.canary = 2</script>",
@@ -214,7 +248,7 @@ def hostile_run(log: Log) -> None:
             records.Variable("__proto__", "constructor", "toString"),
         ),
     )
-    for t in (-1e300, 1e300):
+    for t in (-1.7e308, 1.7e308):  # the time between them is no number any more
         log.journal.supervisor(
             records.Event(t=t, run=log.run, producer=records.Producer("driver", BAD, 1), event=BAD)
         )

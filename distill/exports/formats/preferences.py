@@ -116,7 +116,7 @@ class SupervisorPreferences(Format):
 
 
 def _turns(material: Material, graded: GradedRun) -> list[records.Turn] | Dropped:
-    if graded.start.options.get("replay_of"):
+    if graded.is_replay:
         return Dropped(REPLAY)
     if (why := incomplete(graded.run)) is not None:
         return Dropped(why)

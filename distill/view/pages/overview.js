@@ -89,7 +89,7 @@ export class Overview {
       el("h2", { class: "question" }, longText(run.query || "(no question in the log)", "question-text")),
       run.start?.redacted?.length > 0 &&
         el("p", { class: "note" }, `Texts were redacted before they were written: ${run.start.redacted.join(", ")}.`),
-      this.cautions(run).map((text) => el("p", { class: "caution" }, text)),
+      this.cautions(run).map((text) => el("div", { class: "caution" }, longText(text, "prose"))),
       el(
         "div",
         { class: hasAnswer ? "answer" : "answer none" },

@@ -92,7 +92,11 @@ export class Timeline extends TimeWindow {
     context.strokeStyle = colour("grid");
     context.lineWidth = 1;
     context.textAlign = "left";
-    for (let s = Math.ceil(this.from / step) * step; s <= this.to; s += step) {
+    const first = Math.ceil(this.from / step);
+    const most = width / 20;
+    for (let tick = 0; tick <= most; tick++) {
+      const s = (first + tick) * step;
+      if (s > this.to) break;
       const x = Math.round(this.x(s)) + 0.5;
       context.beginPath();
       context.moveTo(x, AXIS - 6);
