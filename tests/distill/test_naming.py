@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from distill import export
+from distill import export, provenance_summary
+from distill.budget import percent
 from distill.errors import InputError
 from distill.exports.grading import graded_runs
 from distill.exports.reading import read_runs, sources
@@ -93,3 +94,15 @@ def test_who_reads_whole_folders_says_so(look: Callable[[str], Any], tmp_path: P
     folder = write(tmp_path / "log", Told("r1"))
     with pytest.raises(InputError, match=r"read .*log, and take \.runs\['r1'\] of it"):
         look(f"{folder}#r1")
+
+
+def test_provenance_says_why_it_finds_little(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1"), Told("r2", redacted=("email",)))
+    runs = read(folder).runs
+    said = ["redacted" in "\n".join(provenance_summary.lines(runs[id_])) for id_ in ("r1", "r2")]
+    assert said == [False, True]
+
+
+def test_shares_that_are_not_nothing_do_not_look_so() -> None:
+    said = [percent(share) for share in (0, 0.0006, 0.0174, 0.9995, 1)]
+    assert said == ["0.0 %", "< 0.1 %", "1.7 %", "> 99.9 %", "100.0 %"]
