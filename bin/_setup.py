@@ -63,7 +63,7 @@ DISK_MB = {
 }
 READERS = ("doctor", "export", "score", "show", "view")
 """Commands that read logs, and need no engine."""
-EXTRAS = {"export": ["export"], "train": ["export", "train"]}
+EXTRAS = {"export": ["export"]}
 """What a command needs beside its profile's parts."""
 TESTED = ("ray", "pdf", "retrieve", "export", "otlp", "train")
 """Extras that the tests use."""
@@ -153,7 +153,11 @@ def has_nvidia_gpu() -> bool:
 
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
-    return [engine, "dev", *TESTED] if profile == "test" else [profile]
+    if profile == "train" and engine == "api":
+        message = "trainers need torch, which the profile api has not: DISTILL_PROFILE=cpu or gpu."
+        raise SetupError(message)
+    beside = {"test": ["dev", *TESTED], "train": ["export", "train"]}.get(profile)
+    return [profile] if beside is None else [engine, *beside]
 
 
 def requirement_files(part: str) -> list[Path]:

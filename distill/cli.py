@@ -208,8 +208,8 @@ def export(**options: Any) -> int:
 
     \b
     Examples:
-      distill export runs/kjv -f worker-sft --select correct --dedup -o data/worker
-      distill export runs/* -f supervisor-sft --split train=0.9,test=0.1 -o data/supervisor
+      distill export runs/kjv.logs -f worker-sft-text --dedup -o data/worker
+      distill export runs/kjv.logs -f few-shot --select correct --rows 8 -o data/few-shot
     """  # noqa: D301
     from distill.exports import command
 

@@ -313,6 +313,13 @@ def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:
     assert setup.parts_of("api", "cpu") == ["api"]
 
 
+def test_trainers_need_torch_which_an_engine_brings(setup: ModuleType) -> None:
+    assert setup.parts_of("train", "gpu") == ["gpu", "export", "train"]
+    with pytest.raises(setup.SetupError, match="trainers need torch"):
+        setup.parts_of("train", "api")
+    assert "setup train" in (ROOT / "bin" / "train").read_text()
+
+
 @pytest.fixture
 def venv(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for an environment with a complete CPU profile."""

@@ -58,9 +58,9 @@ class GradedRun:
         """The patterns that were redacted in it."""
         return self.start.redacted
 
-    def has_in_answer(self, call: records.Call) -> bool:
-        """Whether what this call answered is likely in the run's own final answer."""
-        return bool(call.response) and bool(self._final.places(words_of(call.response or "")))
+    def has_in_answer(self, response: str | None) -> bool:
+        """Whether what a worker answered is likely in the run's own final answer."""
+        return response is not None and bool(self._final.places(words_of(response)))
 
     @cached_property
     def _final(self) -> flow.Final:

@@ -88,7 +88,7 @@ class _CallValues(dict[str, Any]):
     def __missing__(self, name: str) -> bool:
         if name not in self.LATER:
             raise KeyError(name)
-        self[name] = found = self._graded.has_in_answer(self._record)
+        self[name] = found = self._graded.has_in_answer(self._record.response)
         return found
 
 

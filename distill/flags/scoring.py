@@ -21,8 +21,8 @@ scoring = together(
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         help="The expected answers: a JSON object a line with `label`, and `id` (the label of the "
-        "runs) or `run` (default: those of the results beside the logs, of --tasks, else of earlier "
-        "scores).",
+        "runs) or `run` (default: those of the results of --tasks beside the logs, else of "
+        "earlier scores).",
     ),
     click.option("--again", is_flag=True, help="Also score what this scorer has scored already."),
     click.option(

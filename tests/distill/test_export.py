@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from distill import export, score
+from distill import export, run, score
 from distill.cli import cli
 from distill.errors import InputError
 from distill.exports.formats import FORMATS
@@ -23,6 +23,7 @@ from distill.exports.reading import read_runs, sources
 from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
 from distill.traces import read, records
 from tests.distill.exported import TEXTS, evaluated
+from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded
 from tests.distill.written_logs import Told, write
 
 LOGS = "tasks.results.logs"
@@ -190,7 +191,41 @@ def test_demonstrations_are_few_and_not_from_the_text(logs: Path, tmp_path: Path
     assert len({row["document"] for row in rows}) == 4
     assert [row["chunk_chars"] for row in rows] == sorted(row["chunk_chars"] for row in rows)
     assert made.dropped_rows["from a text that it must not be from (--not-from)"] == 9
-    assert made.dropped_rows["not picked: there are enough"] == 7
+    alike, enough = "the same answer about the same passage", "not picked: there are enough"
+    assert (made.dropped_rows[alike], made.dropped_rows[enough]) == (1, 6)
+    # Where there are too few, nobody says that there are enough.
+    made = export(logs, format="few-shot", dry_run=True)
+    assert made.rows["train"] < 32
+    assert set(made.dropped_rows) == {alike}
+
+
+def test_demonstrations_do_not_contradict_each_other(tmp_path: Path) -> None:
+    """Several were asked about one passage; one run's vote was right, the other's wrong."""
+
+    def voted(name: str, *said: str) -> None:
+        """The last one that a worker says is the answer."""
+        question = "f'Who lit the lamp? {context}'"
+        asks = f"worker_batch([{question}] * {len(said)}, temperature=1)\nFINAL({said[-1]!r})"
+        left = list(said)
+        models = Supervisor(cell(asks)), Worker(lambda _: left.pop(0))
+        run_bounded(
+            lambda: run(
+                "Who?", "The lamp was lit again by the keeper, and they read by its light.",
+                *models, log_dir=tmp_path / name, label=name, limits=SMALL,
+            )
+        )  # fmt: skip
+
+    voted("no", "Ann", "Ann", "Ann")
+    voted("yes", "Ann", "Al", "Ben")
+    logs = [tmp_path / "no", tmp_path / "yes"]
+    score(logs, "exact", labels={"no": "Ben", "yes": "Ben"})
+    for named in (logs, logs[::-1]):
+        out = tmp_path / f"from-{named[0].name}"
+        made = export(named, out, format="few-shot")
+        (row,) = rows_in(out)
+        assert (row["response"], row["score"], row["task"]) == ("Ben", 1.0, "yes")
+        assert sum(made.dropped_rows.values()) == 5
+        assert made.dropped_rows["another answer about the same passage"] >= 2
 
 
 class AnswerRow(OriginRow, frozen=True, kw_only=True):

@@ -27,8 +27,7 @@ def test_the_last_score_counts_wherever_it_stands(tmp_path: Path) -> None:
         where = f"score.exact == {value}"
         try:
             return bool(export(log, format="atif", where=where, dry_run=True).runs)
-        except InputError as error:
-            assert "no row is left" in str(error)
+        except InputError:  # no row is left
             return False
 
     log = evaluated("no")

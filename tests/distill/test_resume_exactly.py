@@ -159,7 +159,7 @@ def check(models: Models, undisturbed: Undisturbed, folder: Path, seed: int) -> 
     print(f"seed {seed}: {had.total()} kept, {open_then.total()} open, {again.total()} sent")  # noqa: T201
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_driver(
     models: Models, undisturbed: Undisturbed, tmp_path: Path, seed: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_killed_driver(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("seed", [2, *range(100, 119)])
 def test_twenty_killed_drivers(
     models: Models, undisturbed: Undisturbed, tmp_path: Path, seed: int
 ) -> None:

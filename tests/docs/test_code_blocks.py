@@ -350,7 +350,7 @@ def test_shell_command(command: str, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test"]
+    "command", ["bin/distill", "bin/distill-up", "bin/distill-worker", "bin/test", "bin/train"]
 )
 def test_doors_are_scripts_that_can_be_run(command: str) -> None:
     assert os.access(ROOT / command, os.X_OK)

@@ -1,11 +1,11 @@
 """Demonstrations for a worker's prompt: a chunk of text, and what was answered about it.
 
 Few, and unlike each other. Out of all calls a bounded pool is kept, the same number for each length
-of chunk (in powers of two) and of each text, by a hash of the seed and the call. Out of the pool
-comes, again and again, what is farthest from all that came before, the lengths in turn:
-farthest-point sampling (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"),
-by the Jaccard distance of the words of chunk and of response; texts that were drawn on less go
-before others.
+of chunk (in powers of two) and of each text, by a hash of the seed and the chunk, and of each chunk
+one answer: demonstrations that contradict each other teach neither. Out of the pool comes, again
+and again, what is farthest from all that came before, the lengths in turn: farthest-point sampling
+(Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"), by the Jaccard distance
+of the words of chunk and of response; texts that were drawn on less go before others.
 """
 
 import heapq
@@ -32,6 +32,9 @@ WORDS_CHARS = 4_000
 PLACE = "{chunk}"
 NO_PASSAGE = Dropped("no passage of the text stands in the prompt")
 SEVERAL = Dropped("several passages of the text stand in the prompt")
+ENOUGH = "not picked: there are enough"
+ALIKE = "the same answer about the same passage"
+OTHER = "another answer about the same passage"
 
 
 class FewShotRow(OriginRow, frozen=True, kw_only=True):
@@ -80,12 +83,12 @@ class FewShot(Format):
             else:
                 candidate = _candidate(graded, call, *shown, material.seed)
                 pool = pools.setdefault(candidate.row.chunk_chars.bit_length(), _Pool())
-                if not pool.take(candidate):
-                    yield Dropped("not picked: there are enough")
+                if (why := pool.take(candidate)) is not None:
+                    yield Dropped(why)
         wanted = material.rows or DEFAULT_ROWS
         picked = _picked([pools[length].candidates() for length in sorted(pools)], wanted)
         for _ in range(sum(len(pool.candidates()) for pool in pools.values()) - len(picked)):
-            yield Dropped("not picked: there are enough")
+            yield Dropped(ENOUGH)
         for each in sorted(picked, key=lambda each: (each.row.chunk_chars, each.rank)):
             yield Made(each.row, each.graded, (each.row.chunk, each.row.response))
 
@@ -113,11 +116,24 @@ def _shown(call: records.Call) -> tuple[str, str] | Dropped:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """``rank`` is that of all answers about its chunk."""
+
     row: FewShotRow
     graded: GradedRun
     rank: bytes
     chunk_words: frozenset[str]
     response_words: frozenset[str]
+
+    def is_better(self, other: "_Candidate") -> bool:
+        """By the score of the run, and then whether it came into the final answer."""
+        one, two = (-1.0 if each.row.score is None else each.row.score for each in (self, other))
+        if one != two or self.row.response == other.row.response:
+            return one > two
+        return self.is_in_answer() and not other.is_in_answer()
+
+    def is_in_answer(self) -> bool:
+        """Whether it is likely in the final answer of its run."""
+        return self.graded.has_in_answer(self.row.response)
 
     def distance(self, other: "_Candidate") -> float:
         """0 to 1: half of it by the words of the chunk, half by those of the response."""
@@ -150,56 +166,55 @@ def _candidate(
     return _Candidate(
         row,
         graded,
-        blake2b(f"{seed}:{call.id}".encode(), digest_size=16).digest(),
+        blake2b(f"{seed}:{chunk}".encode("utf-8", "replace"), digest_size=16).digest(),
         frozenset(plain(chunk[:WORDS_CHARS]).split()),
         frozenset(plain(call.response[:WORDS_CHARS]).split()),
     )
 
 
 class _Pool:
-    """The candidates of one length, the same number of each text as far as it has so many.
+    """The chunks of one length, the same number of each text as far as it has so many, and of each
+    the best answer.
 
     Those that come first by how many of their text have lower ranks, and then by rank. Both can
-    only rise for a candidate when others come, so what had to go once would have to go again.
+    only rise for a chunk when others come, so what had to go once would have to go again.
     """
 
     def __init__(self) -> None:
-        self._of_texts: dict[str, list[tuple[bytes, int, _Candidate]]] = {}
-        """Heaps, by the hash of the text: the highest rank goes first."""
-        self._said: set[tuple[str, str]] = set()
-        self._count = 0
-        self._size = 0
+        self._of_texts: dict[str, list[bytes]] = {}
+        """Heaps of ranks, by the hash of the text in which a chunk came first."""
+        self._best: dict[bytes, _Candidate] = {}
 
-    def take(self, candidate: _Candidate) -> bool:
-        """Whether nothing had to go for it: itself, or another."""
-        said = (candidate.row.chunk, candidate.row.response)
-        if said in self._said:
-            return False
-        self._said.add(said)
-        self._count += 1
-        self._size += 1
-        low = bytes(255 - byte for byte in candidate.rank)  # a heap's lowest goes first
-        heap = self._of_texts.setdefault(candidate.row.document, [])
-        heapq.heappush(heap, (low, self._count, candidate))
-        if self._size <= POOL:
-            return True
+    def take(self, candidate: _Candidate) -> str | None:
+        """Why one had to go for it, itself or another; None: none had to."""
+        rank = candidate.rank
+        if (known := self._best.get(rank)) is not None:
+            if candidate.is_better(known):
+                self._best[rank] = candidate
+            return ALIKE if candidate.row.response == known.row.response else OTHER
+        self._best[rank] = candidate
+        heapq.heappush(self._of_texts.setdefault(candidate.row.document, []), _turned(rank))
+        if len(self._best) <= POOL:
+            return None
         self._drop()
-        return False
+        return ENOUGH
 
     def _drop(self) -> None:
         """Let one go, of the text that has most; of several such texts the highest rank."""
         heaps = self._of_texts
-        most = max(heaps, key=lambda text: (len(heaps[text]), heaps[text][0][2].rank))
-        gone = heapq.heappop(heaps[most])[2]
+        most = max(heaps, key=lambda text: (len(heaps[text]), _turned(heaps[text][0])))
+        del self._best[_turned(heapq.heappop(heaps[most]))]
         if not heaps[most]:
             del heaps[most]
-        self._size -= 1
-        self._said.discard((gone.row.chunk, gone.row.response))
 
     def candidates(self) -> list[_Candidate]:
         """By rank."""
-        found = (each[2] for heap in self._of_texts.values() for each in heap)
-        return sorted(found, key=lambda each: each.rank)
+        return [self._best[rank] for rank in sorted(self._best)]
+
+
+def _turned(rank: bytes) -> bytes:
+    """The highest rank as the lowest, which goes first from a heap; and back."""
+    return bytes(255 - byte for byte in rank)
 
 
 def _picked(pools: Sequence[list[_Candidate]], wanted: int) -> list[_Candidate]:
