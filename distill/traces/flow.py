@@ -62,16 +62,19 @@ def of(run: Run) -> tuple[Flow, ...]:
     """The flow of every call that was answered, in the order of the log."""
     returned = {(each.cell, each.call) for each in run.batches if each.error is None}
     printed, final = _Printed(run), Final(run.answer)
-    known: dict[tuple[int, str], tuple[tuple[Printed, ...], tuple[InAnswer, ...]]] = {}
+    shown: dict[tuple[int, str], tuple[Printed, ...]] = {}
+    in_answer: dict[str, tuple[InAnswer, ...]] = {}
     flows = []
     for call in run.calls:
-        if call.response is None:
+        if (answer := call.response) is None:
             continue
-        key = (call.cell, call.response)
-        if key not in known:
-            words = words_of(call.response)
-            known[key] = printed.places(words, call.cell), final.places(words)
-        flows.append(Flow(call.id, (call.cell, call.call) in returned, *known[key]))
+        if (key := (call.cell, answer)) not in shown:
+            words = words_of(answer)
+            shown[key] = printed.places(words, call.cell)
+            if answer not in in_answer:
+                in_answer[answer] = final.places(words)
+        is_returned = (call.cell, call.call) in returned
+        flows.append(Flow(call.id, is_returned, shown[key], in_answer[answer]))
     return tuple(flows)
 
 
@@ -108,11 +111,10 @@ class Final:
 
     def places(self, words: list[str]) -> tuple[InAnswer, ...]:
         """Where the final answer has them; a short text of it may also be a part of them."""
-        found = (
-            each
-            for each in self._words.places(words, 0, len(self._paths))
-            if each.is_all or not _is_short(words)
-        )
+        if _is_short(words):  # it may stand in a long text at every other word
+            found = self._words.texts_of_just(words)
+        else:
+            found = self._words.places(words, 0, len(self._paths))
         whole = self._words.whole_texts_in(words, SHORT_CHARS)
         places = {
             InAnswer(self._paths[each.text], each.start, each.end): None

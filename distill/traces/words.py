@@ -84,6 +84,12 @@ class Words:
         elif _longest_known(numbers) >= RUN_WORDS:
             yield from self._runs(numbers, first, stop)
 
+    def texts_of_just(self, words: Sequence[str]) -> Iterator[Place]:
+        """The texts that are these words, of which there must be fewer than ``RUN_WORDS``."""
+        numbers = tuple(self._known(words).tolist())
+        for text in self._whole.get(len(numbers), {}).get(numbers, ()):
+            yield self._place(self._bounds[text], len(numbers))
+
     def whole_texts_in(self, words: Sequence[str], least_chars: int) -> Iterator[Place]:
         """The texts of fewer than ``RUN_WORDS`` words that stand whole among these, once each.
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from distill.view import shapes
-from distill.view.columns import PAGE_ROWS
 from distill.view.facts import RunFacts
 from distill.view.follow import FollowedFolder, lock_holders
 from distill.view.highlight import python_pieces
@@ -104,10 +103,7 @@ class Answers:
                     {**msgspec.structs.asdict(each.producer), "t": each.t, "detail": each.detail}
                     for each in told.processes
                 ],
-                "scores": [
-                    {"scorer": each.scorer, "value": each.value, "detail": each.detail}
-                    for each in told.scored.values()
-                ],
+                "scores": shapes.scores(told),
             }
 
     def turn(self, key: str, number: int) -> dict[str, Any]:
@@ -156,13 +152,8 @@ class Answers:
         with folder.lock:
             count = len(run.calls)
         wanted = words.casefold()
-        found = []
-        for start in range(0, count, PAGE_ROWS):
-            rows = range(start, min(start + PAGE_ROWS, count))
-            for row, line in zip(rows, folder.lines(run, rows), strict=True):
-                if _holds(line, wanted):
-                    found.append(row)
-        return found
+        lines = folder.lines(run, range(count))
+        return [row for row, line in enumerate(lines) if _holds(line, wanted)]
 
     def matches(self, key: str) -> dict[str, Any]:
         """What was read for certain, and what became of the answers."""
@@ -170,7 +161,7 @@ class Answers:
         with folder.lock:
             count = len(run.calls)
         # Not under the lock: what comes meanwhile is only appended.
-        return matches(run, self.texts(key), folder.lines(run, range(count)))
+        return matches(run, self.texts(key), folder.lines(run, range(count)), count)
 
     def texts(self, key: str) -> ContextTexts:
         """The text of a run, of which the last few are kept."""

@@ -20,6 +20,8 @@ BLOCK_BYTES = 256 << 10
 BLOCK_ROWS = 64
 LARGEST = (1 << 53) - 1
 """The largest whole number that JavaScript tells apart."""
+CLOCK_LIMIT_S = 1e12
+"""What no clock says: some 30,000 years before and after 1970."""
 
 WHOLE = ("turn", "cell", "call", "item", "attempt", "input", "output", "cached", "server", "status")
 MILLISECONDS = ("end", "total", "queue", "compute", "gpu")
@@ -28,16 +30,23 @@ MILLISECONDS = ("end", "total", "queue", "compute", "gpu")
 class CallLine(
     msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="call", omit_defaults=True
 ):
-    """Of a call's line, all but its texts and token ids, which are passed over as it is read."""
+    """Of a call's line, all but its texts and token ids, which are passed over as it is read.
+
+    What every call has must be there, or the line is none, as for who reads all of it.
+    """
 
     t: float
     run: str | None
     producer: records.Producer
+    id: str
     turn: int
     cell: int
     call: int
     item: int
+    function: str
     attempt: int
+    prompt: msgspec.Raw
+    sampling: msgspec.Raw
     response: str | None
     finish_reason: str | None
     usage: records.TokenUsage
@@ -171,6 +180,11 @@ def within(number: int) -> int:
     return max(-LARGEST, min(LARGEST, number))
 
 
+def on_clock(time_s: float) -> float:
+    """The time; what no clock says (a log may) is the first or the last one that it could."""
+    return max(-CLOCK_LIMIT_S, min(CLOCK_LIMIT_S, time_s))
+
+
 def milliseconds(time_s: float) -> int:
-    """The nearest whole millisecond; what no clock says (a log may) is the largest."""
-    return within(round(max(-1e15, min(1e15, time_s)) * 1000))
+    """The nearest whole millisecond."""
+    return round(on_clock(time_s) * 1000)

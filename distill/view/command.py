@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from distill.traces import records
 from distill.user_folders import state_folder
 from distill.view.answers import Answers
 from distill.view.export import check_target, export
+from distill.view.opening import opened
 from distill.view.server import ViewServer
 
 
@@ -40,9 +40,8 @@ def view(folders: Sequence[Path], *, port: int | None, opens: bool, target: Path
             err=True,
         )
         click.echo(server.url)
-        if opens:
-            webbrowser.open(server.url)
-        threading.Event().wait()
+        with opened(server.url) if opens else contextlib.nullcontext():
+            threading.Event().wait()
     return 0
 
 

@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from distill.errors import InputError
 from distill.view.answers import Answers
@@ -43,24 +43,32 @@ def export(answers: Answers, target: Path) -> int:
         pass
     if not answers.keys():
         raise InputError("there is no such run in the log")
-    before, late = Page.file().html.split(DATA_MARK)
-    middle, after = late.split(LATE_DATA_MARK)
     try:
         descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 0600, as the logs
-            file.write(before)
-            # What the page shows at once stands before its script, the rest behind.
-            for key, value in _first(answers):
-                file.write(_data(key, "application/json", _escaped(value)))
-            file.write(middle)
-            for key, value in _rest(answers):
-                file.write(_data(key, "text/plain", _packed(value)))
-            file.write('<script type="application/json" id="data/end">true</script>\n')
-            file.write(after)
-        Path(draft).replace(target)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 0600, as the logs
+                _write(answers, file)
+            Path(draft).replace(target)
+        except BaseException:  # Ctrl-C, too: it has texts of the runs
+            Path(draft).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     return target.stat().st_size
+
+
+def _write(answers: Answers, file: TextIO) -> None:
+    before, late = Page.file().html.split(DATA_MARK)
+    middle, after = late.split(LATE_DATA_MARK)
+    file.write(before)
+    # What the page shows at once stands before its script, the rest behind.
+    file.writelines(
+        _data(key, "application/json", _escaped(value)) for key, value in _first(answers)
+    )
+    file.write(middle)
+    file.writelines(_data(key, "text/plain", _packed(value)) for key, value in _rest(answers))
+    file.write('<script type="application/json" id="data/end">true</script>\n')
+    file.write(after)
 
 
 def _data(key: str, kind: str, text: str) -> str:

@@ -10,7 +10,8 @@ from distill.models import Usage
 from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
 from distill.traces.reading import add
-from distill.view.columns import CallColumns, CallLine
+from distill.traces.results import TaskResult
+from distill.view.columns import CallColumns, CallLine, on_clock
 
 
 class RunFacts:
@@ -39,6 +40,12 @@ class RunFacts:
         if record.producer.kind == "driver":
             self.driver_pid = record.producer.pid
 
+    def tell(self, told: TaskResult | None) -> None:
+        """What an evaluation says of the run."""
+        if told != self.told.told:
+            self.told.told = told
+            self.version += 1
+
     def add_call(self, line: CallLine, offset: int, length: int) -> None:
         """A call of ``worker.jsonl``."""
         self._note(line.t)
@@ -53,12 +60,13 @@ class RunFacts:
     def first_t(self) -> float:
         """When the run began: of one that has ended, before its first record was written."""
         end = self.told.end
-        return self._first_t if end is None else min(self._first_t, end.t - end.elapsed_s)
+        begun = self._first_t if end is None else min(self._first_t, end.t - end.elapsed_s)
+        return on_clock(begun)
 
     @property
     def last_t(self) -> float:
         """When the run ended, or the last that it wrote."""
-        return self._last_t if self.told.end is None else self.told.end.t
+        return on_clock(self._last_t if self.told.end is None else self.told.end.t)
 
     # -- dollars, by the prices that the run was given
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from distill.traces import Skipped, records
 from distill.traces.naming import check_log, check_runs, folder_and_run
+from distill.traces.results import places_beside, results_beside
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
@@ -46,15 +48,33 @@ class FollowedFolder:
         self.is_read = False
         """All that was there has been read once."""
         self._read_bytes = dict.fromkeys(_DECODERS, 0)
+        self._searched_bytes = dict.fromkeys(_DECODERS, 0)
+        """Up to where the line that is next has no end: a torn one may be long, and stay."""
         self._lines = dict.fromkeys(_DECODERS, 0)
+        self._results: list[tuple[Path, int, int]] = []
+        """The results files that were read, their sizes, and when they were written."""
 
     def look(self) -> bool:
         """Read what has come, some of it at a time; whether there is more."""
         with self.lock:
             # All of the supervisor's log first: a run's start has the prices of its calls.
             more = any(self._look(log) for log in _DECODERS)
-            self.is_read = self.is_read or not more
+            if not more:
+                self._look_at_results()
+                self.is_read = True
         return more
+
+    def _look_at_results(self) -> None:
+        """What an evaluation says of the runs, where that is new."""
+        whole = self.folder.resolve()
+        found = [(path, path.stat()) for path in places_beside(whole)]
+        signs = [(path, told.st_size, told.st_mtime_ns) for path, told in found]
+        if signs == self._results:
+            return
+        self._results = signs
+        told = results_beside(whole).results
+        for run in self.runs.values():
+            run.tell(told.get(run.told.id))
 
     def _look(self, log: str) -> bool:
         try:
@@ -64,16 +84,23 @@ class FollowedFolder:
                 if size < begin:  # another file by this name
                     self._begin()
                     return True
-                file.seek(begin)
+                searched = self._searched_bytes[log]
+                if size < searched:  # what was torn is written anew
+                    searched = begin
+                file.seek(searched)
                 data = file.read(LOOK_BYTES)
-                while b"\n" not in data and (piece := file.read(LOOK_BYTES)):
-                    data += piece
+                whole = data.rfind(b"\n") + 1
+                self._searched_bytes[log] = searched + (whole or len(data))
+                if not whole:
+                    return searched + len(data) < size
+                if searched > begin:
+                    file.seek(begin)
+                    data, whole = file.read(searched + whole - begin), searched + whole - begin
         except FileNotFoundError:
             return False
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read(log, whole, begin)
-        self._read_bytes[log] += len(whole)
-        return bool(whole) and self._read_bytes[log] < size
+        self._read(log, data[:whole], begin)
+        self._read_bytes[log] = begin + whole
+        return begin + whole < size
 
     def _read(self, log: str, data: bytes, begin: int) -> None:
         decode = _DECODERS[log].decode
@@ -106,11 +133,11 @@ class FollowedFolder:
         if len(self.skipped) < SKIPPED_KEPT:
             self.skipped.append(Skipped(log, self._lines[log], reason))
 
-    def lines(self, run: RunFacts, rows: range) -> list[bytes]:
-        """The lines of calls, as they stand in the file. Raises OSError."""
+    def lines(self, run: RunFacts, rows: range) -> Iterator[bytes]:
+        """The lines of calls, as they stand in the file, one at a time. Raises OSError."""
         with (self.folder / records.WORKER_LOG).open("rb") as file:
-            places = [(run.calls.offsets[row], run.calls.lengths[row]) for row in rows]
-            return [os.pread(file.fileno(), length, offset) for offset, length in places]
+            for row in rows:
+                yield os.pread(file.fileno(), run.calls.lengths[row], run.calls.offsets[row])
 
 
 class _OfRun(msgspec.Struct):

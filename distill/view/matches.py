@@ -1,6 +1,7 @@
 """What of the text was read for certain, and which answers stand in the final one: as matches."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
@@ -22,11 +23,14 @@ class Answered(msgspec.Struct):
 _ANSWERED = msgspec.json.Decoder(Answered)
 
 
-def matches(run: RunFacts, texts: ContextTexts, lines: list[bytes]) -> dict[str, Any]:
+def matches(
+    run: RunFacts, texts: ContextTexts, lines: Iterable[bytes], count: int
+) -> dict[str, Any]:
     """Intervals ``[part, start, end]`` that were read, here or maybe elsewhere; and the rows of the
-    calls whose answers were printed, and stand in the final answer. ``lines`` are all the calls'.
+    calls whose answers were printed, and stand in the final answer. ``lines`` are
+    those of the first ``count`` calls; one that can't be read (the file was replaced) says nothing.
     """
-    found = _coverage(run, texts, len(lines))
+    found = _coverage(run, texts, count)
     read, ambiguous = (
         [(part, *each) for part, text in enumerate(found.parts) for each in getattr(text, kind)]
         for kind in ("read", "ambiguous")
@@ -57,10 +61,16 @@ def _coverage(run: RunFacts, texts: ContextTexts, count: int) -> coverage.Covera
     return coverage.of(texts.context, spans)
 
 
-def _flow(run: RunFacts, lines: list[bytes]) -> tuple[list[int], list[int]]:
+def _flow(run: RunFacts, lines: Iterable[bytes]) -> tuple[list[int], list[int]]:
     """The rows of answers that were printed, and of those that are in the final answer."""
-    answered = [_ANSWERED.decode(line) for line in lines]
-    rows: dict[str, int] = {each.id: row for row, each in enumerate(answered)}
+    answered, rows = [], {}
+    for row, line in enumerate(lines):
+        try:
+            each = _ANSWERED.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        answered.append(each)
+        rows[each.id] = row
     told = dataclasses.replace(run.told, calls=cast("list[records.Call]", answered))
     found = flow.of(told)
     return (

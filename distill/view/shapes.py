@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 
 from distill.supervisor.text import printable_json
-from distill.traces import records
+from distill.traces import Run, records
 from distill.view.columns import status_of
 from distill.view.facts import RunFacts
 from distill.view.follow import FollowedFolder, whole_call
 from distill.view.highlight import LIMIT_CHARS
 
 TITLE_CHARS = 300
+_OPENING_FENCE = re.compile(r"[ \t]*(?:`{3}|~{3})[^\n]*\n")
+_CLOSING_FENCE = re.compile(r"\n[ \t]*(?:`{3,}|~{3,})[ \t]*$", re.MULTILINE)
 
 
 def as_json(value: Any) -> bytes:
@@ -48,8 +50,17 @@ def run_in_short(run: RunFacts, folder: FollowedFolder, driver: int | None) -> d
         "last_t": run.last_t,
         "elapsed_s": end.elapsed_s if end else run.last_t - run.first_t,
         "dollars": _dollars(end),
+        "scores": scores(told),
         "version": run.version,
     }
+
+
+def scores(told: Run) -> list[dict[str, Any]]:
+    """What counts of a run's scores."""
+    return [
+        {"scorer": name[:TITLE_CHARS], "value": each.value, "detail": each.detail}
+        for name, each in told.scored.items()
+    ]
 
 
 def _dollars(end: records.RunEnd | None) -> float | None:
@@ -114,17 +125,25 @@ def message(each: records.Message, cells: Sequence[records.Cell]) -> dict[str, A
         for cell in cells:
             last = pieces[-1]
             assert isinstance(last, str)
-            found = fenced(cell.code).search(last) if len(last) <= LIMIT_CHARS else None
+            found = fenced(last, cell.code) if len(last) <= LIMIT_CHARS else None
             if found is not None:
-                pieces[-1:] = [last[: found.start()], cell.cell, last[found.end() :]]
+                begin, end = found
+                pieces[-1:] = [last[:begin], cell.cell, last[end:]]
     return {"role": each.role, "index": each.index, "chars": len(each.content), "pieces": pieces}
 
 
-def fenced(code: str) -> re.Pattern[str]:
-    """Where this code stands in a reply, with its fence if it has one."""
-    fence = r"(?:^[ \t]*(?:`{3,}|~{3,})[^\n]*\n)?"
-    end = r"(?:\n[ \t]*(?:`{3,}|~{3,})[ \t]*$)?"
-    return re.compile(fence + re.escape(code.strip("\n")) + end, re.MULTILINE)
+def fenced(reply: str, code: str) -> tuple[int, int] | None:
+    """From where to where this code stands in a reply, with its fence if it has one."""
+    code = code.strip("\n")
+    begin = reply.find(code)
+    if begin < 0:
+        return None
+    closed = _CLOSING_FENCE.match(reply, begin + len(code))
+    end = closed.end() if closed else begin + len(code)
+    line = reply.rfind("\n", 0, max(0, begin - 1)) + 1
+    if _OPENING_FENCE.fullmatch(reply, line, begin):
+        begin = line
+    return begin, end
 
 
 def call(line: bytes) -> dict[str, Any]:

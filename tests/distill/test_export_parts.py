@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from distill.exports.selection import Select
 from distill.exports.where import condition
 from distill.exports.writing import FileType
 from distill.supervisor.journal import Journal
-from distill.traces import read, records
+from distill.traces import read, records, rows
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
@@ -274,6 +275,17 @@ def test_a_number_that_no_column_holds(tmp_path: Path, as_: FileType) -> None:
         export(log, tmp_path / "out", format="token-sft", as_=as_)
     assert "leave out --as parquet" in str(told.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_recorded_is_no_option_of_sampling(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1", model=None))
+    options = {"temperature": 0.5, "record": "ids"}
+    with contextlib.closing(Journal(folder)) as journal:
+        journal.worker([msgspec.structs.replace(asked("r1", 1), sampling=options)])
+    export(folder, tmp_path / "out", format="prompts")
+    (prompt,) = rows_in(tmp_path / "out")
+    (call,) = rows(folder, "calls")
+    assert json.loads(prompt["sampling"]) == call["sampling"] == {"temperature": 0.5}
 
 
 # -- conversations

@@ -1,5 +1,6 @@
 """Instructions and the flow of answers: of runs whose truth is known."""
 
+import cProfile
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill import RunResult
 from distill.doctor_logs import check_logs
-from distill.traces import instructions, provenance, read, records
+from distill.traces import flow, instructions, provenance, read, records
 from distill.traces.flow import InAnswer
 from distill.traces.instructions import PASSAGE
 from distill.traces.reading import Run
@@ -126,6 +127,17 @@ def test_what_of_an_answer_is_in_the_final_one(
             value = value[int(key) if isinstance(value, list) else key]
         found.append((place.path, str(value)[place.start : place.end]))
     assert found == expected
+
+
+def test_short_answers_cost_nothing_of_a_long_final_one() -> None:
+    """It has each of them thousands of times, never as a text of its own."""
+    calls = [call(at, word, at=at) for at in range(60) for word in ("a", "b", "no")]
+    long = "a b no " * 7000
+    run = a_run(calls, [], {"long": long, "own": "No."})
+    profile = cProfile.Profile()
+    found = profile.runcall(flow.of, run)
+    assert {each.in_answer for each in found} == {(), (InAnswer("/own", 0, 2),)}
+    assert sum(each.callcount for each in profile.getstats()) < 5 * len(long)
 
 
 def test_what_was_printed_by_the_cell_that_asked_or_later() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from playwright.sync_api import Position, expect
 from distill.traces import Run, provenance, read, records
 from distill.view.answers import Answers
 from distill.view.export import export
+from distill.view.opening import opened
 from distill.view.server import ViewServer
 from tests.view.conftest import WAIT_MS, Watched
 from tests.view.logs import TEXT, Log, lamp_run, logs_runs
@@ -85,6 +87,20 @@ def test_what_is_before_the_first_turn_has_a_name(watched: Watched, serve: Serve
     expect(page.locator(".badge").first).to_have_text("answered")
     page.locator("canvas.timeline").hover(position={"x": 700, "y": 63})
     expect(page.locator(".tip")).to_contain_text("the jail started")
+
+
+def test_most_at_once_is_of_calls_not_of_pixels(watched: Watched, serve: Serve, log: Log) -> None:
+    log.begin()
+    log.turn("```repl\nworker_batch(parts)\n```")
+    prompts: list[tuple[str, str | None]] = [(f"{TEXT[:300]} {number}?", "yes") for number in "123"]
+    log.calls(prompts, queue_s=0.0, compute_s=0.5, total_s=0.5)
+    log.cell("worker_batch(parts)")
+    log.end("yes", elapsed_s=2000.0)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".figures")).to_contain_text(f"301 of {len(TEXT):,} characters")
+    page.locator("canvas.timeline").hover(position={"x": 700, "y": 119})
+    expect(page.locator(".tip")).to_contain_text("worker-0: 0 computed, 0 in its queue; at most 3")
 
 
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
@@ -162,6 +178,38 @@ def test_a_run_that_failed_says_why(watched: Watched, serve: Serve, log: Log) ->
     expect(page.locator(".answer")).to_contain_text("none")
 
 
+def test_a_file_leads_a_browser_to_it(
+    watched: Watched, serve: Serve, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lamp_run(log)
+    monkeypatch.setattr(webbrowser, "open", watched.page.goto)
+    with opened(serve(log.folder).url):
+        expect(watched.page.locator(".badge").first).to_be_visible()
+
+
+def test_long_texts_are_shown_by_pieces(watched: Watched, serve: Serve, log: Log) -> None:
+    """What a browser lays out at once is bounded, whichever field of the log it is."""
+    long = "long words " * 20_000
+    log.begin()
+    log.turn("```repl\nx = 1\n```")
+    log.calls([("why?", None)], error=records.CallFailure("engine", long))
+    log.cell("x = 1", variables=(records.Variable("x", "str", long, 3),), lost=long)
+    log.end(status="failed", error=long)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    shown = [page.locator(".top .caution")]
+    expect(shown[0]).to_contain_text("show more")
+    page.keyboard.press("2")
+    page.locator("#cell-1 summary", has_text="Variables").click()
+    shown += [page.locator("#cell-1 .variables dd"), page.locator("#cell-1 .caution")]
+    page.keyboard.press("3")
+    page.locator(".trow").first.click()
+    shown.append(page.locator(".call-view .caution"))
+    for each in shown:
+        expect(each).to_contain_text("long words")
+        assert len(each.text_content() or "") < 10_000
+
+
 HOSTILE = [
     "<script>window.canary = 1</script>",
     "</script><script>window.canary = 2</script>",
@@ -200,7 +248,7 @@ def hostile_run(log: Log) -> None:
             records.Variable("__proto__", "constructor", "toString"),
         ),
     )
-    for t in (-1e300, 1e300):
+    for t in (-1.7e308, 1.7e308):  # the time between them is no number any more
         log.journal.supervisor(
             records.Event(t=t, run=log.run, producer=records.Producer("driver", BAD, 1), event=BAD)
         )
@@ -303,13 +351,16 @@ def test_a_file_holds_all_and_asks_for_nothing(
 def test_several_runs_have_a_list(watched: Watched, serve: Serve, tmp_path: Path) -> None:
     for number in range(3):
         with contextlib.closing(Log(tmp_path / str(number % 2), run=f"run-{number}")) as log:
-            log.begin(f"Question {number}?")
+            log.begin(f"Question {number}?", label=f"task {number}")
             log.end(f"answer {number}")
+            log.score("exact", 0.25)
     page = watched.page
     page.goto(serve(tmp_path / "0", tmp_path / "1").url)
     expect(page.locator(".question-text")).to_have_text("Question 2?")
     page.keyboard.press("5")
     expect(page.locator(".runs .trow")).to_have_count(3)
+    for text in ("task 1", "hand", "0.25"):
+        expect(page.locator(".runs .trow", has_text="Question 1?")).to_contain_text(text)
     page.locator(".runs .trow", has_text="Question 1?").click()
     expect(page.locator(".question-text")).to_have_text("Question 1?")
     page.go_back()

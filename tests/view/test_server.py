@@ -1,11 +1,15 @@
 """The page's server refuses whoever is not its page; the logs are followed as they grow."""
 
+import html
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from distill.errors import InputError
 from distill.traces import provenance, read
 from distill.view import command, follow, page
 from distill.view.answers import Answers
+from distill.view.export import export
 from distill.view.server import ViewServer
 from tests.view.logs import TEXT, Log, lamp_run
 
@@ -143,6 +148,32 @@ def test_a_line_is_read_once_it_is_whole(log: Log, monkeypatch: pytest.MonkeyPat
     assert answers.calls("0.0", range(2, 3))[0]["prompt"] == "nothing of the text"
 
 
+def test_a_torn_line_is_looked_through_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "LOOK_BYTES", 1 << 16)
+    lamp_run(log)
+    path = log.folder / "worker.jsonl"
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    with path.open("ab") as file:
+        file.write(line[:-2] + b" " * 2_000_000)
+    answers = whole(log.folder)
+    before = read_bytes()
+    for _ in range(20):
+        assert not answers.look()
+    assert read_bytes() - before < 1_000_000
+    with path.open("ab") as file:
+        file.write(line[-2:] + line[:100])
+    while answers.look():
+        pass
+    (run,) = answers.state()["runs"]
+    assert (run["calls"], answers.state()["skipped_lines"]) == (4, 0)
+    assert answers.calls("0.0", range(3, 4))[0]["prompt"] == "nothing of the text"
+
+
+def read_bytes() -> int:
+    """What this process has read from files, in all."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 def test_a_log_that_was_replaced_is_read_anew(log: Log) -> None:
     lamp_run(log)
     answers = whole(log.folder)
@@ -182,6 +213,54 @@ def test_matches_are_those_of_the_reading_api(log: Log) -> None:
     ]
     assert told["in_answer"] == in_answer == [0]
     assert told["printed"] == [0, 1]
+
+
+def test_a_line_that_is_no_call_to_others_is_none_here(log: Log, tmp_path: Path) -> None:
+    lamp_run(log)
+    path = log.folder / "worker.jsonl"
+    told = json.loads(path.read_bytes().splitlines()[0])
+    for name in ("id", "function", "prompt", "sampling"):
+        line = {key: value for key, value in told.items() if key != name}
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    answers = whole(log.folder)
+    assert answers.state()["runs"][0]["calls"] == len(
+        next(iter(read(log.folder).runs.values())).calls
+    )
+    assert answers.state()["skipped_lines"] == len(read(log.folder).skipped) == 4
+    assert answers.matches("0.0")["in_answer"] == [0]
+    assert export(answers, tmp_path / "page.html")
+
+
+def test_matches_do_without_lines_that_are_gone(log: Log) -> None:
+    lamp_run(log)
+    answers = whole(log.folder)
+    path = log.folder / "worker.jsonl"
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"\n") + 40])
+    assert answers.matches("0.0")["printed"] == [0]
+
+
+def test_matches_hold_one_line_at_a_time(log: Log) -> None:
+    log.begin()
+    log.turn("```repl\nx = 1\n```")
+    log.calls([("x" * 100_000, "yes")] * 100)
+    answers = whole(log.folder)
+    tracemalloc.start()
+    answers.matches("0.0")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_nothing_is_left_of_a_file_that_was_not_written(log: Log, tmp_path: Path) -> None:
+    lamp_run(log)
+    target = tmp_path / "pages" / "page.html"
+    target.mkdir(parents=True)  # nothing can be put in its place
+    (target / "full").touch()
+    with pytest.raises(InputError, match="can't be written"):
+        export(whole(log.folder), target)
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_text_that_is_gone_is_said(log: Log) -> None:
@@ -251,6 +330,38 @@ def test_the_command_serves_until_ctrl_c(log: Log) -> None:
         _, told = process.communicate(timeout=30)
     assert process.returncode == 0, told
     assert "Ctrl-C ends it" in told
+
+
+BROWSER = """#!/bin/sh
+file=${1#file://}
+cp "$file" "$0.html"
+stat -c %a "$file" "$(dirname "$file")" > "$0.modes"
+printf %s "$1" > "$0.draft" && mv "$0.draft" "$0.given"
+"""
+
+
+def test_the_token_is_on_no_command_line(log: Log, tmp_path: Path) -> None:
+    """A browser gets a file that only its user can read, which leads to the page."""
+    lamp_run(log)
+    browser = tmp_path / "browser"
+    browser.write_text(BROWSER)
+    browser.chmod(0o700)
+    words = [sys.executable, "-m", "distill", "view", str(log.folder), "--open"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": f"{browser} %s"}
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        given = tmp_path / "browser.given"
+        while not given.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert url.partition("token=")[2] not in given.read_text()
+    assert f"url={html.escape(url)}" in (tmp_path / "browser.html").read_text()
+    assert (tmp_path / "browser.modes").read_text().split() == ["600", "700"]
+    assert not Path(given.read_text().removeprefix("file://")).exists()
 
 
 def test_the_command_writes_a_file(log: Log, tmp_path: Path) -> None:

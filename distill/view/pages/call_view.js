@@ -59,7 +59,7 @@ export class CallView {
     return [
       el("h3", {}, call.error ? "Why there is no answer" : "Answer"),
       call.error
-        ? el("p", { class: "caution" }, `${call.error.kind}: ${call.error.detail}`)
+        ? el("div", { class: "caution" }, longText(`${call.error.kind}: ${call.error.detail}`, "prose"))
         : el("div", { class: "answer" }, longText(call.response ?? "", "answer-text")),
       this.places(row),
       el("h3", {}, "Prompt"),

@@ -159,7 +159,7 @@ export class Conversation {
         el("p", { class: "note" }, `${count(cell.dropped_bytes)} bytes of output were over the limit.`),
       cell.error && el("div", { class: "output err" },
         longText(cell.error.traceback || `${cell.error.name}: ${cell.error.message}`)),
-      cell.lost && el("p", { class: "caution" }, `The jail was lost: ${cell.lost}`),
+      cell.lost && el("div", { class: "caution" }, longText(`The jail was lost: ${cell.lost}`, "prose")),
       cell.restored && el("p", { class: "note" },
         `Its session came back up to cell ${cell.restored.upto}` +
           (cell.restored.why ? `: ${cell.restored.why}` : " in full.") +
@@ -170,7 +170,7 @@ export class Conversation {
       cell.variables.length > 0 && folded(`Variables (${cell.variables.length})`, null, () =>
         el("dl", { class: "variables" }, cell.variables.slice(0, 500).map((each) => [
           el("dt", {}, each.name),
-          el("dd", {}, `${each.type}${each.size === null ? "" : ` [${count(each.size)}]`}  ${each.repr}`),
+          el("dd", {}, longText(`${each.type}${each.size === null ? "" : ` [${count(each.size)}]`}  ${each.repr}`, "fact-text")),
         ]))),
     );
   }
