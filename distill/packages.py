@@ -14,7 +14,7 @@ def package_names(given: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def described(names: tuple[str, ...]) -> tuple[str, ...]:
+def described(names: Sequence[str]) -> tuple[str, ...]:
     """These packages and what they need, each with its version; cheap. Raises InputError."""
     if not names:
         return ()
