@@ -14,8 +14,9 @@ from distill.exports.reading import read_runs, sources
 from distill.exports.selection import UNSCORED
 from distill.recorded_results import recorded_in
 from distill.supervisors import recorded_run
-from distill.task_results import TaskResult
 from distill.traces import Logs, read, rows, validate
+from distill.traces.results import TaskResult
+from distill.view.answers import Answers
 from tests.distill.written_logs import T, Told, write
 
 
@@ -62,6 +63,15 @@ def test_results_say_the_same_beside_the_logs_and_by_name(tmp_path: Path) -> Non
     named = exported(write(tmp_path / "b", *runs), select="correct", results=[results])
     for made in (beside, named):
         assert (made.runs, made.dropped_runs) == (1, {UNSCORED: 1})
+    told = [row.get("score.exact") for row in rows(tmp_path / "a.logs", "runs")]
+    assert told == [None, 1.0]
+    (score,) = rows(tmp_path / "a.logs", "scores")
+    assert (score["run"], score["score"], score["expected"]) == ("r2", 1.0, "yes")
+    answers = Answers([tmp_path / "a.logs"])
+    while answers.look():
+        pass
+    shown = [[each["value"] for each in run["scores"]] for run in answers.state()["runs"]]
+    assert shown == [[], [1.0]]
 
 
 def test_a_group_of_an_export_is_a_task_of_a_scoring(tmp_path: Path) -> None:
