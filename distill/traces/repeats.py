@@ -22,6 +22,8 @@ PLACES_LIMIT = 10_000
 """Of one passage that are looked at."""
 ALL_PLACES_LIMIT = 2_000_000
 """Of all passages together: some seconds."""
+CHARS_A_PLACE = 4000
+"""Of a passage, what is compared as fast as a place is noted: longer ones count for more."""
 WINDOW_CHARS = 1 << 18
 """Hashed at once: such arrays fit a core's cache."""
 SIEVE_BITS = 24
@@ -56,8 +58,9 @@ def places(texts: Sequence[str], passages: Sequence[Passage]) -> list[list[Passa
         for row in np.flatnonzero(grams.counts > 1).tolist():
             passage, count = passages[chosen[row]], int(grams.counts[row])
             text = texts[passage.text][passage.start : passage.end]
-            if text not in known and count <= min(PLACES_LIMIT, left):
-                left -= count
+            cost = count * (1 + len(text) // CHARS_A_PLACE)
+            if text not in known and count <= PLACES_LIMIT and cost <= left:
+                left -= cost
                 known[text] = joined.equal(
                     passage, where.of(grams.hashes[row]) - grams.offsets[row]
                 )

@@ -73,6 +73,19 @@ def test_places_are_found_beyond_the_first_window(monkeypatch: pytest.MonkeyPatc
     assert all((text, line)[each.text][each.start : each.end] == line for each in found)
 
 
+def test_places_of_long_passages_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a text that repeats itself each place of a passage is compared to its end."""
+    monkeypatch.setattr(repeats, "ALL_PLACES_LIMIT", 10_000)
+    page = "".join(random.Random(1).choices("abcdefghijklmnop ", k=500))
+
+    def crowded(chars: int) -> int:
+        spans = [Span(at * 7, at * 7 + chars, 0) for at in range(100)]
+        return coverage.of(page * 100, spans).crowded
+
+    assert crowded(3_000) == 0
+    assert 0 < crowded(30_000) < 100
+
+
 def test_a_passage_of_too_many_places_is_said_to_be_one() -> None:
     text = "a" * 20_000
     found = coverage.of(text, [Span(5, 100, 0)])
