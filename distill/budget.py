@@ -131,6 +131,16 @@ def total(uses: Collection[Use]) -> Use:
     )
 
 
+def percent(share: float) -> str:
+    """A share from 0 to 1 as people read it; what is not nothing, or not all, does not look so."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "< 0.1 %"
+    if 99.9 < value < 100:
+        return "> 99.9 %"
+    return f"{value:.1f} %"
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things: "1 call", "2,000 calls"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -33,8 +33,9 @@ from distill.supervisor.backends import Backend
 from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import is_replay, supervisor_from
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT, SCORER
-from distill.task_results import ResultsFile, TaskResult
+from distill.task_results import ResultsFile
 from distill.tasks import Task, Tasks, fingerprints, read_tasks
+from distill.traces.results import TaskResult
 from distill.user_folders import write_private
 
 LOG = logging.getLogger("distill")

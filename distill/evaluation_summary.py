@@ -8,9 +8,9 @@ import msgspec
 
 from distill.budget import counted
 from distill.standings import Standing, standing_of
-from distill.task_results import TaskResult
 from distill.tasks import Task
 from distill.traces.records import TokenUsage
+from distill.traces.results import TaskResult
 
 FAILURE_CHARS = 300
 """Of the first failure of a kind, for people."""

@@ -17,10 +17,11 @@ from distill.grading import Grading
 from distill.progress import Progress, shielded
 from distill.standings import dollars_of
 from distill.supervisor.journal import encode_context
-from distill.task_results import ResultsFile, TaskResult
+from distill.task_results import ResultsFile
 from distill.tasks import Task
 from distill.texts import changed_since
 from distill.traces.records import RunStart
+from distill.traces.results import TaskResult
 from distill.traces.tail import Begun, begun_runs
 
 TELL_EVERY_S = 0.1

@@ -15,9 +15,9 @@ from distill.scorers import Sample, Scorer
 from distill.supervisor import driver
 from distill.supervisor.journal import now
 from distill.supervisor.turns import token_usage
-from distill.task_results import Failure, TaskResult
 from distill.tasks import Task
 from distill.traces.records import RunEnd
+from distill.traces.results import Failure, TaskResult
 from distill.traces.tail import last_end
 
 

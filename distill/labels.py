@@ -1,6 +1,5 @@
-"""Expected answers of recorded runs: from a file of the user's, or from an evaluation's results."""
+"""Expected answers of recorded runs: from a file of the user's."""
 
-import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
-from distill.task_results import TaskResult, results_in
 
 LabelsSource = str | Path | Mapping[str, Any]
 """A JSONL file, or labels by the id of a task (the label of its runs) or of a run."""
@@ -106,59 +104,3 @@ def _lines(path: Path) -> list[_Line | None]:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     return lines
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What an evaluation's results say of its runs: the last result of each, by the run's id.
-
-    ``done_again`` are runs in whose place another one counts.
-    """
-
-    results: dict[str, TaskResult]
-    done_again: frozenset[str]
-
-    def and_then(self, later: "Told") -> "Told":
-        """With what another file says, which goes before."""
-        results = self.results | later.results
-        return Told(results, (self.done_again | later.done_again) - set(results))
-
-
-NOTHING_TOLD = Told({}, frozenset())
-
-
-def places_beside(folder: Path) -> list[Path]:
-    """Where ``--tasks`` writes the results of runs in this log folder unless told otherwise.
-
-    ``NAME.jsonl`` beside ``NAME.logs``, or ``results.jsonl`` in the folder; those that are there.
-    """
-    places = [folder / "results.jsonl"]
-    if folder.suffix == ".logs":
-        places.append(folder.with_suffix(".jsonl"))
-    return [path for path in places if path.is_file()]
-
-
-def results_beside(folder: Path) -> Told:
-    """The results of the evaluation whose log folder this is; empty where it is none's.
-
-    A file that stands where results would may be something else.
-    """
-    told = NOTHING_TOLD
-    for path in places_beside(folder):
-        with contextlib.suppress(InputError):
-            told = told.and_then(told_by(path))
-    return told
-
-
-def told_by(path: Path) -> Told:
-    """What a results file says. Raises InputError where it can't be read, or is something else."""
-    found: dict[tuple[str, int], TaskResult] = {}
-    runs: set[str] = set()
-    try:
-        for result in results_in(path):
-            found[result.key] = result
-            runs |= set() if result.run_id is None else {result.run_id}
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    last = {result.run_id: result for result in found.values() if result.run_id is not None}
-    return Told(last, frozenset(runs - set(last)))

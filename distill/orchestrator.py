@@ -22,6 +22,7 @@ from distill.option_checks import (
     with_dialect,
 )
 from distill.otlp import Collector, collector
+from distill.packages import package_names
 from distill.prices import Prices, price_table
 from distill.progress import Progress
 from distill.protocol.jail_link import Limits
@@ -147,7 +148,7 @@ async def answer_on_loop(
         record=record,
         worker_options=dict(worker_options or {}),
         limits=limits,
-        packages=tuple(sandbox_packages),
+        packages=package_names(sandbox_packages),
         sandbox=sandbox,
         sources=tuple(sources),
         answer_cache=answer_cache,

@@ -7,10 +7,15 @@ from typing import Any
 from distill.errors import InputError, SandboxError
 
 
-def described(names: Any) -> tuple[str, ...]:
+def package_names(given: Any) -> tuple[str, ...]:
+    """The names that a user gave. Raises InputError for what is no sequence of names."""
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"sandbox_packages must be names, for example ('numpy',), not {given!r}")
+    return tuple(given)
+
+
+def described(names: Sequence[str]) -> tuple[str, ...]:
     """These packages and what they need, each with its version; cheap. Raises InputError."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"sandbox_packages must be names, for example ('numpy',), not {names!r}")
     if not names:
         return ()
     from distill.sandbox.packages import PackageError, resolve

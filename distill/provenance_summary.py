@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from distill.budget import counted
+from distill.budget import counted, percent
 from distill.errors import InputError
 from distill.supervisor.quotations import locate, quoted_in
 from distill.supervisor.text import clip, visible
@@ -92,11 +92,12 @@ def _read(found: Provenance) -> list[str]:
         covered = found.coverage
     except InputError as error:
         return [_line("Read", f"not known: {error}")]
-    passages = counted(sum(len(part.read) for part in covered.parts), "passage")
-    share = f"{100 * covered.share:.1f} % of the text"
-    said = [f"{share}: {covered.read_chars:,} of {covered.chars:,} characters, {passages}"]
+    count = sum(len(part.read) for part in covered.parts)
+    stretches = f"{count:,} stretch{'' if count == 1 else 'es'}"
+    share = f"{percent(covered.share)} of the text"
+    said = [f"{share}: {covered.read_chars:,} of {covered.chars:,} characters, in {stretches}"]
     if covered.ambiguous_chars:
-        more = f"maybe {100 * covered.ambiguous_chars / covered.chars:.1f} % more"
+        more = f"maybe {percent(covered.ambiguous_chars / covered.chars)} more"
         said.append(f"{more}: {covered.ambiguous_chars:,} characters that stand elsewhere, too")
     if covered.crowded:
         crowded = counted(covered.crowded, "passage")
@@ -127,6 +128,8 @@ def _answers(run: Run, found: Provenance) -> list[str]:
     for (text, at), count in likely.most_common(SHOWN):
         where = f"{at.path}:{at.start:,}-{at.end:,}" if at.path else f"{at.start:,}-{at.end:,}"
         said.append(f"{counted(count, 'call')}: “{text}” → [{where}] of the answer")
+    if run.start is not None and run.start.redacted:
+        said.append("the texts of this run are redacted: what was redacted in them is not found")
     return _named("Answers", [*said, f"({flow.METHOD})"])
 
 

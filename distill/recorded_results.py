@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from distill.errors import InputError
-from distill.labels import Labels, Told, results_beside
-from distill.last_scores import last_scores
+from distill.labels import Labels
 from distill.run_costs import cost_of
 from distill.supervisors import REPLAY
-from distill.task_results import Failure, TaskResult
 from distill.traces import records
 from distill.traces.answering import Weights, names_of, weights_of_runs
+from distill.traces.last_scores import last_scores
 from distill.traces.naming import check_log
 from distill.traces.questions import question_hash
 from distill.traces.reading import Skipped, lines
+from distill.traces.results import Failure, TaskResult, Told, results_beside
 
 FAILED = ("failed", "cancelled")
 """How a run ends that has nothing to be scored."""
@@ -53,9 +53,14 @@ class RecordedRun:
         """Whether there is nothing to be scored; that a run gave no answer can be."""
         return self.end.status in FAILED
 
-    def known(self, scorer: str) -> records.Score | TaskResult | None:
+    def known(self, scorer: str) -> records.Score | None:
         """What it was scored by this scorer, in the log or in an evaluation's results."""
         return last_scores(self.scores, self.told).get(scorer)
+
+    def told_only(self, scorer: str) -> records.Score | None:
+        """What counts by this scorer, where only an evaluation's results have it."""
+        known = self.known(scorer)
+        return None if known is self.scores.get(scorer) else known
 
     @property
     def scorers(self) -> list[str]:
@@ -201,11 +206,5 @@ def _scored(run: RecordedRun, scorer: str) -> dict[str, Any]:
     known = run.known(scorer)
     if known is None or run.has_failed:
         return {}
-    if isinstance(known, TaskResult):
-        return {
-            "score": known.score,
-            "score_detail": known.score_detail,
-            "judge_usage": known.judge_usage,
-        }
     score = msgspec.UNSET if known.value is None else known.value
     return {"score": score, "score_detail": known.detail, "judge_usage": known.usage}

@@ -22,8 +22,8 @@ from distill.standings import Comparison
 from distill.supervisor.call_threads import CallThreads
 from distill.supervisor.journal import Journal, now
 from distill.supervisor.turns import token_usage
-from distill.task_results import TaskResult
 from distill.traces import records
+from distill.traces.results import TaskResult
 
 TELL_EVERY_S = 0.1
 
@@ -118,7 +118,7 @@ class Scoring:
         if run.has_failed or (label is None and self._scorer.needs_label):
             return False
         known = run.known(self._scorer.name)
-        if self._again or not isinstance(known, records.Score):
+        if self._again or known is None or run.told_only(self._scorer.name) is not None:
             return True
         return known.value is None or known.label != _as_logged(run, label)
 
@@ -166,10 +166,10 @@ class Scoring:
 
     async def _scored(self, run: RecordedRun, label: Any) -> Score:
         """Its score: the evaluation's, if that has one of this scorer against the same label."""
-        told = run.known(self._scorer.name)
-        if isinstance(told, TaskResult) and not self._again and _is_of(run, told, label):
-            assert isinstance(told.score, float)
-            return Score(told.score, told.score_detail)
+        told = run.told_only(self._scorer.name)
+        known = None if told is None else _as_logged(run, told.label)
+        if told is not None and known == _as_logged(run, label) and not self._again:
+            return Score(told.value, told.detail)
         sample = Sample(run.start.query, run.end.answer, label)
         score: Score = await self._threads.call(self._scorer.score, sample)
         return score
@@ -220,11 +220,6 @@ class Scoring:
 def _as_logged(run: RecordedRun, label: Any) -> Any:
     """The label as the run's log tells it: it may quote what is blotted out there."""
     return Redaction.again(run.start.redacted).value(label)
-
-
-def _is_of(run: RecordedRun, told: TaskResult, label: Any) -> bool:
-    """Whether this was scored against the label; of a redacted run, as far as its log tells."""
-    return bool(_as_logged(run, told.label) == _as_logged(run, label))
 
 
 def _journal(folder: Path) -> Journal:

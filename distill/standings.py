@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from msgspec.structs import astuple
 
 from distill.intervals import Interval, Paired, effective_count, paired, wilson
-from distill.task_results import TaskResult
 from distill.traces.records import TokenUsage
+from distill.traces.results import TaskResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

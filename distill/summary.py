@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from distill.budget import counted
+from distill.budget import counted, percent
 from distill.replaying import Replayed
 from distill.run_result import RunResult
 from distill.supervisor.evidence import Evidence, Quotation
@@ -68,9 +68,9 @@ def _evidence(evidence: Evidence) -> list[str]:
     if 0 < evidence.agreeing < evidence.answers * THIN_SHARE:
         lines.append("Caution     few workers agree (their votes are weighed): check the evidence")
     if evidence.total_chars and evidence.passages:
-        share = 100 * evidence.read_chars / evidence.total_chars
+        share = percent(evidence.read_chars / evidence.total_chars)
         lines.append(
-            f"Read        {share:.1f} % of the text: {evidence.read_chars:,} of "
+            f"Read        {share} of the text: {evidence.read_chars:,} of "
             f"{evidence.total_chars:,} characters, {counted(evidence.passages, 'passage')} (exact "
             f"matches of {MIN_MATCH_CHARS} characters and more)"
         )

@@ -7,95 +7,21 @@ process that was killed while it wrote, is skipped.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from distill.closing import Closing
-from distill.errors import DistillError, InputError
+from distill.errors import InputError
 from distill.redaction import NOTHING, Redaction
 from distill.supervisor.text import printable_json
 from distill.tasks import Task
-from distill.traces.records import TokenUsage
+from distill.traces.results import TaskResult, results_in
 from distill.user_folders import make_private
 
 ENDING_S = 1.0
 """An evaluation that was just stopped may take so long to end, before it can go on."""
-Status = Literal["final", "forced", "unanswered", "failed", "cancelled"]
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why an attempt has no answer: an error's class, its message, and the exit code it has."""
-
-    kind: str
-    detail: str
-    exit_code: int = DistillError.exit_code
-
-
-class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a task. ``status`` is its run's, ``failed`` where ``error`` says why.
-
-    ``score`` is absent where there is no label or nobody could tell (``score_detail`` says why); 0
-    is a score, also of no answer. ``asked`` stands for the question, text and options. The trace is
-    in ``log_dir`` under ``run_id``; ``ended_by`` is the budget that ended it, ``answer_problem``
-    what is wrong with an answer that its rules refused. ``dollars``, without a judge's, are None
-    where a price is not known. ``t`` is when it was scored, the wall clock in seconds since 1970.
-    """
-
-    task: str
-    attempt: int
-    status: Status
-    asked: str
-    t: float
-    supervisor: str
-    worker: str
-    answer: Any = None
-    label: Any = None
-    scorer: str | None = None
-    score: float | msgspec.UnsetType = msgspec.UNSET
-    score_detail: str = ""
-    judge_usage: TokenUsage | None = None
-    error: Failure | None = None
-    run_id: str | None = None
-    log_dir: str | None = None
-    iterations: int = 0
-    supervisor_usage: TokenUsage = TokenUsage(0, 0)
-    worker_usage: TokenUsage = TokenUsage(0, 0)
-    worker_calls: int = 0
-    worker_failures: int = 0
-    elapsed_s: float = 0.0
-    dollars: float | None = None
-    ended_by: str | None = None
-    answer_problem: str | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Of both models."""
-        used = (self.supervisor_usage, self.worker_usage)
-        return sum(each.input_tokens + each.output_tokens for each in used)
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Which attempt at which task."""
-        return self.task, self.attempt
-
-
-def results_in(path: Path) -> Iterator[TaskResult]:
-    """Every line of a results file. Raises InputError where one is something else, OSError."""
-    decoder = msgspec.json.Decoder(TaskResult)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield decoder.decode(line)
-            except msgspec.ValidationError as error:
-                raise InputError(
-                    f"{path}, line {number} is no result of a task ({error}): choose another file "
-                    "with --results"
-                ) from error
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue  # torn
 
 
 class ResultsFile(Closing):

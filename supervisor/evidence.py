@@ -17,6 +17,8 @@ from distill.traces.records import Span
 
 QUOTATIONS = 3
 QUOTATION_CHARS = 240
+WORD_CHARS = 30
+"""A longer word may be cut: there are scripts without spaces."""
 OTHERS_SHOWN = 4
 SHORT_ANSWER_WORDS = 8
 LONG_ANSWER_WORDS = 12
@@ -104,9 +106,10 @@ def _quotations(
         if not _holds(normalise(reading.response), wanted):
             continue
         span = reading.span
-        passage = texts[span.part][span.start : span.end]
-        if match := pattern.search(passage):
-            quotation = _around(passage, match.start(), match.end(), span)
+        text = texts[span.part]
+        if match := pattern.search(text[span.start : span.end]):
+            start, end = (span.start + at for at in match.span())
+            quotation = _around(text, start, end, span)
             if quotation not in found:
                 found.append(quotation)
         if len(found) == QUOTATIONS:
@@ -114,13 +117,21 @@ def _quotations(
     return found
 
 
-def _around(passage: str, start: int, end: int, span: Span) -> Quotation:
-    """The sentence or line around a match, QUOTATION_CHARS at most."""
-    left = max(passage.rfind(mark, 0, start) for mark in ("\n", ". ", "? ", "! "))
-    begin = max(left + 1, start - QUOTATION_CHARS // 2)
-    stops = [at for mark in ("\n", ". ", "? ", "! ") if (at := passage.find(mark, end)) >= 0]
-    finish = min([*stops, begin + QUOTATION_CHARS, len(passage)])
-    text = passage[begin : max(finish, end)]
-    begin += len(text) - len(text.lstrip())
-    text = text.strip()
-    return Quotation(text, span.start + begin, span.start + begin + len(text), span.part)
+def _around(text: str, start: int, end: int, span: Span) -> Quotation:
+    """The sentence or line around a match in a passage, in whole words, QUOTATION_CHARS at most."""
+    left = max(text.rfind(mark, span.start, start) for mark in ("\n", ". ", "? ", "! "))
+    begin = max(left + 1, span.start, start - QUOTATION_CHARS // 2)
+    marks = (text.find(mark, end, span.end) for mark in ("\n", ". ", "? ", "! "))
+    finish = min([*(at for at in marks if at >= 0), begin + QUOTATION_CHARS, span.end])
+    finish = max(finish, end)
+    later = range(begin, min(start, begin + WORD_CHARS) + 1)
+    begin = next((at for at in later if not _is_in_word(text, at)), begin)
+    earlier = range(finish, max(end, finish - WORD_CHARS) - 1, -1)
+    finish = next((at for at in earlier if not _is_in_word(text, at)), finish)
+    begin += len(text[begin:finish]) - len(text[begin:finish].lstrip())
+    quoted = text[begin:finish].strip()
+    return Quotation(quoted, begin, begin + len(quoted), span.part)
+
+
+def _is_in_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()

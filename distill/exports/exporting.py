@@ -28,9 +28,9 @@ from distill.exports.row import Dropped, Format, OriginRow, Row
 from distill.exports.selection import Select, chosen_runs
 from distill.exports.splits import clusters, other_seed, sides
 from distill.exports.writing import DataFiles, FileType, at_once, check_free, new_file
-from distill.labels import places_beside
 from distill.redaction import MASK
 from distill.supervisor.text import printable
+from distill.traces.results import places_beside
 
 RECIPE = re.compile(r"recipe:[\w-]{1,64}")
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from distill.errors import InputError
 from distill.exports.graded import GradedRun
 from distill.exports.reading import Source
-from distill.labels import NOTHING_TOLD, results_beside, told_by
-from distill.last_scores import last_scores
-from distill.task_results import TaskResult
 from distill.traces import Run, records
+from distill.traces.last_scores import last_scores
+from distill.traces.results import NOTHING_TOLD, TaskResult, results_beside, told_by
 
 NO_START = "it has no start record"
 DOUBLE = "the same run in another folder"
@@ -84,9 +83,8 @@ def _take_scores(graded: GradedRun, result: TaskResult | None) -> None:
     for each in sorted(said, key=lambda each: each.t):
         graded.label = graded.label if each.label is None else each.label
     for scorer, last in last_scores(graded.run.scored, result).items():
-        value = last.score if isinstance(last, TaskResult) else last.value
-        if isinstance(value, float):
-            graded.scores[scorer] = value
+        if last.value is not None:
+            graded.scores[scorer] = last.value
 
 
 def decide(runs: Sequence[GradedRun], scorer: str | None, *, must: bool) -> None:

@@ -19,6 +19,8 @@ from distill.exports.row import LEVELS, Level
 from distill.exports.values import NAMES, Env
 
 LIMIT_CHARS = 4_000
+LIMIT_DEPTH = 100
+"""Of what stands in what: a test of a value goes as deep."""
 ONE_EQUALS = re.compile(r"(?<![=!<>:])=(?!=)")
 Part = Callable[[Env], Any]
 
@@ -124,10 +126,20 @@ def condition(text: str) -> Condition:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"--where {text!r} is no expression: {_why(text, error)}") from None
+    if _depth(tree) > LIMIT_DEPTH:
+        raise InputError(f"--where {text[:80]!r}… is nested too deep: {LIMIT_DEPTH} at most")
     reader = _Reader(text)
     test = reader.part(tree.body)
     level: Level = max(reader.levels, key=LEVELS.index, default="run")
     return Condition(text, level, frozenset(reader.scorers), reader.asks_score, test)
+
+
+def _depth(tree: ast.AST) -> int:
+    """Not by recursion, which a deep tree would break."""
+    depth, level = 0, [tree]
+    while level := [child for node in level for child in ast.iter_child_nodes(node)]:
+        depth += 1
+    return depth
 
 
 def _why(text: str, error: Exception) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -67,15 +67,25 @@ class Parquet:
             self._flush()
 
     def _flush(self) -> None:
-        if self._rows:
-            table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
-            self._writer.write_table(table)
-        self._rows, self._held_bytes = [], 0
+        rows, self._rows, self._held_bytes = self._rows, [], 0
+        if rows:
+            self._writer.write_table(self._table(rows))
+
+    def _table(self, rows: list[dict[str, Any]]) -> Any:
+        columns = []
+        for field in self._schema:
+            values = [row[field.name] for row in rows]
+            try:
+                columns.append(self._arrow.array(values, field.type))
+            except (OverflowError, ValueError) as error:  # ArrowInvalid is a ValueError
+                raise InputError(
+                    f"Parquet can't hold the {field.name} of a row: {error}; leave out --as parquet"
+                ) from error
+        return self._arrow.Table.from_arrays(columns, schema=self._schema)
 
     def close(self) -> None:
-        self._flush()
-        self._writer.close()
-        self._file.close()
+        with self._file, self._writer:  # closed, whatever is said of the last rows
+            self._flush()
 
 
 KINDS: dict[FileType, type[JsonLines] | type[Parquet]] = {"jsonl": JsonLines, "parquet": Parquet}
@@ -101,9 +111,10 @@ class DataFiles:
         file.write(row)
 
     def close(self) -> None:
-        """Close all of them."""
-        for file in self._open.values():
-            file.close()
+        """Close all of them, also where one raises."""
+        with ExitStack() as closing:
+            for file in self._open.values():
+                closing.callback(file.close)
 
 
 def file_name(split: str, kind: FileType) -> str:

@@ -11,7 +11,9 @@ import msgspec
 from distill.errors import InputError
 from distill.traces import records
 from distill.traces.contexts import read_context
+from distill.traces.last_scores import last_scores
 from distill.traces.naming import check_log, folder_and_run
+from distill.traces.results import TaskResult, results_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Run:
     """One run, its records in the order written. ``end`` is None if it was cut off.
 
     ``calls`` are there if worker.jsonl was read as well (``read``; not ``Logs.runs``).
-    ``sub_runs`` are those that its cells asked for; they stand in the trace beside it.
+    ``sub_runs`` are those that its cells asked for; they stand in the trace beside it. ``told`` is
+    what the results of an evaluation beside the folder say of it.
     """
 
     id: str
@@ -47,11 +50,12 @@ class Run:
     calls: list[records.Call] = field(default_factory=list)
     scores: list[records.Score] = field(default_factory=list)
     sub_runs: list["Run"] = field(default_factory=list)
+    told: TaskResult | None = None
 
     @property
     def scored(self) -> dict[str, records.Score]:
-        """What counts of its scores: the last of each scorer."""
-        return {score.scorer: score for score in self.scores}
+        """What counts of its scores: the last of each scorer, in the log or in the results."""
+        return last_scores({score.scorer: score for score in self.scores}, self.told)
 
     @property
     def answer(self) -> Any:
@@ -194,6 +198,9 @@ def read_runs(folder: str | Path, limit_bytes: int | None = None) -> Trace:
     trace = Trace({}, [], [])
     _enter(trace, folder, records.SUPERVISOR_LOG, limit_bytes)
     _join_sub_runs(trace.runs)
+    told = results_beside(folder.resolve())
+    for each in trace.runs.values():
+        each.told = told.results.get(each.id)
     return trace
 
 

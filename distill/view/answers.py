@@ -103,10 +103,7 @@ class Answers:
                     {**msgspec.structs.asdict(each.producer), "t": each.t, "detail": each.detail}
                     for each in told.processes
                 ],
-                "scores": [
-                    {"scorer": each.scorer, "value": each.value, "detail": each.detail}
-                    for each in told.scored.values()
-                ],
+                "scores": shapes.scores(told),
             }
 
     def turn(self, key: str, number: int) -> dict[str, Any]:

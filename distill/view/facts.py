@@ -10,6 +10,7 @@ from distill.models import Usage
 from distill.prices import FREE, Price, PriceTable
 from distill.traces import Run, records
 from distill.traces.reading import add
+from distill.traces.results import TaskResult
 from distill.view.columns import CallColumns, CallLine, on_clock
 
 
@@ -38,6 +39,12 @@ class RunFacts:
             self._take_prices(record.options)
         if record.producer.kind == "driver":
             self.driver_pid = record.producer.pid
+
+    def tell(self, told: TaskResult | None) -> None:
+        """What an evaluation says of the run."""
+        if told != self.told.told:
+            self.told.told = told
+            self.version += 1
 
     def add_call(self, line: CallLine, offset: int, length: int) -> None:
         """A call of ``worker.jsonl``."""

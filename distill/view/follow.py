@@ -11,6 +11,7 @@ import msgspec
 
 from distill.traces import Skipped, records
 from distill.traces.naming import check_log, check_runs, folder_and_run
+from distill.traces.results import places_beside, results_beside
 from distill.view.columns import CallLine
 from distill.view.facts import RunFacts
 
@@ -50,14 +51,30 @@ class FollowedFolder:
         self._searched_bytes = dict.fromkeys(_DECODERS, 0)
         """Up to where the line that is next has no end: a torn one may be long, and stay."""
         self._lines = dict.fromkeys(_DECODERS, 0)
+        self._results: list[tuple[Path, int, int]] = []
+        """The results files that were read, their sizes, and when they were written."""
 
     def look(self) -> bool:
         """Read what has come, some of it at a time; whether there is more."""
         with self.lock:
             # All of the supervisor's log first: a run's start has the prices of its calls.
             more = any(self._look(log) for log in _DECODERS)
-            self.is_read = self.is_read or not more
+            if not more:
+                self._look_at_results()
+                self.is_read = True
         return more
+
+    def _look_at_results(self) -> None:
+        """What an evaluation says of the runs, where that is new."""
+        whole = self.folder.resolve()
+        found = [(path, path.stat()) for path in places_beside(whole)]
+        signs = [(path, told.st_size, told.st_mtime_ns) for path, told in found]
+        if signs == self._results:
+            return
+        self._results = signs
+        told = results_beside(whole).results
+        for run in self.runs.values():
+            run.tell(told.get(run.told.id))
 
     def _look(self, log: str) -> bool:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from distill.supervisor.text import printable_json
-from distill.traces import records
+from distill.traces import Run, records
 from distill.view.columns import status_of
 from distill.view.facts import RunFacts
 from distill.view.follow import FollowedFolder, whole_call
@@ -50,8 +50,17 @@ def run_in_short(run: RunFacts, folder: FollowedFolder, driver: int | None) -> d
         "last_t": run.last_t,
         "elapsed_s": end.elapsed_s if end else run.last_t - run.first_t,
         "dollars": _dollars(end),
+        "scores": scores(told),
         "version": run.version,
     }
+
+
+def scores(told: Run) -> list[dict[str, Any]]:
+    """What counts of a run's scores."""
+    return [
+        {"scorer": name[:TITLE_CHARS], "value": each.value, "detail": each.detail}
+        for name, each in told.scored.items()
+    ]
 
 
 def _dollars(end: records.RunEnd | None) -> float | None:

@@ -19,15 +19,15 @@ from distill.exports.duplicates import Seen
 from distill.exports.overlap import Texts
 from distill.exports.selection import Select
 from distill.exports.where import condition
+from distill.exports.writing import FileType
 from distill.supervisor.journal import Journal
 from distill.traces import read, records, rows
 from tests.distill.exported import text
 from tests.distill.recordings import asked_of
 from tests.distill.scripted import SMALL, Messages, Supervisor, Worker, cell, endpoint, run_bounded
 from tests.distill.test_compaction import Boss
-from tests.distill.test_sub_runs import SUPERVISOR, Family
 from tests.distill.written_logs import DRIVER, Told, write
-from tests.view.logs import logs_runs
+from tests.view.logs import TEXT, Log, logs_runs
 
 Ask = Callable[..., RunResult]
 
@@ -119,7 +119,10 @@ print
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize("words", [*REFUSED, "", "run.", "(" * 500, "not " * 5000])
+DEEP = "not " * 900 + "run.id"
+
+
+@pytest.mark.parametrize("words", [*REFUSED, "", "run.", "(" * 500, "not " * 5000, DEEP])
 def test_what_is_no_expression_is_refused(words: str) -> None:
     with pytest.raises(InputError, match="--where"):
         condition(words)
@@ -242,6 +245,37 @@ def test_a_text_with_most_of_the_calls_leaves_room_for_others(tmp_path: Path) ->
         assert made.dropped_rows == {"not picked: there are enough": 598}
 
 
+def test_a_demonstration_shows_one_passage(tmp_path: Path) -> None:
+    one, other = TEXT[0:400], TEXT[60000:60300]
+    log = Log(tmp_path / "log")
+    log.begin()
+    log.turn(cell("x"))
+    log.calls([(f"Which is older?\n{one}\nor\n{other}", "the first"), (f"{one}\n{one}", "a")])
+    log.cell("x")
+    log.end("a")
+    log.close()
+    made = export(tmp_path / "log", tmp_path / "out", format="few-shot")
+    (row,) = rows_in(tmp_path / "out")
+    assert row["instruction"] == "{chunk}\n{chunk}"
+    assert made.dropped_rows == {"several passages of the text stand in the prompt": 1}
+
+
+@pytest.mark.parametrize("as_", ["jsonl", "parquet"])
+def test_a_number_that_no_column_holds(tmp_path: Path, as_: FileType) -> None:
+    log = write(tmp_path / "log", Told("x"), Told("y"))
+    calls = [json.loads(line) for line in (log / "worker.jsonl").read_text().splitlines()]
+    for call, token in zip(calls, (5, 2**70), strict=True):
+        call |= {"prompt_token_ids": [1], "token_ids": [token]}
+    (log / "worker.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
+    if as_ == "jsonl":
+        assert export(log, tmp_path / "out", format="token-sft", as_=as_).rows == {"train": 2}
+        return
+    with pytest.raises(InputError, match="Parquet can't hold the input_ids of a row") as told:
+        export(log, tmp_path / "out", format="token-sft", as_=as_)
+    assert "leave out --as parquet" in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_recorded_is_no_option_of_sampling(tmp_path: Path) -> None:
     folder = write(tmp_path / "log", Told("r1", model=None))
     options = {"temperature": 0.5, "record": "ids"}
@@ -279,19 +313,15 @@ def test_a_shortened_conversation_is_what_was_sent(log: Path, tmp_path: Path) ->
     assert learnt == replies  # each once
 
 
-def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
-    family = Family(
-        **{
-            "What?": [cell("FINAL(supervisor('And this?', 'a part of it'))")],
-            "And this?": [cell("FINAL(worker('deep'))")],
-        }
+def test_sub_runs_go_with_the_run_that_asked(tmp_path: Path) -> None:
+    log, asks = tmp_path / "log", records.ParentCall("r1", 1, 1, 0, "0")
+    write(
+        log,
+        Told("r1", task="top", model=None),
+        Told("r2", task=None, text="a part of it", model=None, parent=asks),
     )
-    run_bounded(
-        lambda: run(
-            "What?", "some text", family, Worker(), log_dir=log, label="top", limits=SMALL,
-            primitives=SUPERVISOR,
-        )
-    )  # fmt: skip
+    with contextlib.closing(Journal(log)) as journal:
+        journal.worker([asked("r1", 0), asked("r2", 1)])
     top, sub = sorted(read(log).runs.values(), key=lambda run: bool(run.start and run.start.parent))
     scored = {
         "type": "score", "v": 2, "t": 2e9, "run": top.id, "scorer": "exact", "value": 1.0,
@@ -300,12 +330,12 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
     with (log / "supervisor.jsonl").open("a") as file:
         file.writelines(json.dumps({**scored, "value": value}) + "\n" for value in (0.0, 1.0))
     export(f"{log}#{top.id}", tmp_path / "out", format="worker-sft", select="correct")
-    (row,) = rows_in(tmp_path / "out")
+    first, row = rows_in(tmp_path / "out")
     assert (row["run"], row["task"], row["score"]) == (sub.id, "top", 1.0)
-    assert row["document"] != top.start.context.sha256  # type: ignore[union-attr]
+    assert row["document"] != first["document"] == top.start.context.sha256  # type: ignore[union-attr]
     split = {"train": 0.5, "test": 0.5}
     for seed in range(6):
-        made = export(log, format="supervisor-sft", split=split, seed=seed, dry_run=True)
+        made = export(log, format="worker-sft", split=split, seed=seed, dry_run=True)
         assert sorted(made.rows.values()) == [0, 2]
     with (log / "supervisor.jsonl").open("a") as file:
         file.write(json.dumps({**scored, "scorer": "f1", "value": 0.4}) + "\n")
@@ -313,7 +343,7 @@ def test_sub_runs_go_with_the_run_that_asked(log: Path, tmp_path: Path) -> None:
         export(log, format="worker-sft", select="correct", dry_run=True)
     made = export(log, format="worker-sft", scorer="f1", select="correct", correct_from=0.4,
                   dry_run=True)  # fmt: skip
-    assert made.rows == {"train": 1}
+    assert made.rows == {"train": 2}
 
 
 def test_a_replay_does_not_stand_in_for_its_run(log: Path) -> None:
@@ -365,6 +395,10 @@ def test_a_passage_that_is_shared_is_noticed() -> None:
         assert known.share(passage)
         assert known.share(f"Before. {passage.upper()}!\n and after")
         assert not known.share(" ".join(foreign.split()[place : place + 150]))
+    for chars in (40, 60, 120, 300):
+        for place in range(0, len(mine) - chars, 61):  # cut in the middle of words
+            assert known.share(mine[place : place + chars])
+            assert not known.share(foreign[place : place + chars])
     assert known.share("A short\n one.")
     assert not known.share("a shorter one")
     assert not Texts([]).share(mine)

@@ -247,7 +247,7 @@ def test_of_a_real_run(ask: Ask, log: Path, capsys: pytest.CaptureFixture[str]) 
     assert check_logs([log], as_json=False, provenance=True) == 0
     shown, chars = capsys.readouterr().out, sum(map(len, context))
     for said in (
-        f"{100 * 1800 / chars:.1f} % of the text: 1,800 of {chars:,} characters, 3 passages",
+        f"{100 * 1800 / chars:.1f} % of the text: 1,800 of {chars:,} characters, in 3 stretches",
         "longest matches of at least 40 characters",
         f"3 calls: Passage:{PASSAGE}Who?",
         "4 answers of workers: 4 returned to the code, 1 printed, 1 likely in the final answer",

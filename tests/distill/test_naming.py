@@ -7,15 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from distill import export
+from distill import export, provenance_summary
+from distill.budget import percent
 from distill.errors import InputError
 from distill.exports.grading import graded_runs
 from distill.exports.reading import read_runs, sources
 from distill.exports.selection import UNSCORED
 from distill.recorded_results import recorded_in
 from distill.supervisors import recorded_run
-from distill.task_results import TaskResult
 from distill.traces import Logs, read, rows, validate
+from distill.traces.results import TaskResult
+from distill.view.answers import Answers
 from tests.distill.written_logs import T, Told, write
 
 
@@ -62,6 +64,15 @@ def test_results_say_the_same_beside_the_logs_and_by_name(tmp_path: Path) -> Non
     named = exported(write(tmp_path / "b", *runs), select="correct", results=[results])
     for made in (beside, named):
         assert (made.runs, made.dropped_runs) == (1, {UNSCORED: 1})
+    told = [row.get("score.exact") for row in rows(tmp_path / "a.logs", "runs")]
+    assert told == [None, 1.0]
+    (score,) = rows(tmp_path / "a.logs", "scores")
+    assert (score["run"], score["score"], score["expected"]) == ("r2", 1.0, "yes")
+    answers = Answers([tmp_path / "a.logs"])
+    while answers.look():
+        pass
+    shown = [[each["value"] for each in run["scores"]] for run in answers.state()["runs"]]
+    assert shown == [[], [1.0]]
 
 
 def test_a_group_of_an_export_is_a_task_of_a_scoring(tmp_path: Path) -> None:
@@ -83,3 +94,15 @@ def test_who_reads_whole_folders_says_so(look: Callable[[str], Any], tmp_path: P
     folder = write(tmp_path / "log", Told("r1"))
     with pytest.raises(InputError, match=r"read .*log, and take \.runs\['r1'\] of it"):
         look(f"{folder}#r1")
+
+
+def test_provenance_says_why_it_finds_little(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", Told("r1"), Told("r2", redacted=("email",)))
+    runs = read(folder).runs
+    said = ["redacted" in "\n".join(provenance_summary.lines(runs[id_])) for id_ in ("r1", "r2")]
+    assert said == [False, True]
+
+
+def test_shares_that_are_not_nothing_do_not_look_so() -> None:
+    said = [percent(share) for share in (0, 0.0006, 0.0174, 0.9995, 1)]
+    assert said == ["0.0 %", "< 0.1 %", "1.7 %", "> 99.9 %", "100.0 %"]

@@ -69,3 +69,12 @@ def test_whatever_was_said_a_quotation_can_be_checked(
 def test_votes_are_counted_without_case_article_and_marks() -> None:
     assert normalise(' The "Six Cubits." ') == "six cubits"
     assert normalise("...") == ""
+
+
+def test_a_quotation_begins_and_ends_at_a_word() -> None:
+    text = "In the beginning God called the light Day and the darkness he called Night at once"
+    begin, end = text.index("nning"), text.index("ness")
+    evidence = gather("Day", text, [reading("Day", begin, end)], [])
+    (quotation,) = evidence.quotations
+    assert quotation.text == "God called the light Day and the"
+    assert text[quotation.start : quotation.end] == quotation.text

@@ -30,10 +30,18 @@ Rows = Callable[..., list[dict[str, Any]]]
 PREFERENCES = ("worker-preferences", "worker-preferences-text", "supervisor-preferences")
 
 
+class Cut(Sampler):
+    """Of another tokenizer; all that it says to a conversation but for the first is cut off."""
+
+    def chat(self, *args: Any, **kw: Any) -> LMResponse:
+        said = super().chat(*args, **kw)
+        return said if "Ahab" in said.text else replace(said, finish_reason="length")
+
+
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six scored runs about three texts."""
-    return evaluated(tmp_path_factory.mktemp("runs"), Sampler(Letters()))
+def cut_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two runs with such a worker."""
+    return evaluated(tmp_path_factory.mktemp("cut"), Cut(Letters(), "e" * 64), ["boat"])
 
 
 @pytest.fixture
@@ -103,11 +111,12 @@ def test_why_a_call_has_no_ids(logs: Path) -> None:
     assert why_not(graded, off) == NOT_RECORDED
 
 
-def test_token_ids_of_two_tokenizers_are_refused(logs: Path, tmp_path: Path) -> None:
-    other = evaluated(tmp_path, Sampler(Letters(), "e" * 64), ["boat"])
+def test_token_ids_of_two_tokenizers_are_refused(
+    logs: Path, cut_logs: Path, tmp_path: Path
+) -> None:
     for name in ("token-sft", "episodes"):
         with pytest.raises(InputError, match="two tokenizers"):
-            export([logs, other], tmp_path / name, format=name)
+            export([logs, cut_logs], tmp_path / name, format=name)
         assert not (tmp_path / name).exists()
 
 
@@ -148,15 +157,9 @@ def test_answers_that_score_alike_are_no_pair(logs: Path) -> None:
         assert f" × {reason}" in str(refused.value)
 
 
-def test_an_answer_that_was_cut_off_is_never_chosen(tmp_path: Path) -> None:
-    class Cut(Sampler):
-        def chat(self, *args: Any, **kw: Any) -> LMResponse:
-            said = super().chat(*args, **kw)
-            return said if "Ahab" in said.text else replace(said, finish_reason="length")
-
-    logs = evaluated(tmp_path, Cut(Letters()), ["boat"])
+def test_an_answer_that_was_cut_off_is_never_chosen(cut_logs: Path) -> None:
     with pytest.raises(InputError, match="7 × the answers to its prompt score alike"):
-        export(logs, format="worker-preferences", dry_run=True)
+        export(cut_logs, format="worker-preferences", dry_run=True)
 
 
 def graded_run(number: int, score: float) -> GradedRun:

@@ -85,7 +85,12 @@ def of(block: str, format_name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["worker-sft", "worker-sft-text", "supervisor-turns"])
+def again(name: str) -> Any:
+    """A format whose rows look like another's, which is trained on in every run of the tests."""
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["worker-sft", "worker-sft-text", again("supervisor-turns")])
 def test_text_is_trained_on(in_workshop: Path, name: str) -> None:
     trainer = trained(of(ON_TEXT, name))
     row = trainer.train_dataset[0]
@@ -105,7 +110,7 @@ def test_tokens_are_trained_on_as_they_were_sampled(in_workshop: Path, tokenizer
 
 
 @pytest.mark.parametrize(
-    "name", ["worker-preferences", "worker-preferences-text", "supervisor-preferences"]
+    "name", ["worker-preferences", "worker-preferences-text", again("supervisor-preferences")]
 )
 def test_preferences_are_trained_on(in_workshop: Path, name: str) -> None:
     trainer = trained(of(PREFERRED, name))

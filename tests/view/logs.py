@@ -95,13 +95,16 @@ class Log:
             failed=failed, elapsed_s=0.1,
         )  # fmt: skip
 
-    def end(self, answer: Any = None, status: str = "final", **fields: Any) -> None:
+    def end(
+        self, answer: Any = None, status: str = "final", elapsed_s: float = 2.0, **fields: Any
+    ) -> None:
         """FINAL, and the end."""
         if status == "final":
             self._log.write(records.Final, cell=self._log.turn, value=answer)
         self._log.write(
             records.RunEnd, status=status, answer=answer, iterations=self._log.turn,
-            supervisor_usage=USED, worker_usage=USED, worker_calls=self._calls, elapsed_s=2.0,
+            supervisor_usage=USED, worker_usage=USED, worker_calls=self._calls,
+            elapsed_s=elapsed_s,
             **fields,
         )  # fmt: skip
 

@@ -89,6 +89,20 @@ def test_what_is_before_the_first_turn_has_a_name(watched: Watched, serve: Serve
     expect(page.locator(".tip")).to_contain_text("the jail started")
 
 
+def test_most_at_once_is_of_calls_not_of_pixels(watched: Watched, serve: Serve, log: Log) -> None:
+    log.begin()
+    log.turn("```repl\nworker_batch(parts)\n```")
+    prompts: list[tuple[str, str | None]] = [(f"{TEXT[:300]} {number}?", "yes") for number in "123"]
+    log.calls(prompts, queue_s=0.0, compute_s=0.5, total_s=0.5)
+    log.cell("worker_batch(parts)")
+    log.end("yes", elapsed_s=2000.0)
+    page = watched.page
+    page.goto(serve(log.folder).url)
+    expect(page.locator(".figures")).to_contain_text(f"301 of {len(TEXT):,} characters")
+    page.locator("canvas.timeline").hover(position={"x": 700, "y": 119})
+    expect(page.locator(".tip")).to_contain_text("worker-0: 0 computed, 0 in its queue; at most 3")
+
+
 def test_it_goes_by_keyboard_alone(watched: Watched, serve: Serve, log: Log) -> None:
     lamp_run(log)
     page, keys = watched.page, watched.page.keyboard
@@ -337,13 +351,16 @@ def test_a_file_holds_all_and_asks_for_nothing(
 def test_several_runs_have_a_list(watched: Watched, serve: Serve, tmp_path: Path) -> None:
     for number in range(3):
         with contextlib.closing(Log(tmp_path / str(number % 2), run=f"run-{number}")) as log:
-            log.begin(f"Question {number}?")
+            log.begin(f"Question {number}?", label=f"task {number}")
             log.end(f"answer {number}")
+            log.score("exact", 0.25)
     page = watched.page
     page.goto(serve(tmp_path / "0", tmp_path / "1").url)
     expect(page.locator(".question-text")).to_have_text("Question 2?")
     page.keyboard.press("5")
     expect(page.locator(".runs .trow")).to_have_count(3)
+    for text in ("task 1", "hand", "0.25"):
+        expect(page.locator(".runs .trow", has_text="Question 1?")).to_contain_text(text)
     page.locator(".runs .trow", has_text="Question 1?").click()
     expect(page.locator(".question-text")).to_have_text("Question 1?")
     page.go_back()

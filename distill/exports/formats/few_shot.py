@@ -30,6 +30,8 @@ LEAST_CHARS = 40
 WORDS_CHARS = 4_000
 """Of a chunk, whose words are compared."""
 PLACE = "{chunk}"
+NO_PASSAGE = Dropped("no passage of the text stands in the prompt")
+SEVERAL = Dropped("several passages of the text stand in the prompt")
 ENOUGH = "not picked: there are enough"
 ALIKE = "the same answer about the same passage"
 OTHER = "another answer about the same passage"
@@ -74,8 +76,8 @@ class FewShot(Format):
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif (shown := _shown(call)) is None:
-                yield Dropped("no passage of the text stands in the prompt")
+            elif isinstance(shown := _shown(call), Dropped):
+                yield shown
             elif forbidden.share(shown[0]):
                 yield Dropped("from a text that it must not be from (--not-from)")
             else:
@@ -91,18 +93,25 @@ class FewShot(Format):
             yield Made(each.row, each.graded, (each.row.chunk, each.row.response))
 
 
-def _shown(call: records.Call) -> tuple[str, str] | None:
-    """The longest passage in a prompt, and the instruction around it; None: there is none."""
-    span = max(call.spans, key=lambda span: span.end - span.start, default=None)
-    if span is None or span.prompt_start < 0:
-        return None
-    chunk = call.prompt[span.prompt_start : span.prompt_start + span.end - span.start]
+def _shown(call: records.Call) -> tuple[str, str] | Dropped:
+    """The passage in a prompt, and the instruction around it.
+
+    It has no other one: that would stand in the instruction, which is used with other texts.
+    """
+    passages = {
+        call.prompt[span.prompt_start : span.prompt_start + span.end - span.start]
+        for span in call.spans
+        if span.prompt_start >= 0
+    }
+    chunk = max(sorted(passages), key=len, default="")
     if len(chunk) < LEAST_CHARS:
-        return None
+        return NO_PASSAGE
+    if any(len(each) >= LEAST_CHARS and each not in chunk for each in passages):
+        return SEVERAL
     for message in call.messages or ({"content": call.prompt},):
         if chunk in message["content"]:
-            return chunk, message["content"].replace(chunk, PLACE, 1)
-    return None
+            return chunk, message["content"].replace(chunk, PLACE)
+    return NO_PASSAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ export class CallTable {
       if (!isOpen) this.table.body.focus();
     });
     this.search = el("input", {
-      type: "search", placeholder: "search prompts and answers  ( / )", "aria-label": "Search prompts and answers",
+      type: "search", placeholder: "search prompts and answers: Enter", title: "Search with Enter ( / leads here )", "aria-label": "Search prompts and answers",
       onchange: () => this.look(),
     });
     this.status = el("select", { "aria-label": "How it ended", onchange: () => this.filter() });

@@ -30,6 +30,19 @@ export class Load {
   }
 }
 
+// How many intervals [begin, end] were open at once, at most.
+export function mostAtOnce(intervals) {
+  const real = intervals.filter(([begin, end]) => end > begin);
+  const begins = Float64Array.from(real, (each) => each[0]).sort();
+  const ends = Float64Array.from(real, (each) => each[1]).sort();
+  let most = 0;
+  for (let begun = 0, ended = 0; begun < begins.length; begun++) {
+    while (ends[ended] <= begins[begun]) ended++;
+    most = Math.max(most, begun + 1 - ended);
+  }
+  return most;
+}
+
 export function sumAt(loads, x) {
   let sum = 0;
   for (const load of loads) sum += load[x];

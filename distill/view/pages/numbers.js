@@ -37,7 +37,7 @@ export function percent(share) {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "< 0.1 %";
   if (value < 100 && value > 99.9) return "> 99.9 %";
-  return `${value.toFixed(value < 10 || value > 99 ? 1 : 0).replace(/\.0$/, "")} %`;
+  return `${value.toFixed(1).replace(/\.0$/, "")} %`;
 }
 
 export function when(t) {

@@ -137,12 +137,12 @@ export class Overview {
     const figure = (name, value, note) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", { class: "note" }, note));
     return [
-      figure("Read", percent(this.app.coverage.share), counted(this.app.coverage.total, "character")),
+      figure("Read", percent(this.app.coverage.share), `${count(this.app.coverage.matches?.read_chars ?? this.app.coverage.read)} of ${counted(this.app.coverage.total, "character")}`),
       figure("Turns", count(run.turns.length), notes(of(budget.turns, count), counted(run.cells.length, "cell"), bad && `${count(bad)} failed`)),
       figure("Worker calls", run.short.calls < 1e6 ? count(run.short.calls) : short(run.short.calls), notes(of(budget.worker_calls, short), `${count(run.short.failed)} failed`)),
       figure("Supervisor", tokens(sum(run.turns, "input"), sum(run.turns, "output")), "tokens in → out"),
       figure("Workers", tokens(total("input"), total("output")), "tokens in → out"),
-      figure("Cost", dollars(spent), spent === null ? "a model has no price" : of(budget.dollars, dollars) || "by the price table"),
+      figure("Cost", dollars(spent), spent === null ? "a model has no price" : of(budget.dollars, dollars) || (spent ? "by the price table" : "no model here costs money")),
       figure("Time", seconds(run.short.elapsed_s), of(budget.wall_s, seconds) || when(run.t0)),
       figure("Device", device ? seconds(device) : "–", of(budget.gpu_s, seconds) || (device ? "of worker servers" : "no time in the log")),
     ];

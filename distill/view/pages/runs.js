@@ -16,9 +16,12 @@ export class Runs {
       [
         { name: "began", title: "When it began", width: "158px", cell: (row) => when(this.run(row).first_t), order: value("first_t") },
         { name: "ended", title: "How it ended", width: "130px", cell: (row) => badge(this.run(row).status), order: value("status") },
+        { name: "label", title: "The task", width: "90px", cell: (row) => this.run(row).label ?? "", order: (row) => this.run(row).label ?? "" },
         { name: "question", title: "The question", width: "minmax(140px, 1fr)", cell: value("query"), order: value("query") },
         { name: "answer", title: "The answer", width: "minmax(120px, 1fr)", cell: value("answer"), order: value("answer") },
-        { name: "supervisor", title: "The supervisor model", width: "130px", cell: value("supervisor"), order: value("supervisor") },
+        { name: "score", title: "Its scores", width: "64px", cell: (row) => this.scores(row), order: (row) => this.run(row).scores[0]?.value ?? -1 },
+        { name: "supervisor", title: "The supervisor model", width: "110px", cell: value("supervisor"), order: value("supervisor") },
+        { name: "worker", title: "The worker model", width: "110px", cell: value("worker"), order: value("worker") },
         { name: "turns", title: "Turns", width: "60px", right: true, cell: short_("turns"), order: value("turns") },
         { name: "calls", title: "Worker calls", width: "72px", right: true, cell: short_("calls"), order: value("calls") },
         { name: "cost", title: "Dollars", width: "84px", right: true, cell: (row) => dollars(this.run(row).dollars), order: (row) => this.run(row).dollars ?? -1 },
@@ -31,6 +34,12 @@ export class Runs {
 
   run(row) {
     return this.app.state.runs[row];
+  }
+
+  scores(row) {
+    const { scores } = this.run(row);
+    const told = scores.map(({ value }) => (value === null ? "–" : value.toFixed(2)));
+    return el("span", { title: scores.map(({ scorer }, number) => `${scorer}: ${told[number]}`).join(", ") }, told.join(", "));
   }
 
   update() {

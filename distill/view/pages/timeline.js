@@ -2,7 +2,7 @@
 
 import { Drawing, fitted, niceStep } from "./canvas.js";
 import { el, shown } from "./dom.js";
-import { Load, sumAt } from "./load.js";
+import { Load, mostAtOnce, sumAt } from "./load.js";
 import { count, counted, dollars, seconds, short } from "./numbers.js";
 import { TimeWindow } from "./time_window.js";
 import { usedUp } from "./used.js";
@@ -48,6 +48,7 @@ export class Timeline extends TimeWindow {
     this.signs = signs;
     this.used = null;
     this.servers = null;
+    this.peaks = new Map();
     this.drawing.redraw();
   }
 
@@ -271,7 +272,8 @@ export class Timeline extends TimeWindow {
       });
     }
     this.label(y, AREA - 14, name);
-    this.label(y + 14, AREA - 14, `at most ${short(Math.ceil(most))}`);
+    const peak = `at most ${short(this.peak(name, phases, servers))}`;
+    this.label(y + 14, AREA - 14, peak);
     this.baseline(y + AREA);
     const words = { wait: "waiting for a worker", queue: "in its queue", device: "computed" };
     this.places.push({
@@ -279,10 +281,20 @@ export class Timeline extends TimeWindow {
       tip: (x) => {
         const at = Math.max(0, Math.min(width - 1, Math.round(x - this.left)));
         const told = phases.map(([kind], phase) => `${loads[phase][at].toFixed(1).replace(/\.0$/, "")} ${words[kind]}`);
-        return `${name}: ${told.join(", ")}`;
+        return `${name}: ${told.join(", ")}; ${peak}`;
       },
     });
     return AREA;
+  }
+
+  // Of the whole run, whatever of it is shown.
+  peak(name, phases, servers) {
+    const key = `${phases[0][0]} ${name}`;
+    if (!this.peaks.has(key)) {
+      const rows = servers.flatMap((each) => each.rows);
+      this.peaks.set(key, mostAtOnce(phases.flatMap(([, times]) => rows.map((row) => times.call(this.app.calls, row)))));
+    }
+    return this.peaks.get(key);
   }
 
   baseline(y) {
