@@ -130,6 +130,8 @@ def lines(
                 continue
             if record.v > records.SCHEMA_VERSION:
                 yield number, Skipped(log, number, f"schema version {record.v} is newer than this")
+            elif record.run is None and not isinstance(record, records.Event):
+                yield number, Skipped(log, number, "it is of no run, as only an event can be")
             else:
                 yield number, records.whole(record) if isinstance(record, records.Call) else record
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,6 +146,15 @@ def test_bytes_that_were_changed_cost_only_their_lines(data: st.DataObject) -> N
         assert all(line <= bytes(damaged).count(b"\n") + 1 for _, line in skipped)
         validate(folder)  # raises nothing, whatever the records say now
         list(Logs(folder).calls())
+
+
+def test_only_an_event_is_of_no_run() -> None:
+    """Two writers' lines can meet in the middle and still be JSON."""
+    lines = ONE[records.SUPERVISOR_LOG].splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if b'"type":"turn"' in line)
+    lines[place] = re.sub(rb'"run":"[^"]*"', b'"run":null', lines[place])
+    with folder_of({**ONE, records.SUPERVISOR_LOG: b"".join(lines)}) as folder:
+        assert found_in(folder)[1] == [(records.SUPERVISOR_LOG, place + 1)]
 
 
 # -- what no longer joins
