@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = textwrap.dedent("""
     import os, sys
     from pathlib import Path
@@ -51,7 +52,7 @@ STAGED = ("sandbox",)
 @pytest.mark.parametrize("umask", [pytest.param("022", marks=pytest.mark.slow), "000"])
 def test_only_the_owner_can_read_what_is_written(umask: str, tmp_path: Path) -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    env = {**bare, "HOME": str(tmp_path)}
+    env = {**bare, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PROGRAM, umask]
     subprocess.run(command, env=env, check=True, timeout=120)
     killed = subprocess.run(

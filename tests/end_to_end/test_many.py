@@ -59,6 +59,8 @@ class Meeting:
         """Bytes of each process's own, by its kind."""
         self.texts: set[int] = set()
         """Inodes of the memory files with a context that the driver holds."""
+        self._others = self._inodes()
+        """Those that tests before this one have left."""
         self._barrier = threading.Barrier(count, self._look)
 
     def meet(self) -> None:
@@ -69,7 +71,11 @@ class Meeting:
         for kind, process in _family():
             with contextlib.suppress(psutil.Error):  # one that is ending
                 self.seen.setdefault(kind, []).append(process.memory_full_info().uss)
-        self.texts = {fd.stat().st_ino for fd in _context_files()}
+        self.texts = self._inodes() - self._others
+
+    @staticmethod
+    def _inodes() -> set[int]:
+        return {fd.stat().st_ino for fd in _context_files()}
 
 
 def _family() -> Iterator[tuple[str, psutil.Process]]:

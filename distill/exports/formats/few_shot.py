@@ -29,6 +29,8 @@ LEAST_CHARS = 40
 """Of a chunk: what is shorter may be the question's own words."""
 WORDS_CHARS = 4_000
 """Of a chunk, whose words are compared."""
+GAP_CHARS = 40
+"""Between pieces of one passage: a label that was taken out of it, a line break that was put in."""
 PLACE = "{chunk}"
 NO_PASSAGE = Dropped("no passage of the text stands in the prompt")
 SEVERAL = Dropped("several passages of the text stand in the prompt")
@@ -41,7 +43,7 @@ class FewShotRow(OriginRow, frozen=True, kw_only=True):
     """A demonstration.
 
     Attributes:
-    chunk: the passage, as it stands in the text
+    chunk: the passage, as it stands in the prompt
     instruction: what was asked, with `{chunk}` where the passage stood
     response: what was answered
     chunk_chars: length of the passage
@@ -93,16 +95,38 @@ class FewShot(Format):
             yield Made(each.row, each.graded, (each.row.chunk, each.row.response))
 
 
+def _passages(call: records.Call) -> Iterator[str]:
+    """What a prompt shows of the text; pieces that follow each other in both are one passage."""
+    pieces = sorted(
+        (span for span in call.spans if span.prompt_start >= 0), key=lambda span: span.prompt_start
+    )
+    first = last = None
+    for span in pieces:
+        if first is None or last is None or not _goes_on(last, span):
+            if first is not None and last is not None:
+                yield call.prompt[first.prompt_start : _end(last)]
+            first = span
+        last = span
+    if first is not None and last is not None:
+        yield call.prompt[first.prompt_start : _end(last)]
+
+
+def _end(span: records.Span) -> int:
+    return span.prompt_start + span.end - span.start
+
+
+def _goes_on(one: records.Span, other: records.Span) -> bool:
+    """Whether little was left out of the text between the two, and little put between them."""
+    left_out, put_in = other.start - one.end, other.prompt_start - _end(one)
+    return one.part == other.part and 0 <= left_out <= GAP_CHARS and 0 <= put_in <= GAP_CHARS
+
+
 def _shown(call: records.Call) -> tuple[str, str] | Dropped:
     """The passage in a prompt, and the instruction around it.
 
     It has no other one: that would stand in the instruction, which is used with other texts.
     """
-    passages = {
-        call.prompt[span.prompt_start : span.prompt_start + span.end - span.start]
-        for span in call.spans
-        if span.prompt_start >= 0
-    }
+    passages = set(_passages(call))
     chunk = max(sorted(passages), key=len, default="")
     if len(chunk) < LEAST_CHARS:
         return NO_PASSAGE
