@@ -61,10 +61,8 @@ DISK_MB = {
     "otlp": 5,
     "train": 60,
 }
-READERS = ("doctor", "export", "score", "show", "view")
+READERS = ("doctor", "export", "score", "view")
 """Commands that read logs, and need no engine."""
-EXTRAS = {"export": ["export"]}
-"""What a command needs beside its profile's parts."""
 TESTED = ("ray", "pdf", "retrieve", "export", "otlp", "train")
 """Extras that the tests use."""
 CHECKED = ("up", "worker")
@@ -121,7 +119,9 @@ def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
 
 def wanted_extras(arguments: list[str]) -> list[str]:
     """Return the parts that a command line needs beside its profile's."""
-    wanted = list(EXTRAS.get(arguments[0], ())) if arguments else []
+    wanted = []
+    if arguments[:1] == ["export"] and any("parquet" in word for word in arguments):
+        wanted.append("export")  # JSON lines need nothing more
     if any(word == "--ray" or word.startswith("--ray=") for word in arguments):
         wanted.append("ray")
     pairs = zip(arguments, [*arguments, ""][1:], strict=True)
@@ -435,7 +435,8 @@ def prepare(venv: Path, parts: list[str]) -> None:
             return
         again = must_start_again(venv, parts)
         stamp = {} if again else read_stamp(venv)
-        announce(venv, [part for part in parts if again or part not in stamp] or parts)
+        missing = [part for part in parts if again or not set(covering(part)) & stamp.keys()]
+        announce(venv, missing or parts)
         install(venv, parts)
         say("set up.")
 

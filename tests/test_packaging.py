@@ -277,9 +277,21 @@ def test_profile(
         (["-q", "retrieve", "--primitive"], []),
         (["-c", "My Report.PDF", "-q", "x"], ["pdf"]),
         (["up", "-q", "export", "--otlp=http://127.0.0.1:4318"], ["otlp"]),
-        (["export", "runs/isaac"], ["export"]),
+        (["export", "runs/isaac"], []),
+        (["export", "runs/isaac", "--as", "parquet"], ["export"]),
     ],
-    ids=["ray", "ray-at", "neither", "retrieve", "both", "wrong", "pdf", "otlp", "export"],
+    ids=[
+        "ray",
+        "ray-at",
+        "neither",
+        "retrieve",
+        "both",
+        "wrong",
+        "pdf",
+        "otlp",
+        "lines",
+        "parquet",
+    ],
 )
 def test_an_extra_is_installed_where_it_is_asked_for(
     setup: ModuleType, arguments: list[str], wanted: list[str]
