@@ -1,4 +1,4 @@
-"""The command line: ``distill up | run | worker | doctor | score | view | export``.
+"""The command line: ``distill up | run | worker | doctor | score | view | export | train``.
 
 The answer alone goes to stdout; progress, evidence and errors go to stderr. Exit codes are
 those of ``distill.errors``; 130 is Ctrl-C.
@@ -19,6 +19,7 @@ import click
 
 from distill import config_file, exit_codes
 from distill.errors import DistillError, InputError, MachineError
+from distill.flags.comparison import comparison
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
 from distill.flags.question import question
@@ -215,6 +216,29 @@ def export(**options: Any) -> int:
 
     with _errors(options.pop("show_traceback")):
         return command.run(**options)
+
+
+@cli.group()
+def train() -> None:
+    """Train a worker, or a supervisor, on what was logged."""
+
+
+@train.command(epilog=exit_codes.COMPARE)
+@comparison
+def compare(runs: tuple[str, ...], **options: Any) -> int:
+    """Compare versions of a worker under recorded code. RUN is a log folder, or FOLDER#ID.
+
+    The supervisor says what it had said in each run, and costs nothing; each version answers.
+
+    \b
+    Examples:
+      distill train compare runs/kjv.logs --version base --version tuned=runs/step-20 -o runs/ab
+      distill train compare runs/kjv.logs --connect --version old --version new -o runs/ab
+    """  # noqa: D301  (as above)
+    from distill.training.compare_command import compare_runs
+
+    with _errors(options.pop("show_traceback")):
+        return compare_runs(runs, **options)
 
 
 @cli.command(epilog=exit_codes.VIEW)
