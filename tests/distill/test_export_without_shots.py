@@ -129,9 +129,10 @@ def text_without_shots(prompt: str, messages: Sequence[Message]) -> str | Droppe
     """Of a call of an engine that saw this prompt, logged as such a call is."""
     asked = tuple(wire.ChatMessage(each["role"], each["content"]) for each in messages)
     call = records.Call(
-        t=0.0, producer=records.Producer("driver", "driver", 1), run="r", id="r-1", turn=1, cell=1, call=1, item=0, function="worker", attempt=1,
-        prompt=prompt, response="Shut.", finish_reason="stop", usage=records.TokenUsage(9, 2),
-        sampling={}, model=records.Model("m", engine="vllm"), messages=tuple(messages),
+        t=0.0, producer=records.Producer("driver", "driver", 1), run="r", id="r-1", turn=1, cell=1,
+        call=1, item=0, function="worker", attempt=1, prompt=prompt, response="Shut.",
+        finish_reason="stop", usage=records.TokenUsage(9, 2), sampling={},
+        model=records.Model("m", engine="vllm"), messages=tuple(messages),
         message_spans=message_spans(wire.Request("r", 1, wire.Sampling(), messages=asked), prompt),
     )  # fmt: skip
     return text_of(call, "worker-sft", shots=False)
