@@ -85,6 +85,12 @@ export_options = together(
         metavar="X",
         help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
     ),
+    click.option(
+        "--without-shots",
+        is_flag=True,
+        help="Leave the turns before the last out of workers' prompts: what a few-shot prompt was "
+        "answered is taught to the zero-shot one.",
+    ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
     show_traceback,
 )
