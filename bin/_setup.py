@@ -47,7 +47,7 @@ DOWNLOAD_MB = {
     "retrieve": {"embedding model all-MiniLM-L6-v2": 84, "what reads it": 4},
     "export": {"pandas and pyarrow": 67},
     "otlp": {"OpenTelemetry's SDK": 1},
-    "train": {"trl, peft, datasets and what they need": 5},
+    "train": {"trl, peft, datasets, tensorboard and what they need": 18},
 }
 DISK_MB = {
     "api": 80,
@@ -59,7 +59,7 @@ DISK_MB = {
     "retrieve": 105,
     "export": 220,
     "otlp": 5,
-    "train": 60,
+    "train": 90,
 }
 READERS = ("doctor", "export", "score", "view")
 """Commands that read logs, and need no engine."""

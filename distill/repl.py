@@ -6,12 +6,13 @@ adds names there; ``primitives=`` adds functions without one.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distill.closing import Closing
-from distill.errors import InputError
+from distill.errors import InputError, SandboxError
 from distill.limits import check
 from distill.packages import prepare
 from distill.primitives import Budgets, Terms, is_marked, terms_of
@@ -114,6 +115,8 @@ class REPL(Closing):
         """The run whose session this one goes on with."""
         self.recording: Recording | None = None
         """The run that this one does again."""
+        self._making = threading.Lock()
+        self._is_closed = False
         self._sandbox: sandboxes.Sandbox | None = None
         self._context_file: ContextFile | None = None
         self._namespace: dict[str, Any] = {
@@ -149,17 +152,23 @@ class REPL(Closing):
         return self._sandbox
 
     def start(self) -> None:
-        """Make the jail ready now instead of with the first cell."""
-        if self._sandbox is None:
-            self._sandbox = self._make_sandbox(driver.shared())
-        background.wait(self._sandbox.start())
+        """Make the jail ready now instead of with the first cell. Raises SandboxError: closed."""
+        background.wait(self._made().start())
+
+    def _made(self) -> sandboxes.Sandbox:
+        """The sandbox; one that is being made as another thread closes all is closed, too."""
+        with self._making:
+            if self._is_closed:
+                raise SandboxError("the REPL was closed")
+            if self._sandbox is None:
+                self._sandbox = self._make_sandbox(driver.shared())
+            return self._sandbox
 
     def execute(self, code: str) -> ExecResult:
         """Run one cell to its end, whatever end that is."""
         if self._sandbox is None:
             self.start()
-        assert self._sandbox is not None
-        outcome = background.wait(self._sandbox.execute(code))
+        outcome = background.wait(self._made().execute(code))
         return ExecResult(
             stdout=clip(outcome.stdout, self.output_limit),
             stderr=clip(outcome.stderr, self.output_limit),
@@ -245,6 +254,8 @@ class REPL(Closing):
 
     def close(self) -> None:
         """End the jail and its keeper. It may be called twice."""
+        with self._making:
+            self._is_closed = True
         if self._sandbox is not None:
             background.wait(self._sandbox.close())
             self._sandbox = None

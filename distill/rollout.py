@@ -261,7 +261,11 @@ class Rollout:
         )
         facts = self._facts(packages)
         begin = functools.partial(opening, messages, asked.context, asked.query, build, **facts)
-        first = await in_thread(self._host, begin)  # it may be a user's function
+        try:
+            first = await in_thread(self._host, begin)  # it may be a user's function
+        except BaseException:
+            await self._let_go()
+            raise
         self._records.start(
             asked,
             self._text.ref,
@@ -314,8 +318,6 @@ class Rollout:
     async def _end(self, status: Any, error: str | None) -> None:
         """End all that it began, and write so."""
         self._calls.cancel()
-        if self._cache is not None:
-            self._cache.close()
         try:
             if self.sub_runs is not None:
                 await self.sub_runs.close()
@@ -323,10 +325,16 @@ class Rollout:
             self._log_end(status, error)
             self._has_ended = True
         finally:
-            self._text.forget()
-            if self._redactor is not None:
-                self._redactor.forget()
-            await in_thread(self._host, self._repl.close)
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Of what ``prepare`` has made or taken."""
+        if self._cache is not None:
+            self._cache.close()
+        self._text.forget()
+        if self._redactor is not None:
+            self._redactor.forget()
+        await in_thread(self._host, self._repl.close)
 
     def _log_end(self, status: Any, error: str | None) -> None:
         self._records.end(

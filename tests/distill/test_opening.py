@@ -10,6 +10,7 @@ from distill.errors import InputError, ModelError
 from distill.traces import read
 from tests.distill.conftest import Ask
 from tests.distill.scripted import Supervisor, Worker, cell
+from tests.supervisor.processes import context_files
 
 SHOWN = [
     {"role": "user", "content": "Question: How many words has the text?"},
@@ -87,6 +88,7 @@ def test_what_is_no_conversation(tmp_path: Path, kind: str, by: str) -> None:
         run("What?", "text", supervisor, Worker(), messages=messages, log_dir=tmp_path / "log")
     assert supervisor.seen == []
     assert (tmp_path / "log" / "supervisor.jsonl").exists() is (by == "function")
+    assert context_files() == []
 
 
 def test_what_a_function_raises_is_raised(tmp_path: Path) -> None:

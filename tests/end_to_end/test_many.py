@@ -20,7 +20,7 @@ from distill.supervisor.fleet import Fleet
 from distill.traces import validate
 from tests.distill.scripted import cell
 from tests.engine_stand_in.spec import ROOT, worker_spec
-from tests.supervisor.processes import wait_until
+from tests.supervisor.processes import context_files, wait_until
 
 MIB = 1 << 20
 TEXT_MIB = 4
@@ -75,7 +75,7 @@ class Meeting:
 
     @staticmethod
     def _inodes() -> set[int]:
-        return {fd.stat().st_ino for fd in _context_files()}
+        return {fd.stat().st_ino for fd in context_files()}
 
 
 def _family() -> Iterator[tuple[str, psutil.Process]]:
@@ -89,16 +89,6 @@ def _family() -> Iterator[tuple[str, psutil.Process]]:
                 yield "keeper", process
             elif words and "bwrap" not in words[0] and any("interpreter.py" in w for w in words):
                 yield "jail", process
-
-
-def _context_files() -> list[Path]:
-    """This process's descriptors of memory files with a context."""
-    found = []
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
-            if "memfd:context" in str(fd.readlink()):
-                found.append(fd)
-    return found
 
 
 @pytest.fixture
@@ -152,5 +142,5 @@ def test_all_at_once_in_bounded_memory(tmp_path: Path, backend: FleetBackend, co
 def _nothing_stays(most_threads: int) -> None:
     """Keepers and jails end, but for those that stand by; so do the memory file and the threads."""
     wait_until(lambda: sum(kind == "keeper" for kind, _ in _family()) <= 1, 30)
-    assert _context_files() == []
+    assert context_files() == []
     wait_until(lambda: threading.active_count() < most_threads, 30)

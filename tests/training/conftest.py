@@ -9,6 +9,7 @@ import pytest
 from distill.user_folders import cache_folder
 from distill.worker_server import smollm2
 from tests.training.sampled import TEXTS, Letters, Sampler, evaluated
+from tests.training.tiny import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def tokenizer() -> Any:
     transformers = pytest.importorskip("transformers", reason="needs the extra train")
     whole = transformers.AutoTokenizer.from_pretrained(smollm2.prepare(cache_folder()))
     return whole.train_new_from_iterator(TEXTS.values(), vocab_size=512)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The folder of a tiny model."""
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model", tokenizer)
 
 
 @pytest.fixture(scope="session")

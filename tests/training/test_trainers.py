@@ -12,6 +12,7 @@ import pytest
 
 from distill import export
 from distill.exports.formats import FORMATS
+from tests.training.tiny import tiny_model
 
 pytest.importorskip("trl", reason="needs the extra train")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of each other
@@ -27,27 +28,9 @@ ON_CPU = "use_cpu=True, bf16=False, save_strategy='no', disable_tqdm=True"
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, logs: Path, tokenizer: Any) -> Path:
     """A folder with a tiny ``model``, a ``teacher``, and the export of each format in ``data``."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.set_num_threads(1)  # other tests run beside these
     folder = tmp_path_factory.mktemp("workshop")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     for seed, name in enumerate(("model", "teacher")):
-        torch.manual_seed(seed)
-        LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        tiny_model(folder / name, tokenizer, seed=seed)
     for name in FORMATS:
         export(logs, folder / "data" / name, format=name)
     return folder
