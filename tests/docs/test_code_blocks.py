@@ -49,6 +49,7 @@ DOCUMENTS = (
     "docs/settings.md",
     "docs/tasks.md",
     "docs/traces.md",
+    "docs/training.md",
     "docs/trainers.md",
     "docs/view.md",
 )
