@@ -26,6 +26,7 @@ from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.scoring import scoring
 from distill.flags.settings import config
+from distill.flags.training import sft as sft_options
 from distill.flags.workers import chat_template, max_lora_rank, window_tokens, workers
 from distill.supervisor.text import visible
 from distill.task_options import task_options
@@ -221,6 +222,22 @@ def export(**options: Any) -> int:
 @cli.group()
 def train() -> None:
     """Train a worker, or a supervisor, on what was logged."""
+
+
+@train.command(epilog=exit_codes.TRAIN)
+@sft_options
+def sft(**options: Any) -> int:
+    """Fine-tune on answers that were logged. RUN is a log folder, FOLDER#ID, or an export.
+
+    \b
+    Examples:
+      distill train sft runs/kjv.logs --select correct --scorer exact -o trained/reader
+      distill train sft runs/kjv.logs --of supervisor --full -o trained/boss
+    """  # noqa: D301  (as above)
+    from distill.training import command
+
+    with _errors(options.pop("show_traceback")):
+        return command.sft(**options)
 
 
 @train.command(epilog=exit_codes.COMPARE)

@@ -53,6 +53,15 @@ EXPORT = told(
         4: None,
     }
 )
+TRAIN = told(
+    {
+        0: "trained",
+        2: "the runs, the model or an argument can't be used, or no row is left",
+        3: "the device is not there",
+        4: None,
+        130: "Ctrl-C; the same command goes on from there",
+    }
+)
 COMPARE = told(
     {
         0: "every replay came to its end, whatever the scores",

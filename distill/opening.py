@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from distill.brief_prompt import build_brief_prompt
 from distill.errors import InputError
 from distill.prompts import build_system_prompt
 from distill.rlm_prompt import build_rlm_prompt
@@ -66,8 +67,9 @@ def builder(
 
     ``recursive``: the run may have sub-runs.
     """
-    if dialect == "native":
-        return functools.partial(build_system_prompt, show_context_chars=show_context_chars)
+    if dialect != "rlm":
+        build = build_brief_prompt if dialect == "brief" else build_system_prompt
+        return functools.partial(build, show_context_chars=show_context_chars)
     return functools.partial(
         build_rlm_prompt,
         show_context_chars=show_context_chars,

@@ -110,7 +110,8 @@ async def answer_on_loop(
     - ``max_depth``: levels of sub-runs below this run, where its code has a function for them
       (``primitives=["supervisor"]``); ``sub_supervisor``: who writes their code (None:
       ``supervisor``).
-    - ``dialect``: "rlm" speaks as Recursive Language Models do (docs/rlm.md).
+    - ``dialect``: "rlm" speaks as Recursive Language Models do (docs/rlm.md), "brief" has a
+      short prompt for small models.
     - ``budget`` is what the run may use, with its sub-runs (without one of dollars a run on paid
       endpoints may cost DEFAULT_DOLLARS).
     - ``prices`` go before the user's and distill's own: a TOML file, or what it holds

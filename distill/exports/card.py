@@ -20,6 +20,10 @@ CORRECT = (
     "What was correct is the final answer of each run. An answer of a worker on the way to it may "
     "be wrong: `--where call.in_answer` keeps those that came into the final answer."
 )
+WITHOUT_SHOTS = (
+    "The prompts have lost the turns before their last one (`--without-shots`): the answers were "
+    "given to prompts that showed demonstrations there."
+)
 LICENCE = """\
 The rows quote the texts that were asked about: whoever holds rights in those holds them here, and
 what they allow must be looked up before this data set is passed on. The answers were written by
@@ -74,6 +78,7 @@ def _making(format_: Format, made: dict[str, Any]) -> str:
         f"{counted(made['runs']['read'], 'run')} in {counted(inputs, 'log folder')}, "
         f"{made['runs']['chosen']:,} of them chosen: {asked}. `manifest.json` has the hashes of "
         f"the inputs and of the files.{_meaning_of_correct(format_, made)}"
+        + (f"\n\n{WITHOUT_SHOTS}" if made["options"]["without_shots"] else "")
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distill.errors import InputError
 from distill.exports.columns import pyarrow
-from distill.exports.formats import format_of
+from distill.exports.formats import FORMATS, format_of
 from distill.exports.row import Format
 from distill.exports.selection import SELECTS, Select
 from distill.exports.splits import shares
@@ -32,6 +32,7 @@ class Choice:
     rows: int | None = None
     not_from: tuple[str, ...] = ()
     length_weight: float | None = None
+    without_shots: bool = False
 
     def check(self) -> None:
         """Raise InputError for what can't be had, in the order of the command line."""
@@ -50,6 +51,10 @@ class Choice:
             if wanted.only_jsonl:
                 raise InputError(f"{wanted.name} is read as JSON lines: leave out --as parquet")
             pyarrow()
+        self._check_options_of(wanted)
+
+    def _check_options_of(self, wanted: Format) -> None:
+        """Those that only some formats have."""
         if not wanted.is_picked and (self.rows is not None or self.not_from):
             raise InputError(f"--rows and --not-from are for few-shot, not for {wanted.name}")
         if self.length_weight is not None and not wanted.is_rewarded:
@@ -58,6 +63,12 @@ class Choice:
             raise InputError(
                 f"--length-weight is 0 or more and below 1, not {self.length_weight:g}: right and "
                 "long must earn more than wrong and short"
+            )
+        if self.without_shots and not wanted.may_lose_shots:
+            able = ", ".join(name for name, each in FORMATS.items() if each.may_lose_shots)
+            raise InputError(
+                f"--without-shots is for {able}, not for {wanted.name}: its rows "
+                "have no prompt of a worker, or one of token ids, which is what was read"
             )
         if self.rows is not None and self.rows < 1:
             raise InputError(f"--rows is 1 or more, not {self.rows}")

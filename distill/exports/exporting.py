@@ -71,6 +71,7 @@ def export(
     rows: int | None = None,
     not_from: Sequence[str | Path] = (),
     length_weight: float | None = None,
+    without_shots: bool = False,
     results: Sequence[str | Path] = (),
     dry_run: bool = False,
 ) -> Export:
@@ -85,8 +86,9 @@ def export(
     drops rows that are there already, to the letter or all but. ``split`` shares the texts out, by
     ``seed``. ``as_`` is the kind of file. ``rows`` and ``not_from`` are of few-shot demonstrations:
     how many, and files of which none may come; ``length_weight`` is of episodes: the most that the
-    length of an answer takes of its reward. A ``dry_run`` counts, and writes nothing; ``out`` may
-    be left out then.
+    length of an answer takes of its reward. ``without_shots`` leaves the turns before the
+    last out of workers' prompts, so that the answers to few-shot prompts are taught to a zero-shot
+    one. A ``dry_run`` counts, and writes nothing; ``out`` may be left out then.
 
     Raises InputError for what can't be used, for an ``out`` that is not empty, and where no row is
     left; nothing is written then.
@@ -104,6 +106,7 @@ def export(
         rows=rows,
         not_from=tuple(map(str, not_from)),
         length_weight=length_weight,
+        without_shots=without_shots,
     )
     choice.check()
     if out is not None:
@@ -166,6 +169,7 @@ class _Work:
             seed=choice.seed,
             rows=choice.rows,
             not_from=choice.forbidden_texts(),
+            shots=not choice.without_shots,
         )
         if choice.length_weight is not None:
             self._material.length_weight = choice.length_weight

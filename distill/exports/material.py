@@ -19,7 +19,8 @@ class Material:
 
     ``seed`` decides what is left to chance. ``rows``, ``not_from`` and ``length_weight`` are
     options of formats that have them: how many rows are wanted, texts of which no row may come,
-    the share of a reward that length decides.
+    the share of a reward that length decides. Without ``shots``, prompts have lost
+    the turns before their last one.
     """
 
     sources: Sequence[Source]
@@ -29,6 +30,7 @@ class Material:
     rows: int | None = None
     not_from: Sequence[str] = ()
     length_weight: float = LENGTH_WEIGHT
+    shots: bool = True
     dropped: Counter[str] = field(default_factory=Counter)
     """Calls and turns that no format gets to see, by reason."""
     _is_read: bool = False

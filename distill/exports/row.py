@@ -103,6 +103,8 @@ class Format(ABC):
     """Its rows hang on the score that decides."""
     is_rewarded: ClassVar[bool] = False
     """Its rows have a reward, of which ``Material.length_weight`` is a part."""
+    may_lose_shots: ClassVar[bool] = False
+    """Its prompts can be written without their earlier turns, where ``Material.shots`` is false."""
     fewest_rows: ClassVar[int] = 1
     """Whoever reads it takes no file with fewer."""
 

@@ -7,19 +7,7 @@ import click
 from distill.flags.errors import show_traceback
 from distill.flags.together import together
 
-export_options = together(
-    click.argument("runs", metavar="RUN...", nargs=-1, required=True),
-    click.option(
-        "--format",
-        "-f",
-        "format",
-        required=True,
-        metavar="FORMAT",
-        help="What a row is: see docs/export.md; a name that is none lists them.",
-    ),
-    click.option(
-        "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="A new folder."
-    ),
+selection = together(
     click.option(
         "--where",
         multiple=True,
@@ -48,6 +36,29 @@ export_options = together(
     ),
     click.option("--dedup", is_flag=True, help="Drop rows that are there already, or all but."),
     click.option(
+        "--results",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Results of --tasks with scores of these runs, beyond those beside the log folders.",
+    ),
+)
+"""Which runs and calls become rows."""
+export_options = together(
+    click.argument("runs", metavar="RUN...", nargs=-1, required=True),
+    click.option(
+        "--format",
+        "-f",
+        "format",
+        required=True,
+        metavar="FORMAT",
+        help="What a row is: see docs/export.md; a name that is none lists them.",
+    ),
+    click.option(
+        "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="A new folder."
+    ),
+    selection,
+    click.option(
         "--split",
         metavar="NAME=SHARE,…",
         help="Share the texts out, e.g. train=0.9,test=0.1: none is on two sides.",
@@ -64,13 +75,6 @@ export_options = together(
         help="The kind of file.",
     ),
     click.option(
-        "--results",
-        multiple=True,
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="Results of --tasks with scores of these runs, beyond those beside the log folders.",
-    ),
-    click.option(
         "--rows", type=click.IntRange(1), metavar="N", help="Of few-shot: so many demonstrations."
     ),
     click.option(
@@ -84,6 +88,12 @@ export_options = together(
         type=float,
         metavar="X",
         help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
+    ),
+    click.option(
+        "--without-shots",
+        is_flag=True,
+        help="Leave the turns before the last out of workers' prompts: what a few-shot prompt was "
+        "answered is taught to the zero-shot one.",
     ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
     show_traceback,

@@ -51,11 +51,12 @@ below = together(
     ),
     click.option(
         "--dialect",
-        type=click.Choice(["native", "rlm"]),
+        type=click.Choice(["native", "brief", "rlm"]),
         default="native",
         show_default=True,
-        help="The names in the REPL and the words around it: distill's own, or those of Recursive "
-        "Language Models, for models that were trained on them.",
+        help="The names in the REPL and the words around it: distill's own; the same with a short "
+        "prompt (brief), for small models that were trained on it; or those of Recursive Language "
+        "Models, for models that were trained on them.",
     ),
     click.option(
         "--sub-supervisor",

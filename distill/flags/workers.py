@@ -89,14 +89,15 @@ joining = together(
         help="Start no worker here: wait for those that join.",
     ),
 )
+model = click.option(
+    "--worker",
+    metavar="MODEL",
+    show_default="SmolLM2-135M-Instruct",
+    help="The worker model: a Hugging Face id or folder, or, with --worker-url, the name that "
+    "the server knows it by.",
+)
 workers = together(
-    click.option(
-        "--worker",
-        metavar="MODEL",
-        show_default="SmolLM2-135M-Instruct",
-        help="The worker model: a Hugging Face id or folder, or, with --worker-url, the name that "
-        "the server knows it by.",
-    ),
+    model,
     click.option(
         "--worker-url",
         metavar="URL",

@@ -1,6 +1,7 @@
 """How a run talks with its supervisor model: the names in its REPL, and the words around its code.
 
-``native`` is distill's own. ``rlm`` is that of Recursive Language Models (docs/rlm.md): models that
+``native`` is distill's own; ``brief`` is the same with fewer words at first, for small models that
+were trained on its code. ``rlm`` is that of Recursive Language Models (docs/rlm.md): models that
 were trained on them, and code that was written for them, find there what they know.
 """
 
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from distill.supervisor.reply import Reply, Said
 
-DialectName = Literal["native", "rlm"]
+DialectName = Literal["native", "brief", "rlm"]
 NONE_LEFT = {
     "turns": "There are no turns left.",
     "worker_calls": "There are no worker calls left.",
@@ -52,4 +53,4 @@ def dialect(name: DialectName) -> Dialect:
     """The dialect of this name."""
     from distill.supervisor.dialects import native, rlm
 
-    return {"native": native.NATIVE, "rlm": rlm.RLM}[name]
+    return {"native": native.NATIVE, "brief": native.BRIEF, "rlm": rlm.RLM}[name]

@@ -1,6 +1,7 @@
 """distill's own dialect: ``worker``, ``worker_batch``, ``FINAL``, and what is said around them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from distill.supervisor.cell_text import render
@@ -43,3 +44,5 @@ def closing(turn: int, turns: int, ended_by: str | None) -> list[str]:
 
 
 NATIVE = Dialect("native", 2000, read, shown, NO_CODE, closing)
+BRIEF = replace(NATIVE, name="brief")
+"""Other first messages (``distill.brief_prompt``); what follows is the same."""

@@ -160,7 +160,7 @@ def cut_off(folder: Path) -> None:
 
 def test_runs_that_can_not_be_done_again_are_named(tmp_path: Path) -> None:
     logs = recorded(tmp_path, NAMES[:1])
-    told = {"limits": SMALL, "log_dir": logs}
+    told: dict[str, Any] = {"limits": SMALL, "log_dir": logs}
     run("q", "text", Boss(), Worker(), redact=["email"], **told)
     with pytest.raises(ModelError):
         run("q", "other", Supervisor(ModelError("down")), Worker(), **told)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from distill.exports.asked import Messages, without_shots
 from distill.exports.conversations import Said, conversations
 from distill.exports.formats.worker_sft import unfit
 from distill.exports.graded import GradedRun
@@ -66,6 +67,7 @@ class OpenAIWorker(Format):
     read_by = "OpenAI's supervised fine-tuning"
     row = OpenAIRow
     asks = OF_CALLS
+    may_lose_shots = True
     only_jsonl = True
     fewest_rows = FEWEST_ROWS
 
@@ -76,7 +78,9 @@ class OpenAIWorker(Format):
                 yield Dropped(why)
             else:
                 assert call.response is not None
-                asked = call.messages or ({"role": "user", "content": call.prompt},)
+                asked: Messages = call.messages or ({"role": "user", "content": call.prompt},)
+                if not material.shots:
+                    asked = without_shots(asked)
                 said = [Said(each["role"], each["content"], 0) for each in asked]
                 yield _made(graded, [*said, Said("assistant", call.response, 1)])
 

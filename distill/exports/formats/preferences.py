@@ -68,11 +68,16 @@ class WorkerPreferences(Format):
     read_by = "TRL's DPOTrainer (conversational preference)"
     row = PreferenceRow
     asks = OF_CALLS
+    may_lose_shots = True
     is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose answers score differently."""
-        return _made(pairs(lambda: _answers(material, lambda call: messages_of(call, self.name))))
+
+        def prompt_of(call: records.Call) -> Prompt | Dropped:
+            return messages_of(call, self.name, shots=material.shots)
+
+        return _made(pairs(lambda: _answers(material, prompt_of)))
 
 
 class WorkerPreferencesText(Format):
@@ -83,12 +88,16 @@ class WorkerPreferencesText(Format):
     read_by = "TRL's DPOTrainer (standard preference)"
     row = PreferenceTextRow
     asks = OF_CALLS
+    may_lose_shots = True
     is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """One of each prompt whose answers score differently."""
-        name = self.name.removesuffix("-text")
-        return _made(pairs(lambda: _answers(material, lambda call: text_of(call, name))))
+
+        def prompt_of(call: records.Call) -> Prompt | Dropped:
+            return text_of(call, WorkerPreferences.name, shots=material.shots)
+
+        return _made(pairs(lambda: _answers(material, prompt_of)))
 
 
 class SupervisorPreferences(Format):

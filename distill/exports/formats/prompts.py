@@ -75,6 +75,7 @@ class Prompts(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (conversational prompt)"
     row = PromptRow
     asks = OF_CALLS
+    may_lose_shots = True
     is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
@@ -85,7 +86,10 @@ class Prompts(Format):
             row = PromptRow(prompt=answer.prompt, **taught)
             return Made(row, answer.graded, tuple(each.content for each in answer.prompt))
 
-        return _rows(material, lambda call: messages_of(call, self.name), made)
+        def prompt_of(call: records.Call) -> Prompt | Dropped:
+            return messages_of(call, self.name, shots=material.shots)
+
+        return _rows(material, prompt_of, made)
 
 
 class PromptsText(Format):
@@ -96,6 +100,7 @@ class PromptsText(Format):
     read_by = "TRL's GRPOTrainer, RLOOTrainer and DistillationTrainer (standard prompt)"
     row = PromptTextRow
     asks = OF_CALLS
+    may_lose_shots = True
     is_graded = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
@@ -107,7 +112,10 @@ class PromptsText(Format):
                 PromptTextRow(prompt=answer.prompt, **taught), answer.graded, (answer.prompt,)
             )
 
-        return _rows(material, lambda call: text_of(call, Prompts.name), made)
+        def prompt_of(call: records.Call) -> Prompt | Dropped:
+            return text_of(call, Prompts.name, shots=material.shots)
+
+        return _rows(material, prompt_of, made)
 
 
 Asked = Iterator[tuple[records.Call, Answer | Dropped]]

@@ -40,13 +40,14 @@ class WorkerSft(Format):
     read_by = "TRL's SFTTrainer (conversational prompt-completion)"
     row = WorkerSftRow
     asks = OF_CALLS
+    may_lose_shots = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """A row for each call that was answered in full."""
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif isinstance(prompt := messages_of(call, "worker-sft"), Dropped):
+            elif isinstance(prompt := messages_of(call, self.name, shots=material.shots), Dropped):
                 yield prompt
             else:
                 assert call.response is not None
@@ -84,13 +85,14 @@ class WorkerSftText(Format):
     read_by = "TRL's SFTTrainer (standard prompt-completion)"
     row = WorkerSftTextRow
     asks = OF_CALLS
+    may_lose_shots = True
 
     def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """A row for each call that was answered in full, and whose text is known."""
         for graded, call in material.calls():
             if (why := unfit(call)) is not None:
                 yield Dropped(why)
-            elif isinstance(prompt := text_of(call, "worker-sft"), Dropped):
+            elif isinstance(prompt := text_of(call, WorkerSft.name, shots=material.shots), Dropped):
                 yield prompt
             else:
                 assert call.response is not None

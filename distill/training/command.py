@@ -1,0 +1,99 @@
+"""``distill train sft``, and what the other ways to train share with it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distill.display import Display
+from distill.errors import InputError
+from distill.exports.command import told
+from distill.supervisor.text import visible
+from distill.training.data import DataSet
+from distill.training.extra import check_extra, quiet
+from distill.training.gathering import gather
+from distill.training.settings import LORA_RANK, TrainSettings
+from distill.training.trained import Trained, TrainProgress
+from distill.training.weights import rank_of
+
+OF_EXPORTS = ("where", "select", "scorer", "correct_from", "dedup", "results")
+"""Options that choose the rows, as `distill export` has them."""
+Train = Callable[[Path, TrainSettings, Callable[[TrainProgress], object]], Trained]
+
+
+def sft(runs: tuple[str, ...], *, of: str, exact: bool, **options: Any) -> int:
+    """Fine-tune a worker, or a supervisor; the exit code."""
+    from distill.training.sft import EXACT, train
+
+    if of == "supervisor":
+        if exact:
+            raise InputError("--exact is of workers: a supervisor's token ids are not exported")
+        formats: tuple[str, ...] = ("supervisor-turns",)
+    else:
+        formats = (EXACT,) if exact else ("worker-sft", "worker-sft-text")
+    return run(runs, formats, train, options)
+
+
+def run(runs: Sequence[str], formats: Sequence[str], train: Train, options: dict[str, Any]) -> int:
+    """Export, train, and tell what came of it on stderr; the weights' folder goes to stdout.
+
+    ``train`` trains on a data set; ``options`` are those of ``flags.training``.
+    """
+    check_extra()
+    choice = {name: options.pop(name) for name in OF_EXPORTS}
+    settings = settings_of(options)
+    settings.check()
+    with Display() as display:
+        display.phase("reading the logs")
+        data, made = gather(runs, formats, choice, settings.out)
+        if made is not None:
+            display.line(visible(told(made)))
+        display.line(f"Trains on   rows of {DataSet.read(data).format}, in {data}")
+        display.phase("loading the model")
+        quiet()
+        trained = train(data, settings, lambda at: display.tasks(line(at)))
+        display.phase("")
+    click.echo(visible(ended(trained)), err=True)
+    click.echo(str(trained.weights))
+    return 0
+
+
+def settings_of(options: dict[str, Any]) -> TrainSettings:
+    """The settings, of the command line's options. Raises InputError."""
+    full, rank = options.pop("full"), options.pop("lora_rank")
+    if full and rank is not None:
+        raise InputError("--full trains all weights: leave out --lora-rank")
+    if rank is None and not full:
+        adapter = options["adapter"]
+        rank = LORA_RANK if adapter is None else rank_of(adapter)
+    return TrainSettings(lora_rank=rank, **options)
+
+
+def line(at: TrainProgress) -> str:
+    """How far it is, in a line."""
+    left = "" if at.left_s is None else f" · {seconds(at.left_s)} left"
+    return (
+        f"step {at.step:,}/{at.steps:,} · loss {at.loss:.3f} · {at.tokens_per_s:,.0f} tokens/s · "
+        f"{seconds(at.elapsed_s)}{left}"
+    )
+
+
+def ended(trained: Trained) -> str:
+    """What came of it, for people."""
+    fitted = trained.fitted
+    what = "adapter" if trained.is_adapter else "model"
+    rows = f"{trained.rows:,} rows, {fitted.tokens:,} tokens"
+    lines = [
+        f"Trained     {fitted.steps:,} steps on {rows}, in {seconds(fitted.seconds)}",
+        f"Loss        {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} in the end",
+        f"The {what:<7} {trained.weights}",
+        *(f"Note        {each}" for each in trained.warnings),
+    ]
+    return "\n".join(lines)
+
+
+def seconds(value_s: float) -> str:
+    """A time, in few characters."""
+    minutes, rest = divmod(round(value_s), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

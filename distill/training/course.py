@@ -1,0 +1,58 @@
+"""The course of a training, whatever the method.
+
+::
+
+    data set ──► rows are this method's ──► weights ──► parity ──► steps ──► adapter or model
+                         (refused)                    (refused)     │               │
+                                                          checkpoints, events   training.json
+"""
+
+import shutil
+from pathlib import Path
+
+from distill.errors import InputError
+from distill.training import record
+from distill.training.data import DataSet
+from distill.training.extra import check_extra
+from distill.training.fitting import OnProgress, fit
+from distill.training.method import Method
+from distill.training.settings import TrainSettings
+from distill.training.trained import Trained
+
+
+def train(
+    method: Method, data: Path, settings: TrainSettings, on_progress: OnProgress | None = None
+) -> Trained:
+    """Train on a data set of `distill export`, in a process that does nothing else.
+
+    A training that was stopped goes on where it was; one that has ended is only told again. Raises
+    InputError where the settings, the data, the model or the folder can't be used.
+    """
+    check_extra()
+    settings.check()
+    rows = DataSet.read(data)
+    if rows.format not in method.formats:
+        names = ", ".join(method.formats)
+        raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
+    method.check(rows, settings)
+    asked = record.asked(method, rows, settings)
+    if (done := record.begin(settings.out, asked)) is not None:
+        return done
+    from distill.training import weights as of_weights
+
+    weights = of_weights.load(settings)
+    made = method.trainer(weights, rows, settings)
+    fitted = fit(made.trainer, settings, on_progress)
+    if not settings.weights.exists():
+        weights.save(settings.weights)
+    trained = Trained(
+        out=settings.out,
+        weights=settings.weights,
+        is_adapter=weights.is_adapter,
+        fitted=fitted,
+        rows=made.rows,
+        warnings=[*rows.manifest["warnings"], *made.warnings],
+    )
+    record.end(asked, trained, weights)
+    shutil.rmtree(settings.checkpoints, ignore_errors=True)
+    return trained

@@ -1,0 +1,34 @@
+"""The device to train on."""
+
+import os
+import re
+
+from distill.errors import InputError, MachineError
+
+
+def choose(device: str | None) -> str:
+    """``cpu`` or ``cuda`` for cpu, cuda, cuda:N or None (a GPU if there is one).
+
+    transformers' Trainer takes all GPUs that it sees, so this process is left with one. Raises
+    InputError for another name, MachineError where it is not there.
+    """
+    wanted = re.fullmatch(r"cpu|cuda(?::(\d+))?", device or "cuda")
+    if wanted is None:
+        raise InputError(f"--device is cpu, cuda or cuda:N, not {device!r}")
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_initialized():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = None if seen is None else [each for each in seen.split(",") if each]
+        place = int(wanted[1] or 0)
+        if names is None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(place)
+        elif place < len(names):
+            os.environ["CUDA_VISIBLE_DEVICES"] = names[place]
+    if torch.cuda.is_available():
+        return "cuda"
+    if device is None:
+        return "cpu"
+    raise MachineError(f"there is no {device} here that torch {torch.__version__} can use")
