@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from distill.budget import counted
-from distill.standings_table import INTERVAL, PAIRS, aligned, interval, pair_line, short
+from distill.standings_table import INTERVAL, PAIRS, aligned, pair_line, share, short
 from distill.training.comparison import Compared, VersionFigures
 
 HEAD = (
@@ -53,8 +53,7 @@ def _row(figures: VersionFigures) -> tuple[str, ...]:
         f"{standing.ended:,}",
         f"{len(figures.unfinished):,}",
         f"{standing.scored:,}",
-        "–" if standing.accuracy is None else f"{standing.accuracy:.3f}",
-        "–" if standing.interval is None else interval(*standing.interval),
+        *share(standing.accuracy, standing.interval),
         f"{len(figures.other_way):,}",
         f"{standing.worker_calls:,}",
         f"{figures.worker_failures:,}",
