@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from distill.budget import counted
+from distill.intervals import Interval
 from distill.standings import Comparison, Pair, Standing
 from distill.supervisor.text import visible
 
@@ -14,6 +15,8 @@ HEAD = (
     "Failed",
     "Scored",
     "Accuracy",
+    "95 %",
+    "Code ran",
     "95 %",
     "Turns",
     "Tokens, supervisor",
@@ -27,6 +30,8 @@ NAME_CHARS = 60
 INTERVAL = """\
 95 %: Wilson's interval of the accuracy, for as many answers as there are tasks; for fewer, where
 some tasks have more attempts than others (Kish's effective sample size)."""
+CODE_RAN = """\
+Code ran: the share of runs whose first reply had code that ran to its end, with its 95 %."""
 COSTS = "Turns, tokens, dollars and seconds are means of a run."
 BY_PAIRS = """\
 These rest on different tasks, {shared} of which all have a score of: their accuracies can't be
@@ -42,7 +47,7 @@ def table(comparison: Comparison) -> str:
     rows = [HEAD, *(_row(each) for each in comparison.standings)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
     lines = [_line(row, widths) for row in rows]
-    lines += ["", INTERVAL, COSTS]
+    lines += ["", INTERVAL, CODE_RAN, COSTS]
     if len(comparison.standings) > 1 and not comparison.is_like_with_like:
         lines += ["", BY_PAIRS.format(shared=f"{comparison.shared_tasks:,}")]
     if comparison.pairs:
@@ -69,13 +74,21 @@ def _row(standing: Standing) -> tuple[str, ...]:
         f"{standing.ended:,}",
         f"{standing.failed:,}",
         f"{standing.scored:,}",
-        "–" if standing.accuracy is None else f"{standing.accuracy:.3f}",
-        "–" if standing.interval is None else interval(*standing.interval),
+        *_share(standing.accuracy, standing.interval),
+        *_share(standing.code_ran, standing.code_ran_interval),
         f"{standing.iterations / runs:.1f}",
         f"{(supervisor.input_tokens + supervisor.output_tokens) / runs:,.0f}",
         f"{(workers.input_tokens + workers.output_tokens) / runs:,.0f}",
         "–" if dollars is None else f"{dollars:.4f}",
         f"{standing.run_s / runs:.1f}",
+    )
+
+
+def _share(share: float | None, sure: Interval | None) -> tuple[str, str]:
+    """A share, and its interval; dashes where nobody knows."""
+    return (
+        "–" if share is None else f"{share:.3f}",
+        "–" if sure is None else interval(*sure),
     )
 
 
