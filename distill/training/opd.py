@@ -18,8 +18,8 @@ from distill.training.fitting import OnProgress, arguments
 from distill.training.method import Made, Method
 from distill.training.sampled_rows import kept
 from distill.training.settings import TrainSettings
+from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
-from distill.training.versions import COLUMNS, Versions
 
 if TYPE_CHECKING:
     from distill.training.weights import Weights
@@ -56,8 +56,8 @@ class Opd(Method):
         from distill.training.completion_trainer import CompletionTrainer
         from distill.training.teacher import Teacher
 
-        versions = Versions.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
-        found = kept(data.rows(), versions, weights, settings)
+        fresh = Fresh.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
+        found = kept(data.rows(), fresh, weights, settings)
         told = found.told()
         teacher = Teacher.load(self.teacher or settings.model, self.teacher_adapter, weights)
         given = arguments(settings, weights, found.longest)

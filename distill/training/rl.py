@@ -17,8 +17,8 @@ from distill.training.loss import Clipping, clipped, drift, sampled_logprobs
 from distill.training.method import Made, Method
 from distill.training.sampled_rows import broken, kept
 from distill.training.settings import TrainSettings
+from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
-from distill.training.versions import COLUMNS, Versions
 from distill.training.watch import Watch, watched
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ class Rl(Method):
         from distill.training.answering import Answering, prompts
         from distill.training.completion_trainer import CompletionTrainer
 
-        versions = Versions.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
+        fresh = Fresh.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
         held = held_groups(data, settings.seed)
         trained = (row for row in data.rows() if row["group"] not in held)
-        found = kept(trained, versions, weights, settings, _why_not)
+        found = kept(trained, fresh, weights, settings, _why_not)
         told = [*found.told(), *_unlike(data)]
         given = arguments(settings, weights, found.longest)
         trainer = CompletionTrainer(weights, found.rows, self._loss, given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.errors import InputError
 from distill.training.completions import Completion
-from distill.training.versions import Version, Versions
+from distill.training.staleness import Fresh, RowVersion
 
 if TYPE_CHECKING:
     from distill.training.settings import TrainSettings
@@ -43,7 +43,7 @@ class Kept:
 
 def kept(
     rows: Iterable[Row],
-    versions: Versions,
+    fresh: Fresh,
     weights: "Weights",
     settings: "TrainSettings",
     more: Callable[[Row], str | None] = lambda _: None,
@@ -55,7 +55,7 @@ def kept(
     found = Kept()
     for row in rows:
         ids = row.get("input_ids") or row["prompt_ids"] + row["completion_ids"]
-        if Version.of(row) not in versions.fresh:
+        if RowVersion.of(row) not in fresh.versions:
             found.dropped[STALE] += 1
         elif len(ids) > limit:
             found.dropped[f"longer than {limit:,} tokens"] += 1

@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class RowVersion:
     """Of one row: ``number`` counts the versions of an ``adapter`` (None: the model itself, 0)."""
 
     model: str
@@ -34,9 +34,9 @@ class Version:
     tokenizer_hash: str
 
     @staticmethod
-    def of(row: Mapping[str, Any]) -> "Version":
+    def of(row: Mapping[str, Any]) -> "RowVersion":
         """That of a row with ``COLUMNS``."""
-        return Version(*(row[name] for name in COLUMNS))
+        return RowVersion(*(row[name] for name in COLUMNS))
 
     def is_of(self, card: ModelCard) -> bool:
         """Whether these are the very weights of a card."""
@@ -50,20 +50,18 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Versions:
+class Fresh:
     """Those whose rows are trained on."""
 
-    fresh: frozenset[Version]
+    versions: frozenset[RowVersion]
 
     @staticmethod
-    def in_training(
-        card: ModelCard, rows: Iterable[Mapping[str, Any]], staleness: int
-    ) -> "Versions":
+    def in_training(card: ModelCard, rows: Iterable[Mapping[str, Any]], staleness: int) -> "Fresh":
         """That of the card, and as many before it as ``staleness``: of its adapter, or the model.
 
         Raises InputError where there is no row of it, and for ids of another tokenizer.
         """
-        found = Counter(map(Version.of, rows))
+        found = Counter(map(RowVersion.of, rows))
         now = [each for each in found if each.is_of(card)]
         if not now:
             raise InputError(_none(card, found))
@@ -80,15 +78,15 @@ class Versions:
             and each.tokenizer_hash == card.tokenizer_hash
             and any(_is_before(each, name, last, staleness) for name, last in names.items())
         }
-        return Versions(frozenset({*now, *stale}))
+        return Fresh(frozenset({*now, *stale}))
 
 
-def _is_before(version: Version, name: str | None, last: int, staleness: int) -> bool:
+def _is_before(version: RowVersion, name: str | None, last: int, staleness: int) -> bool:
     is_line = version.adapter in {name, None}
     return is_line and 0 < last - version.number <= staleness
 
 
-def _none(card: ModelCard, found: Counter[Version]) -> str:
+def _none(card: ModelCard, found: Counter[RowVersion]) -> str:
     if card.adapter is None:
         trained = f"{card.model} ({_short(card.weights_hash)})"
     else:
