@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -395,16 +396,26 @@ def test_help_is_for_people(short: Path, words: list[str]) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def every_command() -> list[str]:
+    """Those of groups too: ``train sft``."""
+    return sorted(
+        name if each is None else f"{name} {each}"
+        for name, command in cli.commands.items()
+        for each in (command.commands if isinstance(command, click.Group) else [None])
+    )
+
+
+@pytest.mark.parametrize("name", every_command())
 def test_every_command_tells_its_exit_codes_and_errors_where_they_came_from(
     name: str, tmp_path: Path
 ) -> None:
-    told = CliRunner().invoke(cli, [name, "--help"]).output
+    told = CliRunner().invoke(cli, [*name.split(), "--help"]).output
     assert ("0    answered" in told) == (name in ("up", "run"))
     words = {"export": ["--format", "no"], "worker": ["--key", "/no"], "up": ["-q", "?"]}
     named = words.get(name, [])
     named += [str(tmp_path)] if name in ("doctor", "export", "score", "view") else []
-    failed = CliRunner().invoke(cli, [name, "--traceback", *named])
+    named += ["-o", str(tmp_path)] if name.startswith("train ") else []
+    failed = CliRunner().invoke(cli, [*name.split(), "--traceback", *named])
     assert getattr(failed.exception, "code", None) == 2, failed.output
     assert "Traceback" in failed.output
     assert "InputError" in failed.output

@@ -224,6 +224,8 @@ def distill_command(words: list[str], _: Path) -> None:
     """Held against click's parser: every option, its type and its choices."""
     name, *arguments = words
     command = cli.commands[name]
+    if isinstance(command, click.Group):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
     with command.make_context(f"distill {name}", arguments, resilient_parsing=False) as context:
         tasks = context.params.get("tasks")
         named = (*context.params.get("paths", ()), *([] if tasks is None else [str(tasks)]))
