@@ -19,6 +19,7 @@ import click
 
 from distill import config_file, exit_codes
 from distill.errors import DistillError, InputError, MachineError
+from distill.flags.comparison import comparison
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
 from distill.flags.loop import loop
@@ -249,6 +250,24 @@ def _trained(method: str, by_hand: Callable[..., int], options: dict[str, Any]) 
         if (asked := loop_options.taken_from(options)) is not None:
             return loop_command.run(method, asked, options)
         return by_hand(**options)
+
+
+@train.command(epilog=exit_codes.COMPARE)
+@comparison
+def compare(runs: tuple[str, ...], **options: Any) -> int:
+    """Compare versions of a worker under recorded code. RUN is a log folder, or FOLDER#ID.
+
+    The supervisor says what it had said in each run, and costs nothing; each version answers.
+
+    \b
+    Examples:
+      distill train compare runs/kjv.logs --version base --version tuned=runs/step-20 -o runs/ab
+      distill train compare runs/kjv.logs --connect --version old --version new -o runs/ab
+    """  # noqa: D301  (as above)
+    from distill.training.compare_command import compare_runs
+
+    with _errors(options.pop("show_traceback")):
+        return compare_runs(runs, **options)
 
 
 @cli.command(epilog=exit_codes.VIEW)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from distill.adapters import NamedAdapter
+from distill.ask_options import BARE
 from distill.errors import DistillError, InputError
 from distill.local_supervisor import LocalSupervisor, not_served, queue_of
 from distill.protocol import client_link as wire
@@ -97,18 +98,19 @@ class EngineWorkers:
         return await self.fleet.adapters.load(adapter.name, adapter.path, model or self._card.model)
 
     def named(self, adapter: str | None) -> Backend | None:
-        """What answers a run: the engine's default, or an adapter by its name."""
-        if adapter is None and self.backend is not None:
+        """What answers a run: the engine's default, an adapter by its name, or the bare model."""
+        has_none = self.fleet is None or self._card is None
+        if self.backend is not None and (adapter is None or (adapter == BARE and has_none)):
             return self.backend
         if self.fleet is None or self._card is None:
             raise InputError("--adapter is for worker servers; this engine has none")
         there = [served.name for served in self.fleet.adapters.served()]
-        if adapter is not None and adapter not in there:
+        if adapter and adapter not in there:
             listed = ", ".join(there) or "none"
             raise InputError(
                 f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
             )
-        return FleetBackend(self.fleet, self._card, adapter)
+        return FleetBackend(self.fleet, self._card, adapter or None)
 
     async def again(self, ask: wire.Ask, *, is_own: bool) -> Backend | None:
         """What goes on answering a run: the adapter that is named now, or what did before.
