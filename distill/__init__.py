@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from distill.scoring import ascore, score
     from distill.scoring_lanes import Scores
     from distill.tasks import Task
+    from distill.training.comparison import Compared, acompare, compare
 
 __all__ = [
     "REPL",
     "Budget",
+    "Compared",
     "Engine",
     "Estimate",
     "Evaluation",
@@ -51,10 +53,12 @@ __all__ = [
     "Usage",
     "VLLMHandler",
     "__version__",
+    "acompare",
     "aevaluate",
     "arun",
     "ascore",
     "build_system_prompt",
+    "compare",
     "estimate",
     "evaluate",
     "export",
@@ -82,6 +86,7 @@ _HOMES = {
     "scoring": ("ascore", "score"),
     "scoring_lanes": ("Scores",),
     "tasks": ("Task",),
+    "training.comparison": ("Compared", "acompare", "compare"),
 }
 
 

@@ -14,6 +14,10 @@ NO_MODEL = "--base-url and --supervisor-…-per-minute need --supervisor: who go
 NO_REPLAY = "--replay-answers is for --supervisor replay:RUN"
 
 
+BARE = ""
+"""In the place of an adapter's name: the engine's model without one, whatever its default is."""
+
+
 class AskOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may set of a run; ``distill.run`` documents them."""
 

@@ -25,7 +25,7 @@ WORKERS_EVERY_S = 60.0
 REFRESH_S = 1.0
 FRAMES_PER_S = 8
 INDENT = "  "
-COUNTED = ("turn ", "tasks ", "scored ", "step ")
+COUNTED = ("turn ", "tasks ", "scored ", "step ", "replays ")
 """What a phase begins with that tells its seconds by itself."""
 TOLD = frozenset(("frozen", "failed", "draining", "left"))
 """States of a worker that a plain line tells of, beside its restarts and that it is ready again."""
@@ -100,7 +100,7 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays."""
         with self._lock, contextlib.suppress(OSError, ValueError):
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     # -- plain
 

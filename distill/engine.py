@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from distill import errors
+from distill.adapters import NamedAdapter
 from distill.answers import schema_of
 from distill.budget import Budget
 from distill.closing import Closing
@@ -207,12 +208,14 @@ class Engine(Closing):
         for each version: a worker that starts later loads it again. Raises InputError, ModelError.
         """
         where = Path(path).expanduser().absolute()
-        return background.wait(self._load_adapter(name or Path(path).name, str(where), model))
+        adapter = NamedAdapter(name or Path(path).name, str(where))
+        return background.wait(self.load_adapter_on_loop(adapter, model))
 
-    async def _load_adapter(self, name: str, path: str, model: str | None) -> Served:
+    async def load_adapter_on_loop(self, adapter: NamedAdapter, model: str | None = None) -> Served:
+        """The same on the background loop."""
         ask = secrets.token_hex(8)
         with self._hearing(ask) as heard:
-            self._send(wire.AddAdapter(ask, name, path, model))
+            self._send(wire.AddAdapter(ask, adapter.name, adapter.path, model))
             while True:
                 message = await self._next(heard)
                 if isinstance(message, wire.AdapterAdded):

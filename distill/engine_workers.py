@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from distill.adapters import NamedAdapter
+from distill.ask_options import BARE
 from distill.errors import DistillError, InputError
 from distill.local_supervisor import LocalSupervisor, not_served, queue_of
 from distill.protocol import client_link as wire
@@ -82,8 +83,7 @@ class EngineWorkers:
             self._card = await self.fleet.ready()
             for adapter in self._settings.adapters:
                 await self.load_adapter(adapter)
-            default = self._settings.adapters[0].name if self._settings.adapters else None
-            self.backend = self.named(default)
+            self.backend = self.named(self._settings.default_adapter)
             self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
 
     async def _bring_up_supervisor(self) -> None:
@@ -98,18 +98,19 @@ class EngineWorkers:
         return await self.fleet.adapters.load(adapter.name, adapter.path, model or self._card.model)
 
     def named(self, adapter: str | None) -> Backend | None:
-        """What answers a run: the engine's default, or an adapter by its name."""
-        if adapter is None and self.backend is not None:
+        """What answers a run: the engine's default, an adapter by its name, or the bare model."""
+        has_none = self.fleet is None or self._card is None
+        if self.backend is not None and (adapter is None or (adapter == BARE and has_none)):
             return self.backend
         if self.fleet is None or self._card is None:
             raise InputError("--adapter is for worker servers; this engine has none")
         there = [served.name for served in self.fleet.adapters.served()]
-        if adapter is not None and adapter not in there:
+        if adapter and adapter not in there:
             listed = ", ".join(there) or "none"
             raise InputError(
                 f"there is no adapter {adapter!r}; loaded: {listed}. A path has a / in it"
             )
-        return FleetBackend(self.fleet, self._card, adapter)
+        return FleetBackend(self.fleet, self._card, adapter or None)
 
     async def again(self, ask: wire.Ask, *, is_own: bool) -> Backend | None:
         """What goes on answering a run: the adapter that is named now, or what did before.
@@ -178,7 +179,7 @@ def _is_named(run: Run, settings: WorkerSettings) -> bool:
     """Whether somebody has named who is to go on with it, in place of its worker."""
     assert run.start is not None
     was_adapter = any(call.model.adapter == run.start.worker for call in run.calls)
-    return bool(settings.adapters or (settings.model and not was_adapter))
+    return bool(settings.default_adapter or (settings.model and not was_adapter))
 
 
 def _not_here(run: Run, served: Sequence[str]) -> InputError:

@@ -62,6 +62,13 @@ TRAIN = told(
         130: "Ctrl-C; the same command goes on from there",
     }
 )
+COMPARE = told(
+    {
+        0: "every replay came to its end, whatever the scores",
+        2: "the runs, versions, labels or an argument can't be used",
+        4: "a replay did not come to its end, or a model failed",
+    }
+)
 VIEW = told(
     {
         0: "written; or served until Ctrl-C",

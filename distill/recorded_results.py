@@ -24,11 +24,16 @@ FAILED = ("failed", "cancelled")
 """How a run ends that has nothing to be scored."""
 
 
+FIRST = 1
+"""The number of a run's first turn; 0 is the prelude of its dialect."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
     """A run that has ended. ``scores`` has the last record of each scorer.
 
-    ``told`` is what an evaluation's results say of it, None where none do.
+    ``told`` is what an evaluation's results say of it, None where none do; ``first_code_ran`` is
+    whether the code of the first reply ran to its end, None where there was no reply.
     """
 
     folder: Path
@@ -36,6 +41,7 @@ class RecordedRun:
     end: records.RunEnd
     scores: dict[str, records.Score]
     told: TaskResult | None
+    first_code_ran: bool | None = None
 
     @property
     def id(self) -> str:
@@ -87,6 +93,7 @@ def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
     starts: dict[str, records.RunStart] = {}
     ends: dict[str, records.RunEnd] = {}
     scores: defaultdict[str, dict[str, records.Score]] = defaultdict(dict)
+    ran: dict[str, bool] = {}
     unreadable = 0
     check_log(folder)
     for _, record in lines(folder, records.SUPERVISOR_LOG):
@@ -100,11 +107,15 @@ def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
             ends[record.run] = record
         elif isinstance(record, records.Score):
             scores[record.run][record.scorer] = record
+        elif isinstance(record, records.Turn) and record.turn == FIRST:
+            ran[record.run] = record.cells > 0
+        elif isinstance(record, records.Cell) and record.turn == FIRST:
+            ran[record.run] = ran.get(record.run, True) and record.status in ("ok", "final")
     if missing := sorted(only - set(starts)):
         raise InputError(f"{folder} has no run {missing[0]}, or it is a sub-run of another")
     told = results_beside(folder)
     runs = [
-        RecordedRun(folder, start, ends[run], scores[run], told.results.get(run))
+        RecordedRun(folder, start, ends[run], scores[run], told.results.get(run), ran.get(run))
         for run, start in starts.items()
         if run in ends and run not in told.done_again
     ]

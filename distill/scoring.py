@@ -149,10 +149,11 @@ def _conclude(
     told.redacted = sum(bool(run.start.redacted) for run in runs)
     names = dict.fromkeys(name for run in runs for name in run.scorers)
     workers = Workers(runs)
+    ran = {run.id: run.first_code_ran for run in runs if run.first_code_ran is not None}
     for name in names if scorer is None else [scorer]:
         results = results_of(runs, workers, name, labels)
         told.results[name] = results
-        told.comparisons[name] = compared(results)
+        told.comparisons[name] = compared(results, ran)
 
 
 score = background.waiting(score_on_loop)

@@ -4,14 +4,17 @@ An evaluation has one such standing, a log folder as many as there are pairs of 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from msgspec.structs import astuple
 
 from distill.intervals import Interval, Paired, effective_count, paired, wilson
 from distill.traces.records import TokenUsage
 from distill.traces.results import TaskResult
+
+NO_LOG: Mapping[str, bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,8 @@ class Standing:
     its 95 % ``interval`` (Wilson's, for as many answers as ``effective_count`` says);
     ``accuracy_of_all`` is over all attempts that were to be scored, a failed one being wrong. None
     where there is none.
+    ``code_ran`` is the share of runs whose first reply had code that ran to its end, of those whose
+    supervisor replied, with its interval; None where no log was read.
     ``run_s`` adds up the runs. ``dollars`` are None where one run's are not known; a judge's tokens
     are in no run, nor in the dollars.
     """
@@ -46,6 +51,8 @@ class Standing:
     dollars: float | None
     dollars_per_right: float | None
     run_s: float
+    code_ran: float | None = None
+    code_ran_interval: Interval | None = None
 
     @property
     def name(self) -> str:
@@ -58,14 +65,23 @@ class Standing:
         return None if self.dollars is None or not self.ended else self.dollars / self.ended
 
 
-def standing_of(results: Sequence[TaskResult], supervisor: str, worker: str) -> Standing:
-    """The standing of two models with these results."""
+def standing_of(
+    results: Sequence[TaskResult],
+    supervisor: str,
+    worker: str,
+    code_ran: Mapping[str, bool] = NO_LOG,
+) -> Standing:
+    """The standing of two models with these results.
+
+    ``code_ran`` says of runs, by their ids, whether the code of the first reply ran to its end.
+    """
     scores = [each.score for each in results if isinstance(each.score, float)]
     failed = sum(each.error is not None for each in results)
     unanswered = sum(each.error is None and each.answer is None for each in results)
     judged = [each.judge_usage for each in results if each.judge_usage is not None]
     dollars, right = dollars_of(results), sum(scores)
     accuracy = right / len(scores) if scores else None
+    ran, ran_interval = _share_that_ran(results, code_ran)
     return Standing(
         supervisor=supervisor,
         worker=worker,
@@ -87,7 +103,23 @@ def standing_of(results: Sequence[TaskResult], supervisor: str, worker: str) -> 
         dollars=dollars,
         dollars_per_right=dollars / right if dollars is not None and right else None,
         run_s=sum(each.elapsed_s for each in results),
+        code_ran=ran,
+        code_ran_interval=ran_interval,
     )
+
+
+def _share_that_ran(
+    results: Iterable[TaskResult], code_ran: Mapping[str, bool]
+) -> tuple[float | None, Interval | None]:
+    known: defaultdict[str, list[bool]] = defaultdict(list)
+    for each in results:
+        if (ran := code_ran.get(each.run_id or "")) is not None:
+            known[each.asked].append(ran)
+    if not known:
+        return None, None
+    replied = sum(map(len, known.values()))
+    share = sum(map(sum, known.values())) / replied
+    return share, wilson(share, effective_count(map(len, known.values())))
 
 
 def _sizes(results: Iterable[TaskResult]) -> list[int]:
@@ -147,12 +179,12 @@ class Comparison:
     pairs: list[Pair]
 
 
-def compared(results: Iterable[TaskResult]) -> Comparison:
-    """What these results, of any models, came to."""
+def compared(results: Iterable[TaskResult], code_ran: Mapping[str, bool] = NO_LOG) -> Comparison:
+    """What these results, of any models, came to; ``code_ran`` as for ``standing_of``."""
     groups: defaultdict[tuple[str, str], list[TaskResult]] = defaultdict(list)
     for each in results:
         groups[each.supervisor, each.worker].append(each)
-    found = [standing_of(group, *models) for models, group in groups.items()]
+    found = [standing_of(group, *models, code_ran) for models, group in groups.items()]
     found.sort(key=lambda each: -1.0 if each.accuracy is None else each.accuracy, reverse=True)
     means = {}
     for models, group in groups.items():

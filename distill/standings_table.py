@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from distill.budget import counted
+from distill.intervals import Interval
 from distill.standings import Comparison, Pair, Standing
 from distill.supervisor.text import visible
 
@@ -14,6 +15,8 @@ HEAD = (
     "Failed",
     "Scored",
     "Accuracy",
+    "95 %",
+    "Code ran",
     "95 %",
     "Turns",
     "Tokens, supervisor",
@@ -27,6 +30,8 @@ NAME_CHARS = 60
 INTERVAL = """\
 95 %: Wilson's interval of the accuracy, for as many answers as there are tasks; for fewer, where
 some tasks have more attempts than others (Kish's effective sample size)."""
+CODE_RAN = """\
+Code ran: the share of runs whose first reply had code that ran to its end, with its 95 %."""
 COSTS = "Turns, tokens, dollars and seconds are means of a run."
 BY_PAIRS = """\
 These rest on different tasks, {shared} of which all have a score of: their accuracies can't be
@@ -39,23 +44,25 @@ Task by task, where both have a score: the difference of the mean scores with it
 
 def table(comparison: Comparison) -> str:
     """The standings as lines, the best first, with what is to be known to read them."""
-    rows = [HEAD, *(_row(each) for each in comparison.standings)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
-    lines = [_line(row, widths) for row in rows]
-    lines += ["", INTERVAL, COSTS]
+    lines = aligned([HEAD, *(_row(each) for each in comparison.standings)], WORDS)
+    lines += ["", INTERVAL, CODE_RAN, COSTS]
     if len(comparison.standings) > 1 and not comparison.is_like_with_like:
         lines += ["", BY_PAIRS.format(shared=f"{comparison.shared_tasks:,}")]
     if comparison.pairs:
-        lines += ["", PAIRS, *(_pair(pair) for pair in comparison.pairs)]
+        lines += ["", PAIRS, *(pair_line(pair) for pair in comparison.pairs)]
     return "\n".join(lines)
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        cell.ljust(width) if place < WORDS else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+def aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
+    """Rows as lines; the first ``words`` columns stand at the left, the others at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
-    return "  ".join(cells).rstrip()
 
 
 def _row(standing: Standing) -> tuple[str, ...]:
@@ -69,13 +76,21 @@ def _row(standing: Standing) -> tuple[str, ...]:
         f"{standing.ended:,}",
         f"{standing.failed:,}",
         f"{standing.scored:,}",
-        "–" if standing.accuracy is None else f"{standing.accuracy:.3f}",
-        "–" if standing.interval is None else interval(*standing.interval),
+        *share(standing.accuracy, standing.interval),
+        *share(standing.code_ran, standing.code_ran_interval),
         f"{standing.iterations / runs:.1f}",
         f"{(supervisor.input_tokens + supervisor.output_tokens) / runs:,.0f}",
         f"{(workers.input_tokens + workers.output_tokens) / runs:,.0f}",
         "–" if dollars is None else f"{dollars:.4f}",
         f"{standing.run_s / runs:.1f}",
+    )
+
+
+def share(part: float | None, sure: Interval | None) -> tuple[str, str]:
+    """A share, and its interval; dashes where nobody knows."""
+    return (
+        "–" if part is None else f"{part:.3f}",
+        "–" if sure is None else interval(*sure),
     )
 
 
@@ -90,7 +105,8 @@ def interval(low: float, high: float) -> str:
     return f"{low:.3f}–{high:.3f}"
 
 
-def _pair(pair: Pair) -> str:
+def pair_line(pair: Pair) -> str:
+    """The first of a pair against the second, in figures."""
     figures = pair.figures
     low, high = figures.interval
     return (

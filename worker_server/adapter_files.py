@@ -39,11 +39,7 @@ class AdapterFiles:
         stats = _stats(folder)
         config = _config(folder / CONFIG)
         _check_shapes(folder, base, config)
-        digest = hashlib.sha256()
-        for name in (CONFIG, WEIGHTS):
-            with (folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return AdapterFiles(folder.resolve(), digest.hexdigest(), stats)
+        return AdapterFiles(folder.resolve(), files_hash(folder), stats)
 
     def have_changed(self) -> bool:
         """Whether somebody has written to them since."""
@@ -51,6 +47,16 @@ class AdapterFiles:
             return _stats(self.folder) != self.stats
         except AdapterRefused:
             return True
+
+
+def files_hash(folder: Path) -> str:
+    """The SHA-256 by which logs name an adapter: that of its files. Raises AdapterRefused."""
+    _stats(folder)
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _stats(folder: Path) -> tuple[tuple[int, int, int], ...]:

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 from distill.errors import ModelError
 
-GOODS_PATTERN = "[a-z]+ [a-z]+ of [a-z]+"
-"""What a worker may answer; all goods of the family are of this form."""
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -48,10 +45,11 @@ for entry in context.splitlines():
             "Which goods were bought by {person}?",
             "What was it that {person} bought?",
         ),
-        f"""\
+        """\
 import re
-found = re.search(r'{{person}} bought [^.]*', context)[0]
-FINAL(worker(found + '\\nWhat was bought?', regex='{GOODS_PATTERN}'))""",
+found = re.search(r'{person} bought [^.]*', context)[0]
+shot = 'Ann of Ely bought two bags of rye for 9 marks. Goods: two bags of rye\\n'
+FINAL(worker(shot + found + '. Goods:', chat=False, max_tokens=12, stop=['\\n']).strip())""",
     ),
     "count": Kind(
         (

@@ -94,6 +94,21 @@ def test_the_same_tasks_are_compared_without_a_caution(tmp_path: Path) -> None:
     assert found.pairs[0].figures.p == 1.0
 
 
+def test_how_often_the_first_code_ran(tmp_path: Path) -> None:
+    """Later turns say nothing of it; a reply without code has not run; no reply is not counted."""
+    told = {"final": ((1, "ok"), (1, "final")), "raised": ((1, "ok"), (1, "error"), (2, "final")),
+            "killed": ((1, "lost"),), "none": ((2, "final"),)}  # fmt: skip
+    runs = [
+        asked(number, id=f"r{number}", cells=cells)
+        for number, cells in enumerate((*told.values(), told["final"], ()))
+    ]
+    found = compared(tmp_path, *runs)
+    (standing,) = found.standings
+    assert standing.code_ran == 2 / 5
+    assert standing.code_ran_interval == pytest.approx((0.1176, 0.7693), abs=1e-3), "Wilson"
+    assert "0.400  0.118–0.769" in table(found)
+
+
 BASE = Model("smol", weights_hash="aa" * 32)
 ONE = Model(
     "smol", weights_hash="aa" * 32, adapter="legal", weights_version=1, adapter_hash="1f" * 32

@@ -34,6 +34,8 @@ class Told:
     has_end: bool = True
     parent: records.ParentCall | None = None
     redacted: tuple[str, ...] = ()
+    cells: tuple[tuple[int, Any], ...] = ()
+    """The turn and the status of each; the first turn is there where there is one of it."""
 
 
 def write(folder: Path, *runs: Told) -> Path:
@@ -42,6 +44,10 @@ def write(folder: Path, *runs: Told) -> Path:
         for run in runs:
             context, _ = journal.store_context(run.text)
             journal.supervisor(_start(run, context))
+            if run.cells:
+                journal.supervisor(_first_turn(run))
+            for number, (turn, status) in enumerate(run.cells, 1):
+                journal.supervisor(_cell(run, number, turn, status))
             if run.model is not None:
                 journal.worker([_call(run, run.model)])
             if run.has_end:
@@ -54,6 +60,21 @@ def _start(run: Told, context: records.ContextRef) -> records.RunStart:
         t=T, run=run.id, producer=DRIVER, query=run.query, context=context, options={}, versions={},
         supervisor=run.supervisor, worker=run.worker, label=run.task, parent=run.parent,
         redacted=run.redacted,
+    )  # fmt: skip
+
+
+def _first_turn(run: Told) -> records.Turn:
+    return records.Turn(
+        t=T, run=run.id, producer=DRIVER, turn=1, request_messages=2, reply_index=2,
+        model=run.supervisor, usage=TokenUsage(10, 5), elapsed_s=0.1, finish_reason="stop",
+        cells=sum(turn == 1 for turn, _ in run.cells), forced=False, attempt=1, queue_s=0.0,
+    )  # fmt: skip
+
+
+def _cell(run: Told, number: int, turn: int, status: Any) -> records.Cell:
+    return records.Cell(
+        t=T, run=run.id, producer=DRIVER, turn=turn, cell=number, code="1", status=status,
+        stdout="", stderr="", elapsed_s=0.1, cpu_s=0.1, error=None, lost=None, variables=(),
     )  # fmt: skip
 
 

@@ -30,15 +30,20 @@ SPREAD = 0.5
 """Standard deviation of the weights: at 0.02 all tokens would be all but equally likely."""
 
 
-def tiny_model(folder: Path, tokenizer: Any, *, seed: int = 0, spread: float = SPREAD) -> Path:
-    """A Llama of two layers with random weights (float32), and this tokenizer."""
+def tiny_model(
+    folder: Path, tokenizer: Any, *, seed: int = 0, spread: float = SPREAD, head_size: int = 8
+) -> Path:
+    """A Llama of two layers with random weights (float32), and this tokenizer.
+
+    vLLM has no attention for heads of less than 32 on a CPU.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.set_num_threads(1)  # other tests run beside these
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=2 * head_size,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

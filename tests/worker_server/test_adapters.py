@@ -1,35 +1,31 @@
 """LoRA adapters on real worker servers with the engine that does no work, through the driver."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.errors import InputError, ModelError, WorkerBatchError, WorkerError
-from distill.supervisor import background, driver
-from distill.supervisor.backends import FleetBackend
-from distill.supervisor.calls import WorkerCalls
 from distill.supervisor.fleet import Fleet
-from distill.supervisor.provenance import SpanIndex
-from distill.supervisor.run_log import RunLog
+from distill.supervisor.workers import WorkerSpec
 from distill.traces import records
-from distill.worker_server.adapter_files import AdapterFiles
+from distill.worker_server.adapter_files import AdapterFiles, files_hash
 from distill.worker_server.adapters import HELD_LIMIT, Adapters, Held
 from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.model import ModelFolder
 from tests.adapter_folder import LAYER, write_adapter
-from tests.engine_stand_in.spec import MODEL, calls_in, worker_spec
-from tests.engine_stand_in.vllm.tokens import adapted, answer_ids, answer_to, decode, encode
+from tests.engine_stand_in.spec import MODEL, worker_spec
+from tests.engine_stand_in.vllm.tokens import WORDS, adapted, answer_ids, answer_to, decode, encode
+from tests.worker_server.fleets import PROMPTS, Ask, Body, until, with_workers
+from tests.worker_server.under_load import load_under_load
 
-Ask = Callable[..., Awaitable[list[Any]]]
-Body = Callable[[Ask, Fleet], Awaitable[None]]
-PROMPTS = ["one", "two", "three"]
 BARE = [answer_to(prompt) for prompt in PROMPTS]
 
 
@@ -38,42 +34,13 @@ def with_fleet(
 ) -> list[records.Call]:
     """Run ``body`` with a ready fleet, a worker for each rank; the calls that were logged."""
 
-    async def work() -> None:
-        host = driver.shared()
-        journal = host.open_journal(folder / "log")
-        endpoint = host.endpoints["workers"]
-        specs = [
+    def specs_at(endpoint: str) -> list[WorkerSpec]:
+        return [
             worker_spec(endpoint, f"w{number}", max_lora_rank=rank, **settings)
             for number, rank in enumerate(ranks)
         ]
-        fleet = Fleet(host, specs)
-        try:
-            card = await asyncio.wait_for(fleet.ready(), 30)
-            await until(lambda: all(worker.is_ready for worker in fleet.workers()))
-            calls = WorkerCalls(
-                host, FleetBackend(fleet, card), RunLog(journal, "run"), SpanIndex("x")
-            )
 
-            async def ask(prompts: list[str] = PROMPTS, **options: Any) -> list[Any]:
-                options = {"chat": False, **options}
-                return await asyncio.to_thread(calls.worker_batch, prompts, **options)
-
-            await body(ask, fleet)
-        finally:
-            await fleet.close()
-            host.release_journal(journal)
-
-    driver.shared()
-    background.wait(asyncio.wait_for(work(), 60))
-    return calls_in(folder / "log")
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    for _ in range(int(timeout_s / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("not in time")
+    return with_workers(folder, body, specs_at)
 
 
 async def load(fleet: Fleet, path: Path, name: str = "tuned") -> Any:
@@ -128,6 +95,43 @@ def test_what_is_in_flight_ends_on_what_it_began_with(tmp_path: Path) -> None:
         weights = tmp_path / str(call.model.weights_version) / "adapter_model.safetensors"
         changed = zlib.crc32(weights.read_bytes())
         assert call.response == decode(adapted(answer_ids(encode(call.prompt), 8), changed))
+
+
+def five_that_differ(folder: Path) -> list[Path]:
+    """Adapters that the engine answers differently with, each from each and from none."""
+    found: dict[int, Path] = {}
+    numbers = itertools.count(1)
+    while len(found) < 5:
+        number = next(numbers)
+        path = write_adapter(folder / str(number), float(number))
+        found.setdefault(change_of(path) % len(WORDS), path)
+        found.pop(0, None)
+    return list(found.values())
+
+
+def change_of(folder: Path) -> int:
+    return zlib.crc32((folder / "adapter_model.safetensors").read_bytes())
+
+
+def test_versions_are_loaded_into_two_workers_under_load(tmp_path: Path) -> None:
+    """With real engines: tests/training/test_versions_under_load.py."""
+    folders = five_that_differ(tmp_path)
+
+    async def body(ask: Ask, fleet: Fleet) -> None:
+        log = tmp_path / "log" / records.WORKER_LOG
+        await load_under_load(ask, fleet, str(MODEL), log, folders)
+
+    calls = with_fleet(tmp_path, body, ranks=(8, 8), latency_s=0.02, at_once=4, slots=8)
+    changes = {0: 0} | {version: change_of(path) for version, path in enumerate(folders, 1)}
+    hashes = {0: ""} | {version: files_hash(path) for version, path in enumerate(folders, 1)}
+    for call in calls:
+        ids, version = answer_ids(encode(call.prompt), 8), call.model.weights_version
+        said = {each: decode(adapted(ids, change)) for each, change in changes.items()}
+        assert [each for each in said if said[each] == call.response] == [version]
+        assert call.model.adapter == ("tuned" if version else None)
+        assert call.model.adapter_hash == hashes[version]
+    by = {(call.producer.name, call.model.weights_version) for call in calls}
+    assert by == set(itertools.product(("w0", "w1"), range(6)))
 
 
 def test_a_restarted_worker_loads_the_current_version_before_it_serves_it(tmp_path: Path) -> None:
