@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,8 @@ from distill.errors import DistillError, InputError, MachineError
 from distill.flags.comparison import comparison
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
+from distill.flags.families import tasks_options
+from distill.flags.loop import loop
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.scoring import scoring
@@ -226,6 +228,7 @@ def train() -> None:
 
 @train.command(epilog=exit_codes.TRAIN)
 @sft_options
+@loop
 def sft(**options: Any) -> int:
     """Fine-tune on answers that were logged. RUN is a log folder, FOLDER#ID, or an export.
 
@@ -233,11 +236,21 @@ def sft(**options: Any) -> int:
     Examples:
       distill train sft runs/kjv.logs --select correct --scorer exact -o trained/reader
       distill train sft runs/kjv.logs --of supervisor --full -o trained/boss
+      distill train sft --tasks train.jsonl --held-out test.jsonl --iterations 2 -o loop
     """  # noqa: D301  (as above)
     from distill.training import command
 
+    return _trained("sft", command.sft, options)
+
+
+def _trained(method: str, by_hand: Callable[..., int], options: dict[str, Any]) -> int:
+    """Train on what is named, or go round the loop of --tasks."""
+    from distill.training import loop_command, loop_options
+
     with _errors(options.pop("show_traceback")):
-        return command.sft(**options)
+        if (asked := loop_options.taken_from(options)) is not None:
+            return loop_command.run(method, asked, options)
+        return by_hand(**options)
 
 
 @train.command(epilog=exit_codes.COMPARE)
@@ -256,6 +269,25 @@ def compare(runs: tuple[str, ...], **options: Any) -> int:
 
     with _errors(options.pop("show_traceback")):
         return compare_runs(runs, **options)
+
+
+@train.command(epilog=exit_codes.TRAIN)
+@tasks_options
+def tasks(**options: Any) -> int:
+    """Make up tasks whose answers are known. FAMILY is needle, extract, count or hops.
+
+    Made-up facts in real prose, as files for --tasks: train.jsonl, and test.jsonl of other names,
+    other facts and another part of the text.
+
+    \b
+    Examples:
+      distill train tasks extract -o data/extract
+      distill train tasks count --entries 40 --train 50 --test 50 --seed 7 -o data/count
+    """  # noqa: D301  (as above)
+    from distill.training.families import command
+
+    with _errors(options.pop("show_traceback")):
+        return command.run(**options)
 
 
 @cli.command(epilog=exit_codes.VIEW)

@@ -100,7 +100,7 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays."""
         with self._lock, contextlib.suppress(OSError, ValueError):
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     # -- plain
 

@@ -1,6 +1,6 @@
 """The engine that a command line asks for: its workers and their devices, sandbox, metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.adapters import needed_rank, parse
@@ -58,6 +58,8 @@ def taken_from(options: dict[str, Any], supervisor: str | None) -> EngineArgumen
     Raises InputError for options that do not go together.
     """
     workers = with_cluster(_worker_settings(options), options)
+    if supervisor is not None and supervisor.startswith(SUPERVISOR_PREFIX):
+        workers = replace(workers, supervisor_adapter=supervisor.removeprefix(SUPERVISOR_PREFIX))
     devices = options.pop("supervisor_gpus"), options.pop("supervisor_cores")
     metrics = options.pop("metrics_port")
     return EngineArguments(

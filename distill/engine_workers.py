@@ -83,8 +83,7 @@ class EngineWorkers:
             self._card = await self.fleet.ready()
             for adapter in self._settings.adapters:
                 await self.load_adapter(adapter)
-            default = self._settings.adapters[0].name if self._settings.adapters else None
-            self.backend = self.named(default)
+            self.backend = self.named(self._settings.default_adapter)
             self._model_names[self._settings.model or DEFAULT_MODEL] = self._card.model
 
     async def _bring_up_supervisor(self) -> None:
@@ -180,7 +179,7 @@ def _is_named(run: Run, settings: WorkerSettings) -> bool:
     """Whether somebody has named who is to go on with it, in place of its worker."""
     assert run.start is not None
     was_adapter = any(call.model.adapter == run.start.worker for call in run.calls)
-    return bool(settings.adapters or (settings.model and not was_adapter))
+    return bool(settings.default_adapter or (settings.model and not was_adapter))
 
 
 def _not_here(run: Run, served: Sequence[str]) -> InputError:

@@ -26,8 +26,8 @@ class WorkerSettings:
 
     Both empty means one, on what is there, or none if ``only_joined``, or those that are placed on
     the cluster ``ray``. Others may join at ``listen``, a tcp address. ``rates`` are ``url``'s.
-    The first of ``adapters`` answers where a run names none; ``max_lora_rank`` None means that
-    workers take no adapters.
+    The first of ``adapters`` answers where a run names none, but for ``supervisor_adapter``, which
+    writes the code; ``max_lora_rank`` None means that workers take no adapters.
     """
 
     model: str | None = None
@@ -42,6 +42,13 @@ class WorkerSettings:
     listen: str | None = None
     only_joined: bool = False
     ray: RayCluster | None = None
+    supervisor_adapter: str | None = None
+
+    @property
+    def default_adapter(self) -> str | None:
+        """The adapter that answers where a run names none; None: the bare model does."""
+        names = (each.name for each in self.adapters)
+        return next((name for name in names if name != self.supervisor_adapter), None)
 
 
 def endpoint_worker(settings: WorkerSettings) -> OpenAIHandler:

@@ -114,8 +114,9 @@ workers = together(
         "adapters",
         multiple=True,
         metavar="[NAME=]PATH",
-        help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model; "
-        "each is asked by its name: worker(prompt, model=NAME).",
+        help="A LoRA adapter's folder (repeatable). The first answers in place of the bare model, "
+        "unless it is --supervisor local:NAME; each is asked by its name: "
+        "worker(prompt, model=NAME).",
     ),
     max_lora_rank,
     chat_template,

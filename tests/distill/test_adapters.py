@@ -111,6 +111,22 @@ def goes_on_with_what_had_answered(engine: Engine, log: Path) -> None:
     assert resumed[-1] == "tuned"
 
 
+def test_an_adapter_that_writes_the_code_leaves_the_worker_as_it_is(short: Path) -> None:
+    text, log = short / "text.txt", short / "log"
+    text.write_text(TEXT)
+    boss = write_adapter(short / "trained", 1.0)
+    engine = ("--worker", str(MODEL), "--cores", "0", "--adapter", f"boss={boss}")
+    asked = ("--supervisor", "local:boss", "--dialect", "brief", "--max-iterations", "1")
+    question = ("-c", str(text), "-q", QUESTION, "--log-dir", str(log))
+    done = Command(short, "up", *engine, *asked, *question, **STAND_IN).done()
+    assert done.code in (0, 5), done.err
+    (run,) = read(log).runs.values()
+    assert run.start is not None
+    assert (run.start.supervisor, run.start.worker) == ("local:boss", str(MODEL))
+    assert {turn.model for turn in run.turns} == {"local:boss"}
+    assert "`FINAL(answer)` ends." in run.conversation()[0]["content"]
+
+
 def _endpoint(up: Command) -> str:
     return up.err.partition("distill.Engine('")[2].partition("'")[0]
 

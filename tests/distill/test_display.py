@@ -55,6 +55,12 @@ def test_a_line_that_says_nothing_new_is_not_repeated(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("turn 1/15 · worker calls 3/3") == 1
 
 
+def test_a_name_between_colons_is_no_picture() -> None:
+    written = io.StringIO()
+    Display(Console(file=written)).line("3 runs of recipe:ledger: [red]by hand[/red]")
+    assert written.getvalue() == "3 runs of recipe:ledger: [red]by hand[/red]\n"
+
+
 def test_a_line_says_all_of_a_worker() -> None:
     head, line = texts(worker())
     assert head.split()[:2] == ["worker", "state"]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,14 @@ def test_a_local_supervisor_that_has_no_place(
     workers = WorkerSettings("small", gpus=("0", "1+2"))
     with pytest.raises(InputError, match=re.escape(said)):
         supervisor_settings(supervisor, gpus, cores, workers)
+
+
+def test_an_adapter_that_writes_the_code_does_not_answer_for_the_workers() -> None:
+    both = (NamedAdapter("boss", "/a"), NamedAdapter("tuned", "/b"))
+    assert WorkerSettings("small", adapters=both).default_adapter == "boss"
+    settings = WorkerSettings("small", adapters=both, supervisor_adapter="boss")
+    assert settings.default_adapter == "tuned"
+    assert replace(settings, adapters=both[:1]).default_adapter is None
 
 
 def test_where_a_local_supervisor_runs() -> None:

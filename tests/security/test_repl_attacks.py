@@ -169,7 +169,7 @@ SYSTEM = {
         "worker('x')",
         calls=("x",),
         error="KeyboardInterrupt",
-        limits=replace(LIMITS, cell_s=3.0),
+        limits=replace(LIMITS, cell_s=3.0, grace_s=10.0),
     ),
     "the next cell read by a thread of the last": Tampering(
         "def steal():\n    while True: os.read({fd}, 9999)\n"

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from distill.training.weights import Weights, load
 from distill.user_folders import cache_folder
 from distill.worker_server import smollm2
 from tests.training.sampled import TEXTS, Letters, Sampler, evaluated
 from tests.training.tiny import tiny_model
+from tests.training.toy import Toy, settings, toy_model
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,19 @@ def logs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     has_one = importlib.util.find_spec("transformers") is not None
     tokenizer = request.getfixturevalue("tokenizer") if has_one else Letters()
     return evaluated(tmp_path_factory.mktemp("runs"), Sampler(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def toy(tokenizer: Any) -> Toy:
+    return Toy.of(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory, tiny: Path, tokenizer: Any) -> Path:
+    """The folder of a tiny model that answers the toy task half of the time."""
+    return toy_model(tmp_path_factory.mktemp("toy") / "model", tiny, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def toy_weights(toy_folder: Path) -> Weights:
+    return load(settings(Path("none"), toy_folder))

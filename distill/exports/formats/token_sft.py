@@ -23,6 +23,7 @@ class TokenSftRow(OriginRow, frozen=True, kw_only=True):
     adapter: the LoRA adapter that answered; null: the model itself
     weights_version: of the adapter
     weights_hash: SHA-256 of the model's weights
+    adapter_hash: SHA-256 of the adapter's files
     tokenizer_hash: SHA-256 of the tokenizer; one in a data set
     """
 
@@ -35,6 +36,7 @@ class TokenSftRow(OriginRow, frozen=True, kw_only=True):
     adapter: str | None
     weights_version: int
     weights_hash: str
+    adapter_hash: str
     tokenizer_hash: str
 
 
@@ -69,6 +71,7 @@ class TokenSft(Format):
                 adapter=call.model.adapter,
                 weights_version=call.model.weights_version,
                 weights_hash=call.model.weights_hash,
+                adapter_hash=call.model.adapter_hash,
                 tokenizer_hash=call.model.tokenizer_hash,
             )
             yield Made(row, graded, (call.prompt, call.response or ""))

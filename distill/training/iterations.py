@@ -1,0 +1,247 @@
+"""The loop: run tasks, score, export, train, load, evaluate, keep or drop; and again.
+
+::
+
+    held-out tasks: base (iteration 0), each baseline
+        │
+    ┌─► collect ─► data ─► train ─► load, evaluate ─► decide ──┐
+    │   runs of    rows    in its   the held-out      kept: the version, dropped: its parent,
+    └── training           own      tasks             is where the next iteration starts from ─┘
+        tasks              process
+        │
+    oracle (its own figure), whole runs: base and the last version kept
+
+A step is finished when its file is there (``markers``); what is not is done again, or gone on with:
+the same command after any end ends with the same lineage.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.display import Display
+from distill.errors import InputError
+from distill.tasks import Task
+from distill.training import oracle, rows
+from distill.training.data import DataSet, is_data_set
+from distill.training.decision import decide
+from distill.training.examiner import LOGPROBS, LOGS, Examiner
+from distill.training.figures import Figures
+from distill.training.leakage import HeldOut
+from distill.training.lineage import Version, write_lineage
+from distill.training.markers import found, written
+from distill.training.plan import Plan
+from distill.training.trainer import Trainer, trained_in
+from distill.worker_server.adapter_files import AdapterFiles
+from distill.worker_server.errors import AdapterRefused
+from distill.worker_server.model import ModelFolder
+
+DECISION = "decision.json"
+BASE = Version(version=0)
+ORACLE = -1
+"""No version's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSets:
+    """The tasks of a loop, read; ``whole_runs`` may be none."""
+
+    training: Sequence[Task]
+    held_out: Sequence[Task]
+    whole_runs: Sequence[Task] = ()
+
+    def apart(self) -> HeldOut:
+        """What is held out. Raises InputError where training tasks have some of it."""
+        files = {"the held-out tasks": self.held_out, "the whole runs": self.whole_runs}
+        held_out = HeldOut({name: tasks for name, tasks in files.items() if tasks})
+        held_out.check_tasks(self.training)
+        return held_out
+
+
+@dataclass(slots=True)
+class Came:
+    """What came of a loop: versions, and figures by what they are of.
+
+    ``held_out`` has a version's by its number, ``collected`` an iteration's. ``whole_runs`` are of
+    the base worker and of the last version that was kept.
+    """
+
+    versions: list[Version]
+    held_out: dict[int, Figures]
+    collected: dict[int, Figures]
+    baselines: dict[str, Figures]
+    whole_runs: dict[str, Figures]
+    oracle: Figures | None = None
+
+    @property
+    def last(self) -> Version:
+        """The last version that was kept."""
+        return next(each for each in reversed(self.versions) if each.kept)
+
+
+class Loop:
+    """One loop in its folder ``out``. ``base`` is the worker's model, as worker servers find it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        sets: TaskSets,
+        base: ModelFolder,
+        asking: Examiner,
+        trainer: Trainer,
+        display: Display,
+    ) -> None:
+        self._plan, self._out, self._sets, self._base = plan, out, sets, base
+        self._examiner, self._trainer, self._display = asking, trainer, display
+        self._held_out = sets.apart()
+        self._came = Came([BASE], {}, {}, {}, {})
+
+    def run(self) -> Came:
+        """Go on to the end. Raises DistillError; the same again goes on."""
+        came, plan = self._came, self._plan
+        came.held_out[0] = self._examined("base", self._out / "iteration-0", BASE)
+        came.versions[0] = msgspec.structs.replace(BASE, accuracy=came.held_out[0].accuracy)
+        for number, name in enumerate(plan.baselines, 1):
+            place = self._out / "baselines" / f"{number}"
+            came.baselines[name] = self._examiner.figures(
+                f"baseline {name}", place, self._sets.held_out, name, BASE
+            )
+        for number in range(1, plan.iterations + 1):
+            came.versions.append(self._iteration(number, came.last))
+            write_lineage(self._out, came.versions)
+        if plan.labels == "oracle":
+            came.oracle = self._taught_labels()
+        if self._sets.whole_runs:
+            came.whole_runs["base"] = self._whole_runs("base", BASE)
+            if came.last.version:
+                came.whole_runs["trained"] = self._whole_runs("trained", came.last)
+        return came
+
+    def _examined(self, what: str, folder: Path, version: Version) -> Figures:
+        """The held-out figures of a version; they lie with what it came from."""
+        asked = (self._sets.held_out, self._plan.supervisor, version)
+        return self._examiner.figures(f"{what} · held-out", folder / "held-out", *asked)
+
+    def _whole_runs(self, name: str, version: Version) -> Figures:
+        place, asked = self._out / "whole-runs" / name, self._plan.whole_runs_with
+        what = f"whole runs, {name}"
+        return self._examiner.figures(what, place, self._sets.whole_runs, asked, version)
+
+    # -- an iteration
+
+    def _iteration(self, number: int, parent: Version) -> Version:
+        what, folder = self._name(number), self._out / f"iteration-{number}"
+        self._came.collected[number] = self._collect(number, parent)
+        version = found(folder / DECISION, Version)
+        is_decided = version is not None
+        if version is None:
+            data = self._data(what, number, folder, rows.of(*self._rows()))
+            version = self._trained(what, number, data, folder / "train", parent)
+        figures = self._came.held_out[number] = self._examined(what, folder, version)
+        if is_decided:
+            return version
+        version = self._decided(version, figures, parent)
+        written(folder / DECISION, version)
+        kept = "kept" if version.kept else f"dropped, version {parent.version} stays"
+        self._display.line(f"{what} · {kept}: {version.why}")
+        return version
+
+    def _decided(self, version: Version, figures: Figures, parent: Version) -> Version:
+        known = self._came.held_out[parent.version]
+        decision = decide(figures.scores, known.scores, self._plan.margin)
+        return msgspec.structs.replace(
+            version,
+            kept=decision.kept,
+            why=decision.why,
+            accuracy=figures.accuracy,
+            decision=decision,
+        )
+
+    def _rows(self) -> tuple[str, str, dict[str, Any]]:
+        exact = " --exact" if self._plan.training.get("--exact") else ""
+        return self._plan.method + exact, self._plan.scorer, self._plan.selection
+
+    def _name(self, number: int) -> str:
+        return f"iteration {number}/{self._plan.iterations}"
+
+    def _collect(self, number: int, parent: Version) -> Figures:
+        """Runs of the training tasks, with the version that was kept last."""
+        return self._examiner.figures(
+            f"{self._name(number)} · collect",
+            self._out / f"iteration-{number}" / "collect",
+            self._share(number),
+            self._plan.collect_with,
+            parent,
+            record=LOGPROBS,
+        )
+
+    def _share(self, number: int) -> Sequence[Task]:
+        """The training tasks of an iteration: all, or the next so many of them, round and round."""
+        tasks, count = self._sets.training, self._plan.tasks_per_iteration
+        if count is None or count >= len(tasks):
+            return tasks
+        first = (number - 1) * count % len(tasks)
+        return [*tasks, *tasks][first : first + count]
+
+    def _data(self, what: str, number: int, folder: Path, asked: rows.Asked) -> Path:
+        """A data set in ``folder``, of the runs of an iteration."""
+        self._display.tasks(f"{what} · export")
+        logs = self._out / f"iteration-{number}" / f"collect{LOGS}"
+        data, made = rows.exported(logs, folder, asked)
+        if made is not None:
+            self._display.line(
+                f"{what} · export: {sum(made.rows.values()):,} rows of {made.runs:,} runs"
+            )
+        return data
+
+    def _trained(self, what: str, number: int, data: Path, out: Path, parent: Version) -> Version:
+        """A version, trained on a data set that has nothing of what is held out."""
+        self._held_out.check_data(data)
+        if (told := trained_in(out)) is None:
+            self._display.tasks(f"{what} · train")
+            start = None if parent.adapter is None else self._out / parent.adapter
+            self._trainer(data, out, start, lambda line: self._display.tasks(f"{what} · {line}"))
+            told = trained_in(out)
+        if told is None or told.trained is None:
+            raise InputError(f"the training in {out} has not ended: {out.name}.log says why")
+        came, adapter = told.trained, out / told.trained.weights
+        return Version(
+            version=number,
+            parent=parent.version,
+            method=str(told.asked.get("method")),
+            adapter=str(adapter.relative_to(self._out)),
+            adapter_sha256=self._files_sha256(adapter),
+            data_manifest_sha256=DataSet.read(data).sha256,
+            rows=came.rows,
+            settings=told.asked.get("settings", {}),
+            steps=came.steps,
+        )
+
+    def _files_sha256(self, adapter: Path) -> str:
+        try:
+            return AdapterFiles.read(str(adapter), self._base).sha256
+        except AdapterRefused as error:
+            raise InputError(f"what was trained can't be loaded: {error}") from error
+
+    # -- the oracle
+
+    def _taught_labels(self) -> Figures:
+        """What the labels of the tasks would teach: rows of the first iteration, from the base on.
+
+        Its weights are no version, and nothing is collected with them.
+        """
+        folder, number = self._out / "oracle", ORACLE
+        if (version := found(folder / DECISION, Version)) is None:
+            asked = rows.of(*self._rows())
+            every = rows.Asked(asked.formats, asked.choice | {"select": "all"})
+            logged = self._data("oracle", 1, folder / "logged", every)
+            data = folder / "data"
+            if not is_data_set(data):
+                oracle.relabelled(logged, data, {each.id: each.label for each in self._share(1)})
+            version = self._trained("oracle", number, data, folder / "train", BASE)
+            written(folder / DECISION, version)
+        return self._examined("oracle", folder, version)

@@ -1,0 +1,191 @@
+"""``distill train METHOD --tasks``, once its arguments are read: checked, run, told."""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distill import engine_arguments
+from distill.asking import check_options
+from distill.budget import Budget
+from distill.display import Display
+from distill.engine_arguments import EngineArguments
+from distill.errors import InputError
+from distill.local_supervisor import check_local
+from distill.models import ModelHandler
+from distill.rates import UNLIMITED
+from distill.scorers import scorer_from
+from distill.supervisor.text import visible
+from distill.supervisor.workers import SUPERVISOR_PREFIX
+from distill.supervisors import DEFAULT_SUPERVISOR, asks_endpoint, is_replay, supervisor_from
+from distill.task_options import SCORER
+from distill.tasks import Task, read_tasks
+from distill.training import loop_page
+from distill.training import plan as plans
+from distill.training.examiner import Examiner
+from distill.training.extra import check_extra
+from distill.training.iterations import Loop, TaskSets
+from distill.training.loop_options import LoopOptions, for_trainings
+from distill.training.loop_report import report_of, table
+from distill.training.plan import Plan
+from distill.training.settings import LORA_RANK
+from distill.training.trainer import TrainerProcess
+from distill.training.weights import resolved
+from distill.training.workers import EngineOfItsOwn
+from distill.user_folders import make_private
+from distill.worker_settings import DEFAULT_MODEL
+
+NO_SUCH = {
+    "worker_url": None,
+    "adapters": (),
+    "listen": None,
+    "only_joined": False,
+    "ray": None,
+    "num_workers": None,
+    "gpus_per_worker": None,
+    "cores_per_worker": None,
+    "supervisor_gpus": None,
+    "supervisor_cores": None,
+    "metrics_port": None,
+}
+"""Options of an engine that a loop's does not have."""
+
+
+def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
+    """Run the loop, and tell what came of it on stdout; the exit code."""
+    check_extra()
+    rank = options.get("lora_rank") or LORA_RANK
+    plan = _plan(method, given, options)
+    sets = _read(given)
+    sets.apart()
+    supervisors = _Supervisors(plan)
+    engine = _engine(given, plan, rank)
+    out: Path = options["out"].expanduser().absolute()
+    base = resolved(given.engine["worker"])
+    with _alone(out):
+        plans.begin(out, plan)
+        with Display() as display, EngineOfItsOwn(engine, display, display.line) as workers:
+            asking = Examiner(
+                out,
+                workers,
+                supervisors,
+                display,
+                scorer=plan.scorer,
+                concurrency=given.concurrency,
+            )
+            trainer = TrainerProcess(method, str(base.path), plan.training)
+            came = Loop(plan, out, sets, base, asking, trainer, display).run()
+        report = report_of(out, plan, came, shlex.join(["distill", *sys.argv[1:]]))
+        page = loop_page.write(out, report)
+    click.echo(visible(table(report)))
+    click.echo(f"Report      {page}", err=True)
+    return 0
+
+
+def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
+    """What is to be done. Raises InputError."""
+    if given.held_out is None:
+        raise InputError("--tasks needs --held-out FILE: tasks that are never trained on")
+    selection, training = for_trainings(options)
+    if given.labels == "oracle" and method != "sft":
+        raise InputError("--labels oracle is of sft: a label is a text, and no sampled answer")
+    scorer = options.get("scorer") or SCORER
+    scorer_from(scorer)
+    supervisor = given.supervisor or DEFAULT_SUPERVISOR
+    return Plan(
+        method=method,
+        tasks=str(given.tasks),
+        tasks_sha256=plans.digest(given.tasks),
+        held_out=str(given.held_out),
+        held_out_sha256=plans.digest(given.held_out),
+        iterations=given.iterations,
+        supervisor=supervisor,
+        collect_with=given.collect_with or supervisor,
+        baselines=tuple(dict.fromkeys(given.baselines)),
+        whole_runs=None if given.whole_runs is None else str(given.whole_runs),
+        whole_runs_sha256=plans.digest(given.whole_runs),
+        whole_runs_with=given.whole_runs_with or supervisor,
+        scorer=scorer,
+        labels=given.labels,
+        margin=given.margin,
+        tasks_per_iteration=given.tasks_per_iteration,
+        worker=given.engine["worker"] or DEFAULT_MODEL,
+        window_tokens=given.engine["window_tokens"],
+        chat_template=given.engine["chat_template"],
+        base_url=given.base_url,
+        selection=selection,
+        training=training,
+    )
+
+
+def _read(given: LoopOptions) -> TaskSets:
+    """The tasks of all files, each with a label. Raises InputError."""
+    files = (given.tasks, given.held_out, given.whole_runs)
+    return TaskSets(*(_labelled(file) if file is not None else () for file in files))
+
+
+def _labelled(file: Path) -> list[Task]:
+    tasks = read_tasks(file)
+    for task in tasks:
+        if task.label is None:
+            raise InputError(
+                f"{file}: the task {task.id!r} has no label, so nothing is learnt of it"
+            )
+        try:
+            check_options(task.options)
+        except InputError as error:
+            raise InputError(f"{file}, task {task.id!r}: {error}") from None
+    return tasks
+
+
+class _Supervisors:
+    """Those that the plan names, checked at once. Raises InputError, ModelError."""
+
+    def __init__(self, plan: Plan) -> None:
+        names = (plan.supervisor, plan.collect_with, *plan.baselines, plan.whole_runs_with)
+        self._known = {name: _supervisor(name, plan.base_url) for name in names}
+        if plan.base_url is not None and not any(asks_endpoint(name) for name in names):
+            raise InputError("--base-url is for a supervisor that is a model of an API")
+
+    def __call__(self, name: str) -> ModelHandler | str:
+        return self._known[name]
+
+
+def _supervisor(name: str, base_url: str | None) -> ModelHandler | str:
+    if is_replay(name):
+        raise InputError("a replay does one recorded run again: tasks need another supervisor")
+    if name.startswith(SUPERVISOR_PREFIX):
+        check_local(None, UNLIMITED)
+        return name
+    return supervisor_from(name, base_url if asks_endpoint(name) else None)
+
+
+def _engine(given: LoopOptions, plan: Plan, rank: int) -> EngineArguments:
+    """The engine, with room for adapters of this rank. Raises InputError, MachineError."""
+    asked = NO_SUCH | given.engine
+    asked["max_lora_rank"] = max(asked["max_lora_rank"] or rank, rank)
+    engine = engine_arguments.taken_from(asked, plan.supervisor)
+    engine.check_devices(Budget())
+    return engine
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold ``out`` against another loop. Raises InputError: there is one, or it can't be made."""
+    try:
+        make_private(out)
+        lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InputError(f"{out} can't be made: {error.strerror or error}") from error
+    with os.fdopen(lock):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another loop is at work in {out}: wait for its end") from error
+        yield

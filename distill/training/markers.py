@@ -1,0 +1,39 @@
+"""What is finished: a JSON file a step, there whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from distill.errors import InputError
+from distill.user_folders import make_private, write_private
+
+T = TypeVar("T")
+
+
+def written(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON: who is killed meanwhile leaves what was there. Raises OSError."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file at once, for its owner alone. Raises OSError."""
+    make_private(path.parent)
+    draft = path.with_name(f".{path.name}.draft")
+    write_private(draft, data)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def found(path: Path, kind: type[T]) -> T | None:
+    """What a finished step has written; None where it is not finished. Raises InputError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{path} can't be read ({error}): delete it, and its step is done again"
+        ) from error

@@ -1,0 +1,79 @@
+"""Rows that teach the labels of the tasks, in the place of what was logged.
+
+What could be learnt if a generator of tasks were there to write the answers: a figure of its own,
+beside those of the loop, whose rows are completions that workers have written.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from distill.errors import InputError
+from distill.exports import manifest
+from distill.exports.writing import at_once, new_file, sha256
+from distill.training.data import DataSet
+
+COMPLETION = "completion"
+
+
+def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
+    """Write the data set ``logged`` again, each completion being its task's label.
+
+    Only runs that asked one call have a row that the label is the answer of; the others are left
+    out. Raises InputError where none is left.
+    """
+    data = DataSet.read(logged)
+    alone = {run for run, count in Counter(_runs(data)).items() if count == 1}
+    rows = [
+        row | {COMPLETION: _as_completion(row[COMPLETION], _text(labels[row["task"]]))}
+        for row in data.rows()
+        if row["run"] in alone and labels.get(row["task"]) is not None
+    ]
+    if not rows:
+        raise InputError(
+            "--labels oracle: no run of these tasks asked exactly one worker call, so no label is "
+            "a worker's answer"
+        )
+    with at_once(out) as folder:
+        name = f"{data.file.stem}.jsonl"
+        with new_file(folder / name) as file:
+            file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
+        told = _manifest(data, folder / name, len(rows))
+        with new_file(folder / manifest.FILE) as file:
+            file.write(manifest.as_json(told))
+
+
+def _runs(data: DataSet) -> Iterator[str]:
+    for row in data.rows("run"):
+        yield row["run"]
+
+
+def _manifest(data: DataSet, file: Path, rows: int) -> dict[str, Any]:
+    """The manifest of the logged rows, with what is different."""
+    described = {
+        "file": file.name,
+        "split": file.stem,
+        "rows": rows,
+        "bytes": file.stat().st_size,
+        "sha256": sha256(file),
+    }
+    return data.manifest | {
+        "files": [described],
+        "rows": data.manifest["rows"] | {"written": rows},
+        "labels": {"completions": "labels of the tasks", "of": data.sha256},
+    }
+
+
+def _as_completion(logged: Any, text: str) -> Any:
+    """In the form of the logged one: a text, or a message."""
+    return text if isinstance(logged, str) else [{"role": "assistant", "content": text}]
+
+
+def _text(label: Any) -> str:
+    """What a worker would have said; of several accepted texts the first."""
+    if isinstance(label, list) and label and all(isinstance(each, str) for each in label):
+        label = label[0]
+    return label if isinstance(label, str) else msgspec.json.encode(label).decode()

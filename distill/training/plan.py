@@ -1,0 +1,77 @@
+"""What a loop is told: `loop.json` in its folder, which no other loop may have."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from distill.errors import InputError
+from distill.exports.writing import sha256
+from distill.training.markers import found, written
+
+FILE = "loop.json"
+Labels = Literal["logged", "oracle"]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that decides what comes of a loop; how fast, as the devices, is not in it.
+
+    ``training`` are the options of ``distill train METHOD`` that were given, by their flags, and
+    ``selection`` those that choose rows, as ``distill.export`` has them.
+    ``tasks_per_iteration`` None: all training tasks, each time. ``margin``: see
+    ``distill.training.decision``.
+    """
+
+    method: str
+    tasks: str
+    tasks_sha256: str
+    held_out: str
+    held_out_sha256: str
+    iterations: int
+    supervisor: str
+    collect_with: str
+    baselines: tuple[str, ...]
+    whole_runs: str | None
+    whole_runs_sha256: str
+    whole_runs_with: str
+    scorer: str
+    labels: Labels
+    margin: float
+    tasks_per_iteration: int | None
+    worker: str
+    window_tokens: int | None
+    chat_template: str | None
+    base_url: str | None
+    selection: dict[str, Any]
+    training: dict[str, Any]
+
+
+def begin(out: Path, plan: Plan) -> None:
+    """Make ``out`` this plan's, or find that it is. Raises InputError: it is another's, or no
+    loop's at all.
+    """
+    known = found(out / FILE, dict[str, Any])
+    if known is None:
+        if out.is_dir() and any(each.name[0] != "." for each in out.iterdir()):
+            raise InputError(f"{out} has files, and they are no loop's: choose another --out")
+        written(out / FILE, plan)
+        return
+    asked = msgspec.to_builtins(plan)
+    others = [
+        f"{name} was {known.get(name)!r}, and is {asked[name]!r}"
+        for name in asked
+        if known.get(name) != msgspec.json.decode(msgspec.json.encode(asked[name]))
+    ]
+    if others:
+        raise InputError(
+            f"{out} is another loop's: {'; '.join(others)}. Give the command that it was begun "
+            "with, or choose another --out"
+        )
+
+
+def digest(path: Path | None) -> str:
+    """Of a file's bytes; empty for none. Raises InputError: it can't be read."""
+    try:
+        return "" if path is None else sha256(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error

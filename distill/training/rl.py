@@ -1,0 +1,171 @@
+"""Reinforcement learning on logged episodes: what earned more than its group becomes likelier."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import InputError
+from distill.training.course import train as train_by
+from distill.training.data import DataSet
+from distill.training.fitting import OnProgress, arguments
+from distill.training.loss import Clipping, clipped, drift, sampled_logprobs
+from distill.training.method import Made, Method
+from distill.training.sampled_rows import broken, kept
+from distill.training.settings import TrainSettings
+from distill.training.staleness import COLUMNS, Fresh
+from distill.training.trained import Trained
+from distill.training.watch import Watch, watched
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill.training.completion_trainer import TokenLosses
+    from distill.training.weights import Weights
+
+RAW = "raw_logprobs"
+PROCESSED = (
+    "log-probabilities after temperature and filters, which are not the model's own (serve with "
+    "raw_logprobs, vLLM's default)"
+)
+HELD_FROM_GROUPS = 40
+"""With so many groups a tenth of them is held back, to watch the model on. With fewer it is watched
+on prompts that it is trained on: a collapse shows there just as well."""
+EQUAL = 1e-6
+"""Rewards that differ by less are equal."""
+NARROWING = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "schema",
+    "choices",
+    "regex",
+)
+SAMPLES = "samples.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Rl(Method):
+    """PPO's clipped ratio to the logged log-probabilities, times the logged advantage.
+
+    ``clipping`` bounds the ratio. ``kl`` weighs the anchor, the divergence from the version that
+    sampled (0: none). ``staleness`` is how many versions before the one in training rows may be.
+    """
+
+    clipping: Clipping = field(default_factory=Clipping)
+    kl: float = 0.0
+    staleness: int = 0
+
+    name = "rl"
+    formats = ("episodes",)
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "clip_low": self.clipping.low,
+            "clip_high": self.clipping.high,
+            "kl": self.kl,
+            "staleness": self.staleness,
+        }
+
+    def check(self, data: DataSet, settings: TrainSettings) -> None:  # noqa: ARG002  (contract)
+        """Raise InputError for options out of range, and rows of which nothing can be learnt."""
+        low, high = self.clipping.low, self.clipping.high
+        if not (0 < low < 1 and 0 < high < math.inf):
+            raise InputError(f"--clip is above 0 and below 1, not {low:g} and {high:g}")
+        if not 0 <= self.kl < math.inf:
+            raise InputError(f"--kl is at least 0, not {self.kl:g}")
+        if self.staleness < 0:
+            raise InputError(f"--staleness is at least 0, not {self.staleness}")
+        modes: Counter[str] = Counter()
+        differ = False
+        for row in data.rows("logprobs_mode", "advantage"):
+            modes[row["logprobs_mode"]] += 1
+            differ = differ or abs(row["advantage"]) > EQUAL
+        if RAW not in modes:
+            raise InputError(f"the rows have {PROCESSED}")
+        if not differ:
+            raise InputError(
+                f"all rewards of a group are equal in {data.folder}, so there is nothing to learn: "
+                "ask each question several times (attempts of a task) at a temperature, score the "
+                "runs, and export all of them (--select all)"
+            )
+
+    def trainer(self, weights: "Weights", data: DataSet, settings: TrainSettings) -> Made:
+        """Its rows are those that the version in training has sampled, or stale ones."""
+        from distill.training.answering import Answering, prompts
+        from distill.training.completion_trainer import CompletionTrainer
+
+        fresh = Fresh.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
+        held = held_groups(data, settings.seed)
+        trained = (row for row in data.rows() if row["group"] not in held)
+        found = kept(trained, fresh, weights, settings, _why_not)
+        told = [*found.told(), *_unlike(data)]
+        given = arguments(settings, weights, found.longest)
+        trainer = CompletionTrainer(weights, found.rows, self._loss, given)
+        seen = (row for row in data.rows() if not held or row["group"] in held)
+        watch = Watch(
+            Answering(weights, prompts(seen, weights.tokenizer), settings.seed),
+            settings.out / SAMPLES,
+            settings.checkpoints,
+        )
+        return Made(watched(trainer, watch), len(found.rows), told)
+
+    def _loss(self, logits: "Tensor", batch: "Mapping[str, Tensor]") -> "TokenLosses":
+        from distill.training.completion_trainer import TokenLosses, completion_ids
+
+        logprobs = sampled_logprobs(logits, completion_ids(batch))
+        logged, advantages = batch["logged"], batch["advantages"][:, None]
+        each = clipped(logprobs, logged, advantages, self.clipping)
+        away = drift(logprobs, logged)
+        if self.kl:
+            each = each + self.kl * away
+        ratio = (logprobs.detach() - logged).exp()
+        outside = (ratio < 1 - self.clipping.low) | (ratio > 1 + self.clipping.high)
+        return TokenLosses(each, {"drift": away.detach(), "outside": outside.float()})
+
+
+def held_groups(data: DataSet, seed: int) -> set[str]:
+    """A tenth of the groups, by the seed and their names; none of a few."""
+    groups = {row["group"] for row in data.rows("group")}
+    if len(groups) < HELD_FROM_GROUPS:
+        return set()
+    drawn = sorted(groups, key=lambda name: sha256(f"{seed} {name}".encode()).digest())
+    return set(drawn[: len(groups) // 10])
+
+
+def _why_not(row: Mapping[str, Any]) -> str | None:
+    return broken(row) if row["logprobs_mode"] == RAW else PROCESSED
+
+
+def _unlike(data: DataSet) -> list[str]:
+    """A word on rows that were drawn from another distribution than the model's own."""
+    drawn = [json.loads(row["sampling"]) for row in data.rows("sampling")]
+    # What is not in it has its default: a temperature is 0 then.
+    unlike = sum(
+        told.get("temperature") != 1 or any(name in told for name in NARROWING) for told in drawn
+    )
+    if not unlike:
+        return []
+    what = "the model's own distribution (temperature 1, no filters, no schema)"
+    return [
+        f"{unlike:,} of {len(drawn):,} rows were not drawn from {what}: the gradient is off by that"
+    ]
+
+
+def train(
+    data: Path,
+    settings: TrainSettings,
+    on_progress: OnProgress | None = None,
+    method: Rl | None = None,
+) -> Trained:
+    """Train on `episodes` of `distill export`. Raises InputError, and CollapseError where the model
+    in training stops answering.
+    """
+    return train_by(method or Rl(), data, settings, on_progress)

@@ -1,0 +1,276 @@
+"""Rounds of the loop: what is kept, what is dropped, what is refused, and what a kill leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from distill.errors import InputError, ModelError
+from distill.tasks import Task
+from distill.training.decision import decide
+from distill.training.iterations import TaskSets
+from distill.training.lineage import OF_AN_ADAPTER
+from distill.training.plan import begin
+from tests.training.loops import (
+    ROOT,
+    SKILLS,
+    Boss,
+    SkilledWorkers,
+    Table,
+    go_round,
+    lineage,
+    plan,
+    tasks,
+)
+
+
+def test_a_better_version_is_kept_and_a_worse_one_dropped(tmp_path: Path) -> None:
+    trainer, workers = Table(SKILLS), SkilledWorkers()
+    asked = plan(labels="oracle", baselines=("other",), whole_runs="whole.jsonl", iterations=3)
+    sets = TaskSets(tasks("train", 3), tasks("test", 4), tasks("whole", 2))
+    came = go_round(tmp_path, asked, trainer, workers, sets=sets)
+
+    first, second, third = lineage(tmp_path)[1:]
+    told = [(each.version, each.parent, each.kept, each.accuracy) for each in came.versions]
+    assert told == [
+        (0, None, True, 0.25),
+        (1, 0, True, 0.75),
+        (2, 1, False, 0.5),
+        (3, 1, True, 1.0),
+    ]
+    assert came.last.version == third.version == 3
+    # The third is trained from the first, whose rows were collected with it, too.
+    assert trainer.trained == [
+        ("iteration-1", "base"),
+        ("iteration-2", "iteration-1"),
+        ("iteration-3", "iteration-1"),
+        ("oracle", "base"),
+    ]
+    used = ["base", "base", *("base", "iteration-1"), *("iteration-1", "iteration-2")]
+    used += [*("iteration-1", "iteration-3"), "oracle", "base", "iteration-3"]
+    assert workers.used == used
+    assert [first.rows, second.rows, third.rows] == [1, 3, 3]
+    assert second.decision is not None
+    assert second.decision.difference == -0.25
+    assert (second.decision.better, second.decision.worse, second.decision.p) == (0, 1, 1.0)
+    assert "worse than its parent by more than the margin of 0: -0.250" in second.why
+    assert came.oracle is not None
+    assert came.oracle.accuracy == 1.0
+    assert {name: each.accuracy for name, each in came.whole_runs.items()} == {
+        "base": 0.5,
+        "trained": 1.0,
+    }
+    beside = json.loads((tmp_path / str(first.adapter) / OF_AN_ADAPTER).read_bytes())
+    assert (beside["version"], beside["parent"], beside["kept"]) == (1, 0, True)
+    assert len(first.adapter_sha256) == 64
+
+
+def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
+    trainer = Table(SKILLS)
+    go_round(
+        tmp_path,
+        plan(labels="oracle", iterations=1),
+        trainer,
+        SkilledWorkers(),
+        sets=TaskSets(tasks("train", 3), tasks("test", 1)),
+    )
+    rows = (tmp_path / "oracle" / "data" / "train.jsonl").read_bytes().splitlines()
+    found = [json.loads(row) for row in rows]
+    assert [row["completion"][0]["content"] for row in found] == ["right"] * 3
+    logged = (tmp_path / "iteration-1" / "data" / "train.jsonl").read_text()
+    assert logged.count('"right"') == 1
+    assert "number 2" not in logged
+    assert all(each.version != -1 for each in lineage(tmp_path))
+
+
+def test_a_run_with_several_calls_has_no_labels_to_learn(tmp_path: Path) -> None:
+    def two_calls(name: str) -> Boss:
+        return Boss(name, "worker(context)\nFINAL(worker('once more: ' + context))")
+
+    with pytest.raises(InputError, match="exactly one worker call"):
+        go_round(
+            tmp_path,
+            plan(labels="oracle", iterations=1),
+            Table(SKILLS),
+            SkilledWorkers(),
+            supervisors=two_calls,
+            sets=TaskSets(tasks("train", 1), tasks("test", 1)),
+        )
+
+
+def test_a_share_of_the_tasks_at_a_time_goes_round(tmp_path: Path) -> None:
+    asked = plan(tasks_per_iteration=2, iterations=2)
+    skills = {"iteration-1": 2.0, "iteration-2": 2.0}
+    came = go_round(
+        tmp_path,
+        asked,
+        Table(skills),
+        SkilledWorkers(),
+        sets=TaskSets(tasks("train", 3), tasks("test", 2)),
+    )
+    collected = [sorted(came.collected[number].scores) for number in (1, 2)]
+    assert collected == [["train-0", "train-1"], ["train-0", "train-2"]]
+    assert came.versions[2].kept  # as good as its parent
+
+
+@pytest.mark.parametrize(
+    ("new", "parent", "margin", "kept"),
+    [
+        ([1, 1, 0, 0], [1, 0, 0, 0], 0.0, True),
+        ([1, 0, 0, 0], [1, 0, 0, 0], 0.0, True),
+        ([0] * 20 + [1], [0] * 19 + [1, 1], 0.0, False),
+        ([0] * 20 + [1], [0] * 19 + [1, 1], 0.05, True),
+        ([0] * 20, [1] * 20, 1.0, False),  # beyond chance, whatever the margin
+    ],
+)
+def test_the_rule(new: list[int], parent: list[int], margin: float, kept: bool) -> None:
+    def scores(values: list[int]) -> dict[str, float]:
+        return {str(place): float(value) for place, value in enumerate(values)}
+
+    decision = decide(scores(new), scores(parent), margin)
+    assert decision.kept is kept
+    assert decision.tasks == len(new)
+
+
+@pytest.mark.parametrize(
+    ("leak", "told"),
+    [
+        (
+            Task(id="test-1", query="q", context="its own", label="x"),
+            "these ids are in both.*test-1",
+        ),
+        (
+            Task(id="new", query="q", context="test number 1", label="x"),
+            "same text.*new and test-1",
+        ),
+        (
+            Task(id="new", query="q", context=["its own", "test number 1"], label="x"),
+            "same text.*new and test-1",
+        ),
+        (
+            Task(id="new", query="q", context={"a": ["whole number 0"]}, label="x"),
+            "same text.*new and whole-0",
+        ),
+    ],
+)
+def test_a_leak_is_refused_before_anything_starts(leak: Task, told: str) -> None:
+    sets = TaskSets([*tasks("train", 2), leak], tasks("test", 3), tasks("whole", 1))
+    with pytest.raises(InputError, match=told):
+        sets.apart()
+
+
+def test_rows_of_what_is_held_out_are_refused_before_weights_of_them_are_tried(
+    tmp_path: Path,
+) -> None:
+    """A data set that somebody has put in the place of the loop's."""
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    sets = TaskSets(tasks("test", 1), tasks("train", 1))
+    go_round(elsewhere, plan(iterations=1), Table(SKILLS), SkilledWorkers(), sets=sets)
+
+    def swap(data: Path) -> None:
+        for file in data.iterdir():
+            file.write_bytes((elsewhere / "iteration-1" / "data" / file.name).read_bytes())
+
+    class Swapping(Table):
+        def __call__(self, data: Path, *rest: Any) -> None:
+            super().__call__(data, *rest)
+            swap(data)
+            raise ModelError("killed")
+
+    asked = plan(iterations=1)
+    sets = TaskSets(tasks("train", 1), tasks("test", 1))
+    with pytest.raises(ModelError, match="killed"):
+        go_round(out, asked, Swapping(SKILLS), SkilledWorkers(), sets=sets)
+    with pytest.raises(InputError, match="row 1 is of the task 'test-0' and the document"):
+        go_round(out, asked, Table(SKILLS), SkilledWorkers(), sets=sets)
+    assert not (out / "iteration-1" / "held-out.jsonl").exists()
+
+
+def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path, plan())
+    begin(tmp_path, plan())
+    with pytest.raises(InputError, match=r"margin was 0\.0, and is 0\.1.*another --out"):
+        begin(tmp_path, plan(margin=0.1))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="no loop's"):
+        begin(other, plan())
+
+
+# -- killed
+
+
+def killed(out: Path, at: int) -> int:
+    """The exit code of a loop that is killed at an event."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.training.loops", str(out), str(at)],
+        env=environment, start_new_session=True, check=False, timeout=120,
+    ).returncode  # fmt: skip
+
+
+def finished(out: Path) -> dict[Path, bytes]:
+    """The bytes of what is finished: what a marker stands for, and the markers."""
+    found: dict[Path, bytes] = {}
+    for marker in out.rglob("*.figures.json"):
+        results = marker.with_name(marker.name.replace(".figures.json", ".jsonl"))
+        found |= {path: path.read_bytes() for path in (marker, results)}
+    for each in ("decision.json", "training.json", "manifest.json", "train.jsonl"):
+        found |= {path: path.read_bytes() for path in out.rglob(each)}
+    for folder in [path.parent for path in out.rglob("training.json")]:
+        found |= {path: path.read_bytes() for path in folder.rglob("adapter_*")}
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The lineage of the loop that nobody kills."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert killed(out, 10_000) == 0
+    return lineage(out)
+
+
+def killed_and_again(out: Path, at: int) -> bool:
+    """Kill a loop at an event, go on to the end, and hold it against what was finished; whether
+    it was killed at all.
+    """
+    code = killed(out, at)
+    if code == 0:
+        return False
+    assert code == -signal.SIGKILL
+    before = finished(out)
+    assert killed(out, 10_000) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    return True
+
+
+@pytest.mark.parametrize("at", [6, 10])
+def test_killed_it_goes_on_to_the_same_lineage(
+    tmp_path: Path, undisturbed: list[Any], at: int
+) -> None:
+    assert killed_and_again(tmp_path / "out", at)
+    assert lineage(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.slow
+def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
+    tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    at = 1
+    while killed_and_again(out := tmp_path / str(at), at):
+        assert lineage(out) == undisturbed, at
+        at += 1
+    assert at > 25
+
+
+def test_lineage_is_one_of_plain_json(undisturbed: list[Any]) -> None:
+    told = [(each.version, each.parent, each.kept) for each in undisturbed]
+    assert told == [(0, None, True), (1, 0, True), (2, 1, False)]
+    assert msgspec.json.decode(msgspec.json.encode(undisturbed))
