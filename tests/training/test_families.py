@@ -116,7 +116,9 @@ def looked_up(task: Task, told: list[str]) -> str:
     if asked := [each for each in found if each[0] in task.query]:
         ((_, _, goods, marks),) = asked
         return str(marks if "marks" in task.query else goods)
-    paid: dict[str, int] = {buyer: int(marks) for buyer, town, _, marks in found if town in task.query}
+    paid: dict[str, int] = {
+        buyer: int(marks) for buyer, town, _, marks in found if town in task.query
+    }
     if re.match("How many (buyers|people)|In how many", task.query):
         return str(len(paid))
     if re.match("Who|Which|Of the", task.query):
