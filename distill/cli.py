@@ -22,6 +22,7 @@ from distill.errors import DistillError, InputError, MachineError
 from distill.flags.comparison import comparison
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
+from distill.flags.families import tasks_options
 from distill.flags.loop import loop
 from distill.flags.policy import opd as opd_options
 from distill.flags.policy import rl as rl_options
@@ -306,6 +307,25 @@ def compare(runs: tuple[str, ...], **options: Any) -> int:
 
     with _errors(options.pop("show_traceback")):
         return compare_runs(runs, **options)
+
+
+@train.command(epilog=exit_codes.TRAIN)
+@tasks_options
+def tasks(**options: Any) -> int:
+    """Make up tasks whose answers are known. FAMILY is needle, extract, count or hops.
+
+    Made-up facts in real prose, as files for --tasks: train.jsonl, and test.jsonl of other names,
+    other facts and another part of the text.
+
+    \b
+    Examples:
+      distill train tasks extract -o data/extract
+      distill train tasks count --entries 40 --train 50 --test 50 --seed 7 -o data/count
+    """  # noqa: D301  (as above)
+    from distill.training.families import command
+
+    with _errors(options.pop("show_traceback")):
+        return command.run(**options)
 
 
 @cli.command(epilog=exit_codes.VIEW)

@@ -1,9 +1,12 @@
 """Supervisors that need no key: a strategy, written as the code a supervisor would write.
 
 A recipe is a file that is the code (``recipes/``), or one that writes it from the question
-(``programs/``).
+(``programs/``). A line ``SHOTS = False  # switch`` in the code makes another one of it:
+``recipe:NAME-shots`` is the same code with that line true. Several are named in the file's order.
 """
 
+import functools
+import re
 import time
 from importlib import import_module, resources
 from typing import Any
@@ -13,16 +16,38 @@ from distill.models import LMResponse, Messages, ModelHandler, Usage
 
 PACKAGE = "distill.supervisor.recipes"
 PROGRAMS = "distill.supervisor.programs"
+SWITCH = re.compile(r"^([A-Z]+) = False(?=  # switch\b)", re.MULTILINE)
 
 
 def recipe_names() -> list[str]:
     """The recipes that ship with distill, as they are named after ``recipe:``."""
-    return sorted(_names(PACKAGE) + _names(PROGRAMS))
+    return sorted([*_codes(), *_names(PROGRAMS)])
 
 
 def _names(package: str) -> list[str]:
     names = (file.name for file in resources.files(package).iterdir())
     return [n[:-3].replace("_", "-") for n in names if n.endswith(".py") and n[0] != "_"]
+
+
+@functools.cache
+def _codes() -> dict[str, str]:
+    """The recipes that are code, by their names, those that a switch makes too."""
+    codes: dict[str, str] = {}
+    for name in _names(PACKAGE):
+        file = resources.files(PACKAGE) / f"{name.replace('-', '_')}.py"
+        codes |= _switched(name, file.read_text("utf-8"))
+    return codes
+
+
+def _switched(name: str, code: str) -> dict[str, str]:
+    codes = {name: code}
+    for switch in SWITCH.findall(code):
+        line = re.compile(rf"^{switch} = False", re.MULTILINE)
+        codes |= {
+            f"{before}-{switch.lower()}": line.sub(f"{switch} = True", code, count=1)
+            for before, code in codes.items()
+        }
+    return codes
 
 
 class RecipeHandler(ModelHandler):
@@ -34,11 +59,10 @@ class RecipeHandler(ModelHandler):
         if name not in recipe_names():
             raise InputError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
         self.model = f"recipe:{name}"
-        module = name.replace("-", "_")
         if name in _names(PROGRAMS):
-            self._program = import_module(f"{PROGRAMS}.{module}").program
+            self._program = import_module(f"{PROGRAMS}.{name.replace('-', '_')}").program
         else:
-            code = (resources.files(PACKAGE) / f"{module}.py").read_text("utf-8")
+            code = _codes()[name]
             self._program = lambda _question: code
 
     def chat(self, messages: Messages, **_kw: Any) -> LMResponse:

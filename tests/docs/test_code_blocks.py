@@ -30,6 +30,7 @@ import pytest
 
 from distill.cli import cli
 from distill.supervisor import keyring
+from distill.supervisor.recipe import recipe_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
@@ -234,8 +235,7 @@ def distill_command(words: list[str], _: Path) -> None:
             assert (ROOT / path).exists(), path
     recipe = context.params.get("supervisor") or ""
     if recipe.startswith("recipe:"):
-        file = recipe.removeprefix("recipe:").replace("-", "_")
-        assert (ROOT / f"supervisor/recipes/{file}.py").is_file()
+        assert recipe.removeprefix("recipe:") in recipe_names()
 
 
 def doctor(words: list[str], place: Path) -> None:
