@@ -17,7 +17,7 @@ from distill.training.settings import LORA_RANK, TrainSettings
 from distill.training.trained import Trained, TrainProgress
 from distill.training.weights import rank_of
 
-OF_EXPORTS = ("where", "select", "scorer", "correct_from", "dedup", "results")
+OF_EXPORTS = ("where", "select", "scorer", "correct_from", "dedup", "results", "without_shots")
 """Options that choose the rows, as `distill export` has them."""
 Train = Callable[[Path, TrainSettings, Callable[[TrainProgress], object]], Trained]
 
