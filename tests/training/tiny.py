@@ -83,8 +83,8 @@ class TinyWorker(ModelHandler):
     """A worker on the model of a folder; ``adapter`` is loaded on it as version 1.
 
     ``dtype`` is the type that it computes in. With ``logprobs_mode`` processed_logprobs its
-    log-probabilities are those after temperature and filters; ``said_mode`` is what its card says
-    of them, where that is not the truth.
+    log-probabilities are those after temperature and filters. ``said`` are fields of its card that
+    are not the truth.
     """
 
     model = "tiny"
@@ -98,7 +98,7 @@ class TinyWorker(ModelHandler):
         *,
         dtype: str = "float32",
         logprobs_mode: str = "raw_logprobs",
-        said_mode: str | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -106,12 +106,12 @@ class TinyWorker(ModelHandler):
         self._dtype, self._mode = dtype, logprobs_mode
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         hashes = fingerprint(self._base, self._base.path.parent / "hashes")
-        self._card = ModelCard(
+        card = ModelCard(
             model=self.model, weights_hash=hashes.weights, tokenizer_hash=hashes.tokenizer,
             template_hash=hashes.template, dtype=dtype, device="cpu", engine="transformers",
-            engine_version="0", window_tokens=WINDOW_TOKENS,
-            logprobs_mode=said_mode or logprobs_mode,
+            engine_version="0", window_tokens=WINDOW_TOKENS, logprobs_mode=logprobs_mode,
         )  # fmt: skip
+        self._card = msgspec.structs.replace(card, **(said or {}))
         self._versions: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()

@@ -1,0 +1,119 @@
+"""The worker calls behind the rows of a data set: a few of them, to be held against the weights.
+
+Drawn by a seed among those that say most, so the same data and weights give the same calls:
+calls of the very version that is loaded before others, those with log-probabilities before those
+with ids alone.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from distill.errors import InputError
+from distill.protocol.worker_link import ModelCard
+from distill.traces import records
+from distill.traces.reading import calls_in
+from distill.training.data import DataSet
+
+EPISODES = "episodes"
+Kin = Literal["version", "model", "other"]
+KIN: tuple[Kin, ...] = ("version", "model", "other")
+"""Of the version that is loaded; of its model with another adapter; of another model."""
+
+
+def kin(model: records.Model, card: ModelCard) -> Kin:
+    """By the hashes. A model that says no hash is another one."""
+    if not model.weights_hash or model.weights_hash != card.weights_hash:
+        return "other"
+    return "version" if model.adapter_hash == card.adapter_hash else "model"
+
+
+def chosen(data: DataSet, card: ModelCard, rows: int, seed: int) -> list[records.Call]:
+    """At most ``rows`` calls, all of the rank that says most. Raises InputError: no logs."""
+    if not _has_calls(data):
+        return []
+    drawn: dict[tuple[int, int], _Draw] = {}
+    for call in _calls(data):
+        rank = (KIN.index(kin(call.model, card)), _silence(call))
+        drawn.setdefault(rank, _Draw(rows, seed)).offer(call)
+    return drawn[min(drawn)].kept if drawn else []
+
+
+def _silence(call: records.Call) -> int:
+    """How much a line leaves unsaid."""
+    if not call.prompt_token_ids or not call.token_ids:
+        return 2
+    return 0 if call.logprobs is not None and len(call.logprobs) == len(call.token_ids) else 1
+
+
+class _Draw:
+    """An even draw from a stream of unknown length (Vitter's algorithm R)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.kept: list[records.Call] = []
+        self._size, self._seen, self._random = size, 0, random.Random(seed)
+
+    def offer(self, call: records.Call) -> None:
+        self._seen += 1
+        if len(self.kept) < self._size:
+            self.kept.append(call)
+        elif (place := self._random.randrange(self._seen)) < self._size:
+            self.kept[place] = call
+
+
+def _has_calls(data: DataSet) -> bool:
+    return "call" in next(iter(data.rows()), {})
+
+
+def _calls(data: DataSet) -> Iterator[records.Call]:
+    """The calls of the rows, one in memory at a time, from the logs that they were made from.
+
+    The rows of ``episodes`` say enough by themselves, where the logs are elsewhere.
+    """
+    folders = [Path(each["folder"]) for each in data.manifest["inputs"]]
+    gone = [each for each in folders if not (each / records.WORKER_LOG).is_file()]
+    if gone and data.format == EPISODES:
+        yield from map(_of_episode, data.rows())
+        return
+    if gone:
+        raise InputError(
+            f"the rows of {data.folder} can't be held against the weights: the logs that they were "
+            f"made from are not at {gone[0]}. Bring them there, or train unchecked with --no-parity"
+        )
+    wanted = {row["call"] for row in data.rows("call")}
+    for folder in folders:
+        for call in calls_in(folder, []):
+            if call.id in wanted:
+                yield call
+
+
+def _of_episode(row: dict[str, Any]) -> records.Call:
+    """A call whose texts nobody knows."""
+    return records.Call(
+        t=0.0,
+        run=row["run"],
+        producer=records.Producer("driver", "", 0),
+        id=row["call"],
+        turn=0,
+        cell=0,
+        call=0,
+        item=0,
+        function="",
+        attempt=1,
+        prompt="",
+        response=None,
+        finish_reason=row["finish_reason"],
+        usage=records.TokenUsage(len(row["prompt_ids"]), len(row["completion_ids"])),
+        sampling=json.loads(row["sampling"]),
+        model=msgspec.convert(
+            {name: row[name] for name in records.Model.__struct_fields__ if name in row},
+            records.Model,
+        ),
+        prompt_token_ids=tuple(row["prompt_ids"]),
+        token_ids=tuple(row["completion_ids"]),
+        logprobs=tuple(row["logprobs"]),
+    )
