@@ -92,6 +92,19 @@ steps = together(
         "--seed", type=int, default=0, show_default=True, metavar="N", help="Of order and weights."
     ),
 )
+parity = together(
+    click.option(
+        "--parity-rows",
+        type=click.IntRange(1),
+        metavar="N",
+        default=16,
+        show_default=True,
+        help="Logged calls that are first replayed on the weights: they must agree.",
+    ),
+    click.option(
+        "--no-parity", is_flag=True, help="Train without it, on rows that can't be replayed."
+    ),
+)
 out = click.option(
     "--out",
     "-o",
@@ -100,7 +113,7 @@ out = click.option(
     metavar="DIR",
     help="A folder of its own; the same command goes on there where it was stopped.",
 )
-training = together(runs, out, selection, weights, steps, show_traceback)
+training = together(runs, out, selection, weights, steps, parity, show_traceback)
 """Of every way to train."""
 sft = together(
     training,
