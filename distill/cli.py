@@ -24,6 +24,8 @@ from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
 from distill.flags.families import tasks_options
 from distill.flags.loop import loop
+from distill.flags.policy import opd as opd_options
+from distill.flags.policy import rl as rl_options
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.scoring import scoring
@@ -241,6 +243,42 @@ def sft(**options: Any) -> int:
     from distill.training import command
 
     return _trained("sft", command.sft, options)
+
+
+@train.command(epilog=exit_codes.TRAIN)
+@rl_options
+@loop
+def rl(**options: Any) -> int:
+    """Make answers likelier that earned more than others to the same question.
+
+    Of runs with scores and log-probabilities. RUN is a log folder, FOLDER#ID, or an export.
+
+    \b
+    Examples:
+      distill train rl runs/kjv.logs --scorer exact --adapter trained/reader/adapter -o trained/v2
+      distill train rl --tasks train.jsonl --held-out test.jsonl --iterations 2 -o loop
+    """  # noqa: D301  (as above)
+    from distill.training import policy_command
+
+    return _trained("rl", policy_command.rl, options)
+
+
+@train.command(epilog=exit_codes.TRAIN)
+@opd_options
+@loop
+def opd(**options: Any) -> int:
+    """Learn from a teacher, token by token, on answers of the worker's own.
+
+    RUN is a log folder, FOLDER#ID, or an export.
+
+    \b
+    Examples:
+      distill train opd runs/kjv.logs --teacher HuggingFaceTB/SmolLM2-1.7B-Instruct -o trained/v2
+      distill train opd runs/kjv.logs --teacher-adapter trained/reader/adapter -o trained/v2
+    """  # noqa: D301  (as above)
+    from distill.training import policy_command
+
+    return _trained("opd", policy_command.opd, options)
 
 
 def _trained(method: str, by_hand: Callable[..., int], options: dict[str, Any]) -> int:

@@ -25,7 +25,8 @@ WORKERS_EVERY_S = 60.0
 REFRESH_S = 1.0
 FRAMES_PER_S = 8
 INDENT = "  "
-COUNTED = ("turn ", "tasks ", "scored ", "step ", "replays ")
+OF_A_LOOP = ("iteration ", "base ", "baseline ", "oracle ", "whole runs")
+COUNTED = ("turn ", "tasks ", "scored ", "step ", "replays ", *OF_A_LOOP)
 """What a phase begins with that tells its seconds by itself."""
 TOLD = frozenset(("frozen", "failed", "draining", "left"))
 """States of a worker that a plain line tells of, beside its restarts and that it is ready again."""

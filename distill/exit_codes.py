@@ -58,7 +58,7 @@ TRAIN = told(
         0: "trained",
         2: "the runs, the model or an argument can't be used, or no row is left",
         3: "the device is not there",
-        4: None,
+        4: "the model in training collapsed",
         130: "Ctrl-C; the same command goes on from there",
     }
 )

@@ -6,7 +6,7 @@ import click
 
 from distill.flags.errors import show_traceback
 from distill.flags.export import selection
-from distill.flags.together import together
+from distill.flags.together import Flag, together
 
 runs = click.argument("runs", metavar="[RUN]...", nargs=-1)
 weights = together(
@@ -43,15 +43,21 @@ weights = together(
         help="cpu, cuda or cuda:N.",
     ),
 )
-steps = together(
-    click.option(
+
+
+def learning_rate(default: float) -> Flag:
+    """Of a way to train, with its default."""
+    return click.option(
         "--learning-rate",
         type=click.FloatRange(0, min_open=True),
         metavar="X",
-        default=1e-3,
+        default=default,
         show_default=True,
         help="At its highest, after the first steps; it ends at 0.",
-    ),
+    )
+
+
+steps = together(
     click.option(
         "--epochs",
         type=click.FloatRange(0, min_open=True),
@@ -113,10 +119,16 @@ out = click.option(
     metavar="DIR",
     help="A folder of its own; the same command goes on there where it was stopped.",
 )
-training = together(runs, out, selection, weights, steps, parity, show_traceback)
-"""Of every way to train."""
+
+
+def training(rate: float) -> Flag:
+    """Of every way to train; ``rate`` is the learning rate that is taken where none is given."""
+    own = (weights, learning_rate(rate), steps, parity)
+    return together(runs, out, selection, *own, show_traceback)
+
+
 sft = together(
-    training,
+    training(1e-3),
     click.option(
         "--of",
         type=click.Choice(["worker", "supervisor"]),

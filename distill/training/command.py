@@ -17,8 +17,17 @@ from distill.training.settings import LORA_RANK, TrainSettings
 from distill.training.trained import Trained, TrainProgress
 from distill.training.weights import rank_of
 
-OF_EXPORTS = ("where", "select", "scorer", "correct_from", "dedup", "results")
-"""Options that choose the rows, as `distill export` has them."""
+OF_EXPORTS = (
+    "where",
+    "select",
+    "scorer",
+    "correct_from",
+    "dedup",
+    "results",
+    "without_shots",
+    "length_weight",
+)
+"""Options that choose the rows, as `distill export` has them; not every method has all."""
 Train = Callable[[Path, TrainSettings, Callable[[TrainProgress], object]], Trained]
 
 
@@ -41,7 +50,7 @@ def run(runs: Sequence[str], formats: Sequence[str], train: Train, options: dict
     ``train`` trains on a data set; ``options`` are those of ``flags.training``.
     """
     check_extra()
-    choice = {name: options.pop(name) for name in OF_EXPORTS}
+    choice = {name: options.pop(name) for name in OF_EXPORTS if name in options}
     settings = settings_of(options)
     settings.check()
     with Display() as display:

@@ -37,13 +37,14 @@ def train(
         raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
     method.check(rows, settings)
     asked = record.asked(method, rows, settings)
-    if (done := record.begin(settings.out, asked)) is not None:
+    if (done := record.earlier(settings.out, asked)) is not None:
         return done
     from distill.training import weights as of_weights
 
     weights = of_weights.load(settings)
     made = method.trainer(weights, rows, settings)
     parity = gate(method, rows, weights, settings)
+    record.begin(settings.out, asked)
     fitted = fit(made.trainer, settings, on_progress)
     if not settings.weights.exists():
         weights.save(settings.weights)

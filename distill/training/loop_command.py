@@ -80,7 +80,8 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 concurrency=given.concurrency,
             )
             trainer = TrainerProcess(method, str(base.path), plan.training)
-            came = Loop(plan, out, sets, base, asking, trainer, display).run()
+            with _said_how_to_go_on(out, display):
+                came = Loop(plan, out, sets, base, asking, trainer, display).run()
         report = report_of(out, plan, came, shlex.join(["distill", *sys.argv[1:]]))
         page = loop_page.write(out, report)
     click.echo(visible(table(report)))
@@ -133,14 +134,15 @@ def _read(given: LoopOptions) -> TaskSets:
 def _labelled(file: Path) -> list[Task]:
     tasks = read_tasks(file)
     for task in tasks:
+        place = f"{file}, task {task.id!r}"
         if task.label is None:
-            raise InputError(
-                f"{file}: the task {task.id!r} has no label, so nothing is learnt of it"
-            )
+            raise InputError(f"{place}: it has no label, so nothing can be learnt of it")
+        if "adapter" in task.options:
+            raise InputError(f"{place}: which adapter answers is the loop's to say")
         try:
             check_options(task.options)
         except InputError as error:
-            raise InputError(f"{file}, task {task.id!r}: {error}") from None
+            raise InputError(f"{place}: {error}") from None
     return tasks
 
 
@@ -173,6 +175,16 @@ def _engine(given: LoopOptions, plan: Plan, rank: int) -> EngineArguments:
     engine = engine_arguments.taken_from(asked, plan.supervisor)
     engine.check_devices(Budget())
     return engine
+
+
+@contextlib.contextmanager
+def _said_how_to_go_on(out: Path, display: Display) -> Iterator[None]:
+    """Whoever stops it, or reads why it stopped, hears what stays."""
+    try:
+        yield
+    except BaseException:
+        display.line(f"What is finished is in {out}; the same command goes on from there")
+        raise
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -25,6 +25,7 @@ VERSIONS = (
     *("Version", "Parent", "Rows", "Steps", "Loss, first", "Loss, last", "Seconds", "", "Why"),
     *("Adapter, SHA-256", "Data manifest, SHA-256"),
 )
+WHY = VERSIONS.index("Why")
 
 
 def write(out: Path, report: Report) -> Path:
@@ -63,15 +64,15 @@ def _sections(report: Report) -> Iterable[str]:
     yield f"<pre><code>{_words(report.command, 4000)}</code></pre>"
     yield "<h2>Held-out accuracy</h2>"
     yield f"<figure>{_curve(report)}</figure>"
-    yield _table(FIGURES, [_figures(row) for row in report.rows], words=1)
+    yield _table(FIGURES, [_figures(row) for row in report.rows], {0})
     yield "<h2>Task by task</h2>"
-    yield _table(PAIRS, [_pair(pair) for pair in report.pairs], words=2)
+    yield _table(PAIRS, [_pair(pair) for pair in report.pairs], {0, 1})
     yield "<h2>Versions</h2>"
     yield (
         "<p>A version is dropped if its held-out accuracy is lower than its parent's by more than "
         f"{plan.margin:g}, or if the paired 95 % interval lies wholly below 0.</p>"
     )
-    yield _table(VERSIONS, [_version(each, report) for each in report.versions], words=0)
+    yield _table(VERSIONS, [_version(each, report) for each in report.versions], {WHY})
     yield from (f'<p class="note">{_words(note)}</p>' for note in report.notes)
 
 
@@ -87,7 +88,7 @@ def _curve(report: Report) -> str:
             oracle = Point("oracle", figures.accuracy, figures.interval)
         elif row.kind == "held-out":
             name = visible(row.name).removeprefix("baseline ")
-            lines.append(Line(f"{name}  {100 * figures.accuracy:.1f}", figures.accuracy))
+            lines.append(Line(f"{100 * figures.accuracy:.1f}  {name}", figures.accuracy))
     return curve(points, lines, oracle)
 
 
@@ -106,7 +107,7 @@ def _figures(row: Row) -> Sequence[str]:
         f"{row.name} ({figures.supervisor})",
         f"{figures.tasks:,}",
         f"{figures.accuracy:.3f}",
-        f"{low:.3f} – {high:.3f}",
+        f"{low:.3f}–{high:.3f}",
         *(f"{number:,}" for number in numbers),
         f"{figures.run_s:,.1f}",
         f"{figures.wall_s:,.1f}",
@@ -121,7 +122,7 @@ def _pair(pair: Pair) -> Sequence[str]:
         pair.first,
         pair.second,
         f"{figures.difference:+.3f}",
-        f"{low:+.3f} – {high:+.3f}",
+        f"{low:+.3f} to {high:+.3f}",
         *(f"{count:,}" for count in counts),
         f"{figures.p:.2g}",
         f"{figures.tasks:,}",
@@ -147,16 +148,16 @@ def _version(version: Version, report: Report) -> Sequence[str]:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    """``words`` columns of words, then numbers."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:
+    """The columns of ``words`` may be broken into lines, the others hold figures."""
     head_cells = "".join(f"<th>{_words(cell)}</th>" for cell in head)
     lines = [head_cells, *(_row(row, words) for row in rows)]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table>{body}</table></div>'
 
 
-def _row(row: Sequence[str], words: int) -> str:
-    kinds = ["" if place < words else " class=n" for place in range(len(row))]
+def _row(row: Sequence[str], words: Collection[int]) -> str:
+    kinds = ["" if place in words else " class=n" for place in range(len(row))]
     cells = (f"<td{kind}>{_words(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
     return "".join(cells)
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from distill.errors import InputError
+from distill.supervisor.text import printable_json
 from distill.user_folders import make_private, write_private
 
 T = TypeVar("T")
@@ -14,7 +15,8 @@ T = TypeVar("T")
 
 def written(path: Path, value: Any) -> None:
     """Write ``value`` as JSON: who is killed meanwhile leaves what was there. Raises OSError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    plain = printable_json(msgspec.to_builtins(value))
+    write_whole(path, msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n")
 
 
 def write_whole(path: Path, data: bytes) -> None:

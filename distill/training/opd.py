@@ -67,7 +67,7 @@ class Opd(Method):
 
 
 def train(
-    data: Path, settings: TrainSettings, method: Opd, on_progress: OnProgress | None = None
+    data: Path, settings: TrainSettings, on_progress: OnProgress | None = None, *, method: Opd
 ) -> Trained:
     """Train on `token-sft` of `distill export`, next to a teacher. Raises InputError."""
     return train_by(method, data, settings, on_progress)

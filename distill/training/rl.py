@@ -164,6 +164,7 @@ def train(
     data: Path,
     settings: TrainSettings,
     on_progress: OnProgress | None = None,
+    *,
     method: Rl | None = None,
 ) -> Trained:
     """Train on `episodes` of `distill export`. Raises InputError, and CollapseError where the model

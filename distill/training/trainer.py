@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from distill.errors import DistillError, InputError, MachineError, ModelError
+from distill.supervisor.text import visible
 from distill.supervisor.worker_command import worker_environment
 from distill.training.markers import found
 
@@ -124,4 +125,4 @@ def _tail(log: Path) -> str:
 
 
 def _last_line(log: Path) -> str:
-    return _tail(log).rpartition("\n")[2].rpartition("\r")[2]
+    return visible(_tail(log).rpartition("\n")[2].rpartition("\r")[2])

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from distill import evaluate, export
 from distill.errors import WorkerBatchError, WorkerError
 from distill.repl import REPL, UNSET
 from distill.supervisor.recipe import RecipeHandler, recipe_names
+from distill.traces import read
 from distill.training.families import extract
 from distill.training.families.writing import Sizes, generate
+from tests.distill.scripted import SMALL, Worker
 
 VARIANTS = ["extract", "extract-schema", "extract-shots", "extract-shots-schema"]
 Prompt = list[dict[str, str]]
@@ -118,3 +121,25 @@ def test_calls_that_fail(tmp_path: Path) -> None:
 
 def test_it_asks_for_the_form_that_the_tasks_have() -> None:
     assert extract.FORM in code_of("extract")
+
+
+def test_what_shots_were_answered_is_taught_to_the_prompt_without(tmp_path: Path) -> None:
+    """The way of the loop: tasks, runs, scores, rows."""
+    tasks, worker = tasks_of(tmp_path, 1), Worker(Reader().read)
+    done = evaluate(
+        tasks, RecipeHandler("extract-shots"), worker, scorer="exact", concurrency=1,
+        results=tmp_path / "tasks.jsonl", limits=SMALL,
+    )  # fmt: skip
+    assert done.summary.accuracy == 1.0
+    assert {run.start.supervisor for run in read(done.log_dir).runs.values() if run.start} == {
+        "recipe:extract-shots"
+    }
+    out = tmp_path / "data"
+    export(done.log_dir, out, format="worker-sft", select="correct", without_shots=True)
+    rows = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == len(tasks)
+    for row, task in zip(rows, tasks, strict=True):
+        asking = Reader()
+        answer("extract", task["context"], task["query"], asking)
+        assert [row["prompt"]] == asking.prompts
+        assert row["completion"][0]["content"].strip() == task["label"]

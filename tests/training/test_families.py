@@ -108,7 +108,27 @@ def followed(task: Task, told: list[str]) -> str:
     return str(hidden[person])
 
 
-SOLVERS = {"extract": extracted, "needle": kept, "count": counted, "hops": followed}
+def looked_up(task: Task, told: list[str]) -> str:
+    """Of one buyer the goods or the marks; of a town the number, the sum, or who paid the most."""
+    record = rf"({NAME}) of ({NAME}) bought (.+) for (\d+) marks"
+    found = [groups for each in told for groups in re.findall(record, each)]
+    assert len(found) == len(told)
+    if asked := [each for each in found if each[0] in task.query]:
+        ((_, _, goods, marks),) = asked
+        return str(marks if "marks" in task.query else goods)
+    paid: dict[str, int] = {
+        buyer: int(marks) for buyer, town, _, marks in found if town in task.query
+    }
+    if re.match("How many (buyers|people)|In how many", task.query):
+        return str(len(paid))
+    if re.match("Who|Which|Of the", task.query):
+        return max(paid, key=paid.__getitem__)
+    return str(sum(paid.values()))
+
+
+SOLVERS = {
+    "extract": extracted, "needle": kept, "count": counted, "hops": followed, "ledger": looked_up,
+}  # fmt: skip
 
 
 def test_every_family_is_solved_here() -> None:

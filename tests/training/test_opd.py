@@ -43,7 +43,7 @@ def test_it_learns_from_its_own_answers_what_a_teacher_would_say(
 ) -> None:
     data = data_set(tmp_path / "data", "token-sft", rows)
     asked = settings(tmp_path / "out", student.folder.path, learning_rate=0.02, epochs=8.0)
-    done = opd.train(data, asked, Opd(teacher=str(toy_folder)))
+    done = opd.train(data, asked, method=Opd(teacher=str(toy_folder)))
     assert done.fitted.last_loss < done.fitted.first_loss / 2
     assert likelihood(done.weights, toy) > likelihood(student.folder.path, toy) + 0.1
     told = json.loads((tmp_path / "out" / "training.json").read_bytes())
@@ -95,7 +95,7 @@ def test_a_teacher_with_a_padded_vocabulary_is_the_same_one(
 def refused(rows: list[TokenSftRow], tiny: Path, tmp_path: Path, method: Opd) -> str:
     data = data_set(tmp_path / "data", "token-sft", rows)
     with pytest.raises(InputError) as caught:
-        opd.train(data, settings(tmp_path / "out", tiny), method)
+        opd.train(data, settings(tmp_path / "out", tiny), method=method)
     return str(caught.value)
 
 

@@ -1,0 +1,78 @@
+"""``distill train sft --tasks``: what is refused before anything starts."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distill.commands import Done, command_here
+from tests.engine_stand_in.spec import MODEL
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason="needs the extra train"
+)
+
+
+def tasks_file(path: Path, *tasks: dict[str, Any]) -> str:
+    lines = [{"query": "What?", "label": "x", **task} for task in tasks]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, ...]:
+    """The words of a loop that could begin."""
+    train = tasks_file(tmp_path / "train.jsonl", {"id": "a", "context": "one"})
+    test = tasks_file(tmp_path / "test.jsonl", {"id": "b", "context": "two"})
+    return ("--tasks", train, "--held-out", test, "--worker", str(MODEL), "-o", str(tmp_path / "o"))
+
+
+def refused(folder: Path, *words: str) -> str:
+    done: Done = command_here(folder, "train", "sft", *words)
+    assert done.code == 2, done.err
+    assert not (folder / "o").exists()
+    return done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--adapter", "."), "leave out --adapter"),
+        (("--model", "m"), "leave out --model"),
+        (("--full",), "leave out --full"),
+        (("--of", "supervisor"), "leave out --of"),
+        (("--scorer", "nobody"), "nobody"),
+        (("--supervisor", "recipe:none"), "no recipe 'none'"),
+        (("--baseline", "replay:x"), "tasks need another supervisor"),
+        (("--base-url", "http://localhost:1"), "--base-url is for a supervisor"),
+        (("--cores", "0,0"), "--cores 0,0"),
+        (("--whole-runs", "/nowhere.jsonl"), "/nowhere.jsonl can't be read"),
+        (("runs.logs",), "for --tasks FILE, and not for RUN"),
+    ],
+)
+def test_what_no_loop_can_be(
+    files: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    assert told in refused(tmp_path, *files, *words)
+
+
+def test_tasks_that_leak_have_no_label_or_are_not_there(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    tasks_file(train, {"id": "a", "context": "one"}, {"id": "c", "context": "two"})
+    assert "these tasks have the same text: c and b" in refused(tmp_path, *files)
+    tasks_file(train, {"id": "a", "context": "one", "label": None})
+    assert "task 'a': it has no label" in refused(tmp_path, *files)
+    tasks_file(train, {"id": "a", "context": "one", "options": {"adapter": "mine"}})
+    assert "which adapter answers is the loop's" in refused(tmp_path, *files)
+    test.unlink()
+    assert "can't be read" in refused(tmp_path, *files)
+    assert "--held-out FILE" in refused(tmp_path, "--tasks", str(train), "-o", str(tmp_path / "o"))
+
+
+def test_options_of_a_loop_are_for_a_loop(tmp_path: Path) -> None:
+    told = refused(tmp_path, "runs.logs", "--iterations", "2", "-o", str(tmp_path / "o"))
+    assert "--iterations is for --tasks FILE" in told
