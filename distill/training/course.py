@@ -15,6 +15,7 @@ from distill.training import record
 from distill.training.data import DataSet
 from distill.training.extra import check_extra
 from distill.training.fitting import OnProgress, fit
+from distill.training.gate import gate
 from distill.training.method import Method
 from distill.training.settings import TrainSettings
 from distill.training.trained import Trained
@@ -42,6 +43,7 @@ def train(
 
     weights = of_weights.load(settings)
     made = method.trainer(weights, rows, settings)
+    parity = gate(method, rows, weights, settings)
     record.begin(settings.out, asked)
     fitted = fit(made.trainer, settings, on_progress)
     if not settings.weights.exists():
@@ -52,6 +54,7 @@ def train(
         is_adapter=weights.is_adapter,
         fitted=fitted,
         rows=made.rows,
+        parity=str(parity),
         warnings=[*rows.manifest["warnings"], *made.warnings],
     )
     record.end(asked, trained, weights)

@@ -60,6 +60,7 @@ def end(wanted: dict[str, Any], trained: Trained, weights: "Weights") -> None:
         "weights": trained.weights.name,
         "is_adapter": trained.is_adapter,
         "rows": trained.rows,
+        "parity": trained.parity,
         "warnings": trained.warnings,
         **asdict(trained.fitted),
     }
@@ -99,6 +100,7 @@ def _trained(out: Path, came: dict[str, Any]) -> Trained:
         is_adapter=came["is_adapter"],
         fitted=Fitted(**{name: came[name] for name in fields}),
         rows=came["rows"],
+        parity=came["parity"],
         warnings=came["warnings"],
     )
 
