@@ -28,8 +28,8 @@ GOODS = (
     "ginger grain hay hemp herbs herring honey hops horses iron lace lamps lard lead lemons lime "
     "linen malt milk mustard nails nets nuts oak oats oil olives onions paint paper peas pears "
     "peat pepper pitch plums rice rope rye saffron salmon salt sand seeds sheep silk silver slate "
-    "soap spoons steel stone straw sugar tar tea tiles timber tin turnips vinegar walnuts wax wheat "
-    "wine wood wool yarn".split()
+    "soap spoons steel stone straw sugar tar tea tiles timber tin turnips vinegar walnuts wax "
+    "wheat wine wood wool yarn".split()
 )
 """One word each: small workers copy one without mistake, and of several they make others."""
 
