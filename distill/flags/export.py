@@ -42,8 +42,14 @@ selection = together(
         metavar="FILE",
         help="Results of --tasks with scores of these runs, beyond those beside the log folders.",
     ),
+    click.option(
+        "--without-shots",
+        is_flag=True,
+        help="Leave the turns before the last out of workers' prompts: what a few-shot prompt was "
+        "answered is taught to the zero-shot one.",
+    ),
 )
-"""Which runs and calls become rows."""
+"""Which runs and calls become rows, and what of them."""
 export_options = together(
     click.argument("runs", metavar="RUN...", nargs=-1, required=True),
     click.option(
@@ -88,12 +94,6 @@ export_options = together(
         type=float,
         metavar="X",
         help="Of episodes: the most that length takes of a reward, as a share (default: 0.2).",
-    ),
-    click.option(
-        "--without-shots",
-        is_flag=True,
-        help="Leave the turns before the last out of workers' prompts: what a few-shot prompt was "
-        "answered is taught to the zero-shot one.",
     ),
     click.option("--dry-run", is_flag=True, help="Only count, and say what is dropped and why."),
     show_traceback,

@@ -98,6 +98,19 @@ steps = together(
         "--seed", type=int, default=0, show_default=True, metavar="N", help="Of order and weights."
     ),
 )
+parity = together(
+    click.option(
+        "--parity-rows",
+        type=click.IntRange(1),
+        metavar="N",
+        default=16,
+        show_default=True,
+        help="Logged calls that are first replayed on the weights: they must agree.",
+    ),
+    click.option(
+        "--no-parity", is_flag=True, help="Train without it, on rows that can't be replayed."
+    ),
+)
 out = click.option(
     "--out",
     "-o",
@@ -110,7 +123,8 @@ out = click.option(
 
 def training(rate: float) -> Flag:
     """Of every way to train; ``rate`` is the learning rate that is taken where none is given."""
-    return together(runs, out, selection, weights, learning_rate(rate), steps, show_traceback)
+    own = (weights, learning_rate(rate), steps, parity)
+    return together(runs, out, selection, *own, show_traceback)
 
 
 sft = together(

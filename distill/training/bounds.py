@@ -21,7 +21,7 @@ class Bound:
 
 
 FLOAT32 = Bound(worst=1e-3, mean=1e-4)
-HALF = Bound(worst=0.5, mean=0.05)
+HALF = Bound(worst=1.0, mean=0.1)
 
 
 def bound_of(*dtypes: str) -> Bound:

@@ -24,6 +24,7 @@ OF_EXPORTS = (
     "correct_from",
     "dedup",
     "results",
+    "without_shots",
     "length_weight",
 )
 """Options that choose the rows, as `distill export` has them; not every method has all."""
@@ -75,6 +76,8 @@ def settings_of(options: dict[str, Any]) -> TrainSettings:
     if rank is None and not full:
         adapter = options["adapter"]
         rank = LORA_RANK if adapter is None else rank_of(adapter)
+    if options.pop("no_parity"):
+        options["parity_rows"] = 0
     return TrainSettings(lora_rank=rank, **options)
 
 
@@ -94,6 +97,7 @@ def ended(trained: Trained) -> str:
     rows = f"{trained.rows:,} rows, {fitted.tokens:,} tokens"
     lines = [
         f"Trained     {fitted.steps:,} steps on {rows}, in {seconds(fitted.seconds)}",
+        f"Parity      {trained.parity}",
         f"Loss        {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} in the end",
         f"The {what:<7} {trained.weights}",
         *(f"Note        {each}" for each in trained.warnings),

@@ -15,6 +15,7 @@ from distill.training import record
 from distill.training.data import DataSet
 from distill.training.extra import check_extra
 from distill.training.fitting import OnProgress, fit
+from distill.training.gate import gate
 from distill.training.method import Method
 from distill.training.settings import TrainSettings
 from distill.training.trained import Trained
@@ -36,12 +37,14 @@ def train(
         raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
     method.check(rows, settings)
     asked = record.asked(method, rows, settings)
-    if (done := record.begin(settings.out, asked)) is not None:
+    if (done := record.earlier(settings.out, asked)) is not None:
         return done
     from distill.training import weights as of_weights
 
     weights = of_weights.load(settings)
     made = method.trainer(weights, rows, settings)
+    parity = gate(method, rows, weights, settings)
+    record.begin(settings.out, asked)
     fitted = fit(made.trainer, settings, on_progress)
     if not settings.weights.exists():
         weights.save(settings.weights)
@@ -51,6 +54,7 @@ def train(
         is_adapter=weights.is_adapter,
         fitted=fitted,
         rows=made.rows,
+        parity=str(parity),
         warnings=[*rows.manifest["warnings"], *made.warnings],
     )
     record.end(asked, trained, weights)

@@ -19,7 +19,12 @@ from distill.traces import records
 from distill.traces.reading import calls_in
 from distill.training.data import DataSet
 
-EPISODES = "episodes"
+EXACT = ("episodes", "token-sft")
+"""Formats whose rows have the ids that were read and sampled."""
+_GONE = (
+    "the rows of {} can't be held against the weights: they {}. Bring the logs back, or train "
+    "unchecked with --no-parity"
+)
 Kin = Literal["version", "model", "other"]
 KIN: tuple[Kin, ...] = ("version", "model", "other")
 """Of the version that is loaded; of its model with another adapter; of another model."""
@@ -33,14 +38,19 @@ def kin(model: records.Model, card: ModelCard) -> Kin:
 
 
 def chosen(data: DataSet, card: ModelCard, rows: int, seed: int) -> list[records.Call]:
-    """At most ``rows`` calls, all of the rank that says most. Raises InputError: no logs."""
+    """At most ``rows`` calls, all of the rank that says most; none of a format without calls.
+
+    Raises InputError where they are not in the logs that the data set was made from.
+    """
     if not _has_calls(data):
         return []
     drawn: dict[tuple[int, int], _Draw] = {}
     for call in _calls(data):
         rank = (KIN.index(kin(call.model, card)), _silence(call))
         drawn.setdefault(rank, _Draw(rows, seed)).offer(call)
-    return drawn[min(drawn)].kept if drawn else []
+    if not drawn:
+        raise InputError(_GONE.format(data.folder, "are not in the logs that they were made from"))
+    return drawn[min(drawn)].kept
 
 
 def _silence(call: records.Call) -> int:
@@ -72,18 +82,15 @@ def _has_calls(data: DataSet) -> bool:
 def _calls(data: DataSet) -> Iterator[records.Call]:
     """The calls of the rows, one in memory at a time, from the logs that they were made from.
 
-    The rows of ``episodes`` say enough by themselves, where the logs are elsewhere.
+    Rows with token ids say enough by themselves, where the logs are elsewhere.
     """
-    folders = [Path(each["folder"]) for each in data.manifest["inputs"]]
+    folders = [Path(each["folder"]) for each in data.manifest.get("inputs", ())]
     gone = [each for each in folders if not (each / records.WORKER_LOG).is_file()]
-    if gone and data.format == EPISODES:
-        yield from map(_of_episode, data.rows())
+    if (gone or not folders) and data.format in EXACT:
+        yield from map(_of_row, data.rows())
         return
     if gone:
-        raise InputError(
-            f"the rows of {data.folder} can't be held against the weights: the logs that they were "
-            f"made from are not at {gone[0]}. Bring them there, or train unchecked with --no-parity"
-        )
+        raise InputError(_GONE.format(data.folder, f"are of logs that are not at {gone[0]}"))
     wanted = {row["call"] for row in data.rows("call")}
     for folder in folders:
         for call in calls_in(folder, []):
@@ -91,8 +98,13 @@ def _calls(data: DataSet) -> Iterator[records.Call]:
                 yield call
 
 
-def _of_episode(row: dict[str, Any]) -> records.Call:
+def _of_row(row: dict[str, Any]) -> records.Call:
     """A call whose texts nobody knows."""
+    if "prompt_ids" in row:
+        prompt, ids = row["prompt_ids"], row["completion_ids"]
+    else:
+        begins = row["completion_mask"].index(1)
+        prompt, ids = row["input_ids"][:begins], row["input_ids"][begins:]
     return records.Call(
         t=0.0,
         run=row["run"],
@@ -107,13 +119,13 @@ def _of_episode(row: dict[str, Any]) -> records.Call:
         prompt="",
         response=None,
         finish_reason=row["finish_reason"],
-        usage=records.TokenUsage(len(row["prompt_ids"]), len(row["completion_ids"])),
-        sampling=json.loads(row["sampling"]),
+        usage=records.TokenUsage(len(prompt), len(ids)),
+        sampling=json.loads(row.get("sampling", "{}")),
         model=msgspec.convert(
             {name: row[name] for name in records.Model.__struct_fields__ if name in row},
             records.Model,
         ),
-        prompt_token_ids=tuple(row["prompt_ids"]),
-        token_ids=tuple(row["completion_ids"]),
-        logprobs=tuple(row["logprobs"]),
+        prompt_token_ids=tuple(prompt),
+        token_ids=tuple(ids),
+        logprobs=tuple(row["logprobs"]) if "logprobs" in row else None,
     )

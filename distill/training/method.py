@@ -36,6 +36,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
+    on_policy: ClassVar[bool] = False
+    """It holds for what the weights in training have sampled, and for nothing else."""
 
     def options(self) -> dict[str, Any]:
         """Settings of its own, for ``training.json``: JSON values."""

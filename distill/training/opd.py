@@ -37,6 +37,7 @@ class Opd(Method):
 
     name = "opd"
     formats = ("token-sft",)
+    on_policy = True
 
     def options(self) -> dict[str, Any]:
         adapter = self.teacher_adapter

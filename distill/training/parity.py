@@ -49,6 +49,8 @@ class Parity:
     bound: Bound | None = None
 
     def __str__(self) -> str:
+        if not self.rows:
+            return self.checked
         calls = "1 call" if self.rows == 1 else f"{self.rows:,} calls"
         if self.worst is None or self.bound is None:
             return f"{calls}: {self.checked}"

@@ -34,20 +34,24 @@ def asked(method: Method, data: DataSet, settings: TrainSettings) -> dict[str, A
     }
 
 
-def begin(out: Path, wanted: dict[str, Any]) -> Trained | None:
-    """Claim a folder; what came of it where it has ended. Raises InputError if it is another's."""
+def earlier(out: Path, wanted: dict[str, Any]) -> Trained | None:
+    """What has come of it already, if it has ended. Raises InputError for another's folder."""
     path = out / FILE
-    if path.exists():
-        told = _read(path)
-        if differing := _differing(told["asked"], wanted):
-            raise InputError(f"{out} has another training: {differing}. Choose another --out")
-        return None if told["trained"] is None else _trained(out, told["trained"])
+    if not path.exists():
+        return None
+    told = _read(path)
+    if differing := _differing(told["asked"], wanted):
+        raise InputError(f"{out} has another training: {differing}. Choose another --out")
+    return None if told["trained"] is None else _trained(out, told["trained"])
+
+
+def begin(out: Path, wanted: dict[str, Any]) -> None:
+    """Claim a folder for a training of which all is known to be there. Raises InputError."""
     try:
         make_private(out)
-        write_whole(path, {"version": VERSION, "asked": wanted, "trained": None})
+        write_whole(out / FILE, {"version": VERSION, "asked": wanted, "trained": None})
     except OSError as error:
         raise InputError(f"{out} can't be written: {error.strerror or error}") from error
-    return None
 
 
 def end(wanted: dict[str, Any], trained: Trained, weights: "Weights") -> None:
@@ -56,6 +60,7 @@ def end(wanted: dict[str, Any], trained: Trained, weights: "Weights") -> None:
         "weights": trained.weights.name,
         "is_adapter": trained.is_adapter,
         "rows": trained.rows,
+        "parity": trained.parity,
         "warnings": trained.warnings,
         **asdict(trained.fitted),
     }
@@ -95,6 +100,7 @@ def _trained(out: Path, came: dict[str, Any]) -> Trained:
         is_adapter=came["is_adapter"],
         fitted=Fitted(**{name: came[name] for name in fields}),
         rows=came["rows"],
+        parity=came["parity"],
         warnings=came["warnings"],
     )
 

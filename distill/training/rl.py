@@ -65,6 +65,7 @@ class Rl(Method):
 
     name = "rl"
     formats = ("episodes",)
+    on_policy = True
 
     def options(self) -> dict[str, Any]:
         return {

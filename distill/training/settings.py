@@ -8,6 +8,7 @@ from typing import Any
 from distill.errors import InputError
 
 LORA_RANK = 16
+PARITY_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,8 @@ class TrainSettings:
     many of them are computed at once is decided by their length. ``max_steps`` goes before
     ``epochs``. ``max_tokens`` bounds prompt and completion of a row together (None: the model's
     window). ``device`` is cpu, cuda or cuda:N; None: the first GPU that is there, else cpu.
-    ``save_every_steps`` None: ten times in all.
+    ``save_every_steps`` None: ten times in all. ``parity_rows`` logged calls are replayed on the
+    weights before (0: none).
     """
 
     out: Path
@@ -36,6 +38,7 @@ class TrainSettings:
     seed: int = 0
     device: str | None = None
     save_every_steps: int | None = None
+    parity_rows: int = PARITY_ROWS
 
     def check(self) -> None:
         """Raise InputError for what can't be had."""
@@ -43,6 +46,8 @@ class TrainSettings:
             raise InputError("--adapter goes on from a LoRA adapter: leave out --full")
         if self.adapter is not None and not self.adapter.is_dir():
             raise InputError(f"there is no folder {self.adapter} with an adapter")
+        if self.parity_rows < 0:
+            raise InputError(f"--parity-rows is at least 1, not {self.parity_rows}")
         for flag, value in (
             ("--lora-rank", self.lora_rank),
             ("--lora-alpha", self.lora_alpha),
@@ -71,7 +76,7 @@ class TrainSettings:
         return self.out / ("model" if self.lora_rank is None else "adapter")
 
     def told(self) -> dict[str, Any]:
-        """For ``training.json``: all but the folder that it lies in."""
+        """For ``training.json``: what the weights that come of it hang on."""
         told = asdict(self)
-        del told["out"]
+        del told["out"], told["parity_rows"]
         return told | {"adapter": None if self.adapter is None else str(self.adapter.absolute())}

@@ -21,7 +21,8 @@ class Fitted:
 @dataclass(frozen=True, slots=True)
 class Trained:
     """``weights`` is the folder of the adapter, or of the whole model where all weights were
-    trained. ``warnings`` are for whoever uses it.
+    trained. ``parity`` says what the weights were held against before, ``warnings`` are for whoever
+    uses it.
     """
 
     out: Path
@@ -29,6 +30,7 @@ class Trained:
     is_adapter: bool
     fitted: Fitted
     rows: int
+    parity: str
     warnings: list[str] = field(default_factory=list)
 
 
