@@ -268,6 +268,7 @@ def test_killed_it_goes_on_to_the_same_lineage(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
     tmp_path: Path, undisturbed: list[Any]
 ) -> None:
@@ -279,6 +280,7 @@ def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_any_moment_again_and_again_it_ends_with_the_same_lineage(
     tmp_path: Path, undisturbed: list[Any]
 ) -> None:
