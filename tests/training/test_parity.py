@@ -1,5 +1,6 @@
 """The parity gate: what is as it was logged passes, and each thing that can be broken is named."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import pytest
 from distill import run
 from distill.traces import read, records
 from distill.training.parity import Need, Parity, ParityError, check
+from distill.training.replay import TOKENS_LIMIT, affordable, spoken
 from tests.distill.scripted import SMALL, Supervisor, cell
 from tests.training.tiny import TinyWorker, tiny_adapter, tiny_model
 
@@ -295,3 +297,12 @@ def test_hostile_ids_are_refused_and_not_computed(
     for strange in (1 << 40, -1):
         odd = msgspec.structs.replace(call, token_ids=(strange, *(call.token_ids or ())[1:]))
         assert refused(loaded(tiny), [odd]).cause == "tokenizer"
+
+
+def test_long_prompts_are_replayed_as_far_as_it_is_worth_it(tiny: Path, logged: Log) -> None:
+    (call, *_) = logged(TinyWorker(tiny))
+    row = spoken(call)
+    assert row is not None
+    long = dataclasses.replace(row, prompt_ids=[1] * (TOKENS_LIMIT // 2))
+    assert len(affordable([long] * 5)) == 1
+    assert len(affordable([row, long, row, long])) == 3
