@@ -65,8 +65,13 @@ READERS = ("doctor", "export", "score", "view")
 """Commands that read logs, and need no engine."""
 TESTED = ("ray", "pdf", "retrieve", "export", "otlp", "train")
 """Extras that the tests use."""
+TRAINS = ("sft", "opd", "rl")
+"""What `distill train` does with torch and the extra `train`."""
 CHECKED = ("up", "worker")
 """Commands that can have their arguments read before anything is installed for them."""
+
+
+NO_TORCH = "trainers need torch, which the profile api has not: DISTILL_PROFILE=cpu or gpu."
 
 
 class SetupError(Exception):
@@ -105,9 +110,12 @@ def with_config(arguments: list[str]) -> list[str]:
 
 def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     """Return the profile for a command line; `chosen` is $DISTILL_PROFILE, or empty."""
-    if arguments and arguments[0] in READERS:
+    if arguments and (arguments[0] in READERS or arguments[:2] == ["train", "tasks"]):
         return "api"
-    if any(word == "--worker-url" or word.startswith("--worker-url=") for word in arguments):
+    if is_training(arguments):
+        if chosen == "api":
+            raise SetupError(NO_TORCH)
+    elif any(word == "--worker-url" or word.startswith("--worker-url=") for word in arguments):
         return "api"
     if chosen:
         if chosen not in ("api", "cpu", "gpu"):
@@ -117,11 +125,18 @@ def choose_profile(arguments: list[str], chosen: str, *, has_gpu: bool) -> str:
     return "gpu" if has_gpu else "cpu"
 
 
+def is_training(arguments: list[str]) -> bool:
+    """Say whether the command trains a model."""
+    return arguments[:2] in (["train", each] for each in TRAINS)
+
+
 def wanted_extras(arguments: list[str]) -> list[str]:
     """Return the parts that a command line needs beside its profile's."""
     wanted = []
     if arguments[:1] == ["export"] and any("parquet" in word for word in arguments):
         wanted.append("export")  # JSON lines need nothing more
+    if is_training(arguments):
+        wanted += ["export", "train"]
     if any(word == "--ray" or word.startswith("--ray=") for word in arguments):
         wanted.append("ray")
     pairs = zip(arguments, [*arguments, ""][1:], strict=True)
@@ -154,8 +169,7 @@ def has_nvidia_gpu() -> bool:
 def parts_of(profile: str, engine: str) -> list[str]:
     """Return which sets of requirements a profile is made of; `engine` is cpu or gpu."""
     if profile == "train" and engine == "api":
-        message = "trainers need torch, which the profile api has not: DISTILL_PROFILE=cpu or gpu."
-        raise SetupError(message)
+        raise SetupError(NO_TORCH)
     beside = {"test": ["dev", *TESTED], "train": ["export", "train"]}.get(profile)
     return [profile] if beside is None else [engine, *beside]
 

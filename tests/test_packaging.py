@@ -258,6 +258,9 @@ def setup() -> ModuleType:
         (["--worker", "some/model"], "", False, "cpu"),
         (["run", "-q", "view"], "", False, "cpu"),
         (["view", "runs/isaac"], "gpu", True, "api"),
+        (["train", "sft", "runs/isaac"], "", False, "cpu"),
+        (["train", "rl", "runs/isaac", "--worker-url=u"], "", True, "gpu"),
+        (["train", "tasks", "count"], "cpu", False, "api"),
     ],
 )
 def test_profile(
@@ -279,6 +282,9 @@ def test_profile(
         (["up", "-q", "export", "--otlp=http://127.0.0.1:4318"], ["otlp"]),
         (["export", "runs/isaac"], []),
         (["export", "runs/isaac", "--as", "parquet"], ["export"]),
+        (["train", "sft", "runs/isaac"], ["export", "train"]),
+        (["train", "tasks", "count"], []),
+        (["train"], []),
     ],
     ids=[
         "ray",
@@ -291,6 +297,9 @@ def test_profile(
         "otlp",
         "lines",
         "parquet",
+        "trainer",
+        "tasks",
+        "train-alone",
     ],
 )
 def test_an_extra_is_installed_where_it_is_asked_for(
@@ -317,6 +326,11 @@ def test_the_settings_file_decides_as_the_command_line_does(
 def test_unknown_profile_is_named(setup: ModuleType) -> None:
     with pytest.raises(setup.SetupError, match="'tpu'"):
         setup.choose_profile([], "tpu", has_gpu=False)
+
+
+def test_a_training_without_torch_is_refused(setup: ModuleType) -> None:
+    with pytest.raises(setup.SetupError, match="need torch"):
+        setup.choose_profile(["train", "sft", "runs/isaac"], "api", has_gpu=True)
 
 
 def test_tests_need_the_engine_and_the_tools(setup: ModuleType) -> None:

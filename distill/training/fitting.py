@@ -60,7 +60,7 @@ def arguments(settings: TrainSettings, weights: "Weights", longest_tokens: int) 
         "seed": settings.seed,
         "data_seed": settings.seed,
         "use_cpu": on_cpu,
-        "bf16": not on_cpu and settings.lora_rank is None and _has_bfloat16(),
+        "bf16": weights.is_mixed,
         "dataloader_pin_memory": not on_cpu,
         "report_to": "none",
         "disable_tqdm": True,
@@ -75,12 +75,6 @@ def rows_at_once(batch_rows: int, longest_tokens: int, limit_tokens: int) -> int
         if batch_rows % rows == 0 and rows * longest_tokens <= limit_tokens
     ]
     return max(fitting, default=1)
-
-
-def _has_bfloat16() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_bf16_supported())
 
 
 def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = None) -> Fitted:

@@ -25,7 +25,9 @@ class Sft(Method):
     def trainer(self, weights: Weights, data: DataSet, settings: TrainSettings) -> Made:
         """Cross entropy of the completions, each token of a batch weighing the same."""
         from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig
+
+        from distill.training.sft_trainer import CompletionSFTTrainer
 
         is_exact = data.format == EXACT
         if is_exact:
@@ -37,7 +39,7 @@ class Sft(Method):
         if not made.rows:
             raise InputError(f"no row is left to train on: {'; '.join(told)}")
         given: dict[str, Any] = arguments(settings, weights, made.longest)
-        trainer = SFTTrainer(
+        trainer = CompletionSFTTrainer(
             weights.model,
             SFTConfig(**given, max_length=None),
             train_dataset=Dataset.from_list(made.rows),

@@ -19,6 +19,8 @@ from distill.worker_server.model import ModelFolder, resolve
 
 COPIED = (*TOKENIZER_PARTS, "chat_template.jinja", "generation_config.json")
 """Files of a model that training does not change: copied as they are, so are their hashes."""
+HALF = ("bfloat16", "float16")
+"""Types of weights that lose nothing, or all but, in bfloat16, which they are served in."""
 WINDOW_TOKENS = 2048
 """Of a model whose configuration does not say."""
 
@@ -34,6 +36,8 @@ class Weights:
     folder: ModelFolder
     card: ModelCard
     device: str
+    is_mixed: bool = False
+    """Kept in float32, to be multiplied in bfloat16."""
 
     @property
     def is_adapter(self) -> bool:
@@ -79,10 +83,10 @@ def load(settings: TrainSettings) -> Weights:
 
     folder = resolved(settings.model)
     device = devices.choose(settings.device)
-    has_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported()
-    # All weights are updated by steps that bfloat16 rounds away; PEFT keeps LoRA's in float32.
-    is_half = has_bfloat16 and settings.lora_rank is not None
-    dtype = torch.bfloat16 if is_half else torch.float32
+    is_half = _stored_type(folder.path) in HALF and devices.has_bfloat16(device)
+    # Steps of all weights are too small for bfloat16; PEFT keeps LoRA's weights in float32 itself.
+    is_mixed = is_half and settings.lora_rank is None
+    dtype = torch.bfloat16 if is_half and not is_mixed else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path)
         model = AutoModelForCausalLM.from_pretrained(folder.path, dtype=dtype)
@@ -92,7 +96,8 @@ def load(settings: TrainSettings) -> Weights:
     if settings.lora_rank is not None:
         model = _with_lora(model, settings, folder)
     model.to(device)
-    return Weights(model, tokenizer, folder, _card(settings, folder, model, device), device)
+    card = _card(settings, folder, model, device)
+    return Weights(model, tokenizer, folder, card, device, is_mixed)
 
 
 def resolved(model: str | None) -> ModelFolder:

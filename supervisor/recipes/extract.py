@@ -17,24 +17,24 @@ SHOTS = False  # switch: recipe:extract-shots
 SCHEMA = False  # switch: recipe:extract-schema
 
 ANSWER_TOKENS = 48
-ASK = "Give the purchase in this text in one line, as buyer=…; town=…; goods=…; marks=…"
-LINE = re.compile(r"buyer=([^;\n]+); town=([^;\n]+); goods=([^;\n]+); marks=(\d+)")
-CONSTRAINT = (
-    r"buyer=[A-Z][a-z]{1,20}; town=[A-Z][a-z]{1,20}; goods=[a-z]+( [a-z]+){1,4}; marks=[0-9]{1,4}"
+ASK = (
+    "Give the purchase in this text in one line, as buyer=…; town=…; goods=…; marks=… with a full "
+    "stop"
 )
+LINE = re.compile(r"buyer=([^;\n]+); town=([^;\n]+); goods=([^;\n]+); marks=(\d+)\.")
+CONSTRAINT = r"buyer=[A-Z][a-z]{1,20}; town=[A-Z][a-z]{1,20}; goods=[a-z]{1,20}; marks=[0-9]{1,4}\."
 # Invented, of names and goods that no generated document has; in prose like that of the documents.
 EXAMPLES = {
-    "buyer=Anselm; town=Crowle; goods=pots of ink; marks=64": """\
+    "buyer=Anselm; town=Crowle; goods=ink; marks=64.": """\
 And Enok said unto Hadram, Let the roads be watched, for the waters are risen upon the land. Then \
-Anselm of Crowle paid 64 marks to Ysolde for pots of ink. And Hadram did as he was bidden, he and \
-all his house.""",
-    "buyer=Maud; town=Tibury; goods=panes of glass; marks=215": """\
-At the bridge Maud of Tibury bought panes of glass from Quentin for 215 marks. Now Joram the son \
-of Ketil was keeper of the gate: and he slept, and saw not them that passed by.""",
-    "buyer=Eustace; town=Zelford; goods=hides of leather; marks=38": """\
+Anselm of Crowle paid 64 marks to Ysolde for ink. And Hadram did as he was bidden, he and all his \
+house.""",
+    "buyer=Maud; town=Tibury; goods=glass; marks=215.": """\
+At the bridge Maud of Tibury bought glass from Quentin for 215 marks. Now Joram the son of Ketil \
+was keeper of the gate: and he slept, and saw not them that passed by.""",
+    "buyer=Eustace; town=Zelford; goods=leather; marks=38.": """\
 So they sang before the king until the morning, Amariel and her sisters; And the song was of a \
-river that was in Tebal. It is written that Eustace of Zelford bought hides of leather and paid \
-38 marks.""",
+river that was in Tebal. It is written that Eustace of Zelford bought leather and paid 38 marks.""",
 }
 
 

@@ -13,7 +13,7 @@ from distill.errors import WorkerBatchError, WorkerError
 from distill.repl import REPL, UNSET
 from distill.supervisor.recipe import RecipeHandler, recipe_names
 from distill.traces import read
-from distill.training.families import extract
+from distill.training.families import extract, inventions
 from distill.training.families.writing import Sizes, generate
 from tests.distill.scripted import SMALL, Worker
 
@@ -24,6 +24,12 @@ Prompt = list[dict[str, str]]
 def code_of(recipe: str) -> str:
     reply = RecipeHandler(recipe).chat([{"role": "user", "content": "Question: What?"}]).text
     return reply.removeprefix("```repl\n").removesuffix("\n```")
+
+
+def constants_of(recipe: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    exec(code_of(recipe).partition("\nparagraphs = ")[0], namespace)
+    return namespace
 
 
 def tasks_of(folder: Path, entries: int) -> list[dict[str, Any]]:
@@ -51,7 +57,7 @@ class Reader:
     def read(self, shown: str) -> str:
         (told,) = [each for each in re.split(r"(?<=\.)\s", shown) if re.search(r"\d marks", each)]
         ((buyer, town),) = re.findall(r"([A-Z]\w+) of ([A-Z]\w+)", told)
-        (goods,) = re.findall(r"[a-z]+s of [a-z]+", told)
+        (goods,) = re.findall(r"(?:for|bought) ([a-z]+)", told)
         (marks,) = re.findall(r"(\d+) marks", told)
         return f"{extract.Record(buyer, town, goods, int(marks)).line}\n"
 
@@ -68,9 +74,8 @@ def test_the_variants_are_one_file() -> None:
     changed = [numbered for numbered in zip(*lines, strict=True) if len(set(numbered)) > 1]
     assert len(changed) == 2
     for name, on in zip(VARIANTS, ("00", "01", "10", "11"), strict=True):
-        namespace: dict[str, Any] = {}
-        exec(code_of(name).partition("\nparagraphs = ")[0], namespace)
-        assert f"{namespace['SHOTS']:d}{namespace['SCHEMA']:d}" == on
+        constants = constants_of(name)
+        assert f"{constants['SHOTS']:d}{constants['SCHEMA']:d}" == on
 
 
 @pytest.mark.parametrize("recipe", VARIANTS)
@@ -119,8 +124,8 @@ def test_calls_that_fail(tmp_path: Path) -> None:
     assert answer("extract", task["context"], task["query"], Reader(range(4))) is UNSET
 
 
-def test_it_asks_for_the_form_that_the_tasks_have() -> None:
-    assert extract.FORM in code_of("extract")
+def test_it_asks_what_the_tasks_of_one_record_ask() -> None:
+    assert constants_of("extract")["ASK"] == extract.THE_RECORD
 
 
 def test_what_shots_were_answered_is_taught_to_the_prompt_without(tmp_path: Path) -> None:
@@ -143,3 +148,10 @@ def test_what_shots_were_answered_is_taught_to_the_prompt_without(tmp_path: Path
         answer("extract", task["context"], task["query"], asking)
         assert [row["prompt"]] == asking.prompts
         assert row["completion"][0]["content"].strip() == task["label"]
+
+
+def test_no_generated_document_has_a_name_or_goods_of_the_demonstrations() -> None:
+    shown = set(re.findall(r"\w+", " ".join(constants_of("extract")["EXAMPLES"])))
+    for side in inventions.SIDES:
+        made = inventions.Inventions(side, "")
+        assert not shown & {*made.people, *made.towns, *made.goods}

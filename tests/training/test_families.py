@@ -18,7 +18,7 @@ from distill.training.families.writing import BOOK, Sizes, generate
 
 SMALL = Sizes(train=12, test=8)
 NAME = r"[A-Z][a-z]+"
-GOODS = re.compile(rf"\b(?:{'|'.join(inventions.GOODS[0])}) of [a-z]+")
+GOODS = re.compile(rf"\b(?:for|bought) (?:{'|'.join(inventions.GOODS)})\b")
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 HANDED = re.compile(rf"({NAME}) (?:handed the \w+ \w+ on to|that) ({NAME})")
 GIVEN = re.compile(rf"given to ({NAME}) by ({NAME})")
@@ -68,14 +68,14 @@ def extracted(task: Task, told: list[str]) -> str:
     found = {}
     for sentence in told:
         ((buyer, town),) = re.findall(rf"({NAME}) of ({NAME})", sentence)
-        (goods,) = GOODS.findall(sentence)
+        (goods,) = set(re.findall(r"[a-z]+", sentence)) & set(inventions.GOODS)
         (marks,) = re.findall(r"(\d+) marks", sentence)
         found[buyer] = (town, goods, marks)
     assert len(found) == len(told)
     if asked := re.search(rf"did ({NAME})", task.query):
         return str(found[asked[1]][2])
     ((buyer, (town, goods, marks)),) = found.items()
-    return f"buyer={buyer}; town={town}; goods={goods}; marks={marks}"
+    return f"buyer={buyer}; town={town}; goods={goods}; marks={marks}."
 
 
 def kept(task: Task, told: list[str]) -> str:

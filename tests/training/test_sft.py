@@ -18,9 +18,10 @@ from distill.errors import InputError
 from distill.training.data import DataSet
 from distill.training.fitting import newest, rows_at_once
 from distill.training.settings import TrainSettings
-from distill.training.sft import train
+from distill.training.sft import Sft, train
 from distill.training.tokens import UNTRAINED, tokenised
 from distill.training.trained import TrainProgress
+from distill.training.weights import load
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, resolve
@@ -184,6 +185,24 @@ def test_token_ids_are_learnt_as_they_were_sampled(tmp_path: Path, tiny: Path) -
     exported = DataSet.read(tmp_path / "out" / "data")
     made = tokenised(exported.rows("input_ids", "completion_mask"), None, 2048)
     assert made.rows == list(exported.rows("input_ids", "labels"))
+
+
+def test_the_loss_on_a_cpu_is_that_of_trl(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    import torch
+    from trl import SFTTrainer
+
+    rows = DataSet.read(data["worker-sft"])
+    settings = quick(tmp_path, tiny, lora_rank=None)
+    trainer = Sft().trainer(load(settings), rows, settings).trainer
+    batch = next(iter(trainer.get_train_dataloader()))
+    for tokens in (None, torch.tensor(17)):
+        ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=tokens)
+        theirs = SFTTrainer.compute_loss(
+            trainer, trainer.model, dict(batch), num_items_in_batch=tokens
+        )
+        assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
 
 
 KILLED = """\

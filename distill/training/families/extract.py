@@ -12,7 +12,7 @@ from distill.training.families.family import Family, Posed, Side, paragraphs
 from distill.training.families.inventions import marks
 
 FORM = "buyer=…; town=…; goods=…; marks=…"
-THE_RECORD = f"Give the purchase in this text in one line, as {FORM}"
+THE_RECORD = f"Give the purchase in this text in one line, as {FORM} with a full stop"
 WHAT_ONE_PAID = "How many marks did {buyer} of {town} pay? Give the number alone."
 
 # The seller has no town, and no other number stands before "marks": each field has one answer.
@@ -36,7 +36,7 @@ class Record:
     @property
     def line(self) -> str:
         """As a worker is to give it."""
-        return f"buyer={self.buyer}; town={self.town}; goods={self.goods}; marks={self.marks}"
+        return f"buyer={self.buyer}; town={self.town}; goods={self.goods}; marks={self.marks}."
 
     def told(self, seller: str, chance: Random) -> str:
         """As prose."""

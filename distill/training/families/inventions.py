@@ -23,10 +23,15 @@ TOWNS = (
     "ham by wick ford mere stow den ley thorpe burn gate holm".split(),
 )
 GOODS = (
-    "sacks barrels bolts casks jars bundles crates baskets rolls loads boxes coils".split(),
-    "barley tar linen ale honey flax apples eels wool peat nails salt wine oak hay butter wax rope "
-    "copper iron".split(),
+    "ale almonds apples barley beans beef brass bread bricks butter candles chalk charcoal cheese "
+    "cider clay cloth cloves coal copper corn cotton eels eggs feathers figs fish flax furs garlic "
+    "ginger grain hay hemp herbs herring honey hops horses iron lace lamps lard lead lemons lime "
+    "linen malt milk mustard nails nets nuts oak oats oil olives onions paint paper peas pears "
+    "peat pepper pitch plums rice rope rye saffron salmon salt sand seeds sheep silk silver slate "
+    "soap spoons steel stone straw sugar tar tea tiles timber tin turnips vinegar walnuts wax "
+    "wheat wine wood wool yarn".split()
 )
+"""One word each: small workers copy one without mistake, and of several they make others."""
 
 
 def side_of(invented: str) -> SideName:
@@ -37,13 +42,13 @@ def side_of(invented: str) -> SideName:
 
 
 class Inventions:
-    """What a side may name. None of it stands in ``text``, the filler of both sides."""
+    """What a side may name. No name stands in ``text``, the filler of both sides."""
 
     def __init__(self, side: SideName, text: str) -> None:
         words = set(re.findall(r"\w+", text))
         self.people = _own(side, map("".join, product(*PEOPLE)), words)
         self.towns = _own(side, map("".join, product(*TOWNS)), words)
-        self.goods = _own(side, map(" of ".join, product(*GOODS)), words)
+        self.goods = _own(side, GOODS, set())
 
 
 def _own(side: SideName, invented: Iterable[str], words: set[str]) -> Sequence[str]:
