@@ -23,7 +23,7 @@ from distill.traces import records
 from distill.training import suspects
 from distill.training.bounds import Bound, bound_of
 from distill.training.logged import kin
-from distill.training.replay import LOGGED_VIEWS, Spoken, differences, spoken
+from distill.training.replay import LOGGED_VIEWS, affordable, differences, spoken
 from distill.training.spelling import is_as_seen, misspelt, rendered
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _of_values(
             raise ParityError(cause, f"{each.declared} of call {call.id} are no such values", [])
     models = [call.model for call, _ in compared]
     bound = bound_of(weights.card.dtype, *(each.dtype for each in models))
-    rows: list[Spoken] = [each for _, each in compared]
+    rows = affordable([each for _, each in compared])
     found = differences(weights.model, rows)[None]
     if not bound.holds(found):
         cause, why, evidence = suspects.likely(weights, models, rows, bound)

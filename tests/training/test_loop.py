@@ -206,14 +206,20 @@ def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 # -- killed
 
+NEVER = 10_000
 
-def killed(out: Path, at: int) -> int:
-    """The exit code of a loop that is killed at an event."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
+
+def killed(out: Path, at: int, after_s: float = 240.0) -> int:
+    """The exit code of a loop that is killed at an event, or after a time."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.training.loops", str(out), str(at)],
-        env=environment, start_new_session=True, check=False, timeout=120,
-    ).returncode  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
 
 
 def finished(out: Path) -> dict[Path, bytes]:
@@ -233,20 +239,22 @@ def finished(out: Path) -> dict[Path, bytes]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The lineage of the loop that nobody kills."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert killed(out, 10_000) == 0
+    assert killed(out, NEVER) == 0
     return lineage(out)
 
 
 def killed_and_again(out: Path, at: int) -> bool:
-    """Kill a loop at an event, go on to the end, and hold it against what was finished; whether
-    it was killed at all.
-    """
-    code = killed(out, at)
+    """Kill a loop at an event, and go on to the end; whether it was killed at all."""
+    return ended_again(out, killed(out, at))
+
+
+def ended_again(out: Path, code: int) -> bool:
+    """Go on after this end, and hold what comes of it against what was finished then."""
     if code == 0:
         return False
     assert code == -signal.SIGKILL
     before = finished(out)
-    assert killed(out, 10_000) == 0
+    assert killed(out, NEVER) == 0
     assert {path: path.read_bytes() for path in before} == before
     return True
 
@@ -268,6 +276,19 @@ def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
         assert lineage(out) == undisturbed, at
         at += 1
     assert at > 25
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_again_and_again_it_ends_with_the_same_lineage(
+    tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    out, after_s, kills = tmp_path / "out", 1.0, 0
+    while (code := killed(out, NEVER, after_s)) != 0:
+        assert code == -signal.SIGKILL
+        kills += 1
+        after_s *= 1.17
+    assert kills > 2
+    assert lineage(out) == undisturbed
 
 
 def test_lineage_is_one_of_plain_json(undisturbed: list[Any]) -> None:

@@ -1,8 +1,19 @@
-"""A whole loop that trains: a tiny model answers, its true rows teach it, in a true process."""
+"""A whole loop that trains: a tiny model answers, its true rows teach it, in a true process.
 
+Run as a program it is such a loop of two iterations, which kills itself, and itself alone, when the
+training of the iteration that it is told has saved a checkpoint.
+"""
+
+import os
+import signal
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import psutil
+import pytest
 
 from distill.scorers import normalised
 from distill.tasks import Task
@@ -11,7 +22,8 @@ from distill.training.iterations import TaskSets
 from distill.training.trainer import TrainerProcess
 from distill.training.workers import Workers
 from tests.distill.scripted import SMALL
-from tests.training.loops import Boss, go_round, lineage, plan
+from tests.supervisor.processes import wait_until
+from tests.training.loops import ROOT, Boss, Silent, go_round, lineage, plan
 from tests.training.sampled import TEXTS
 from tests.training.tiny import TinyWorker
 
@@ -63,6 +75,33 @@ def word_by_word(worker: TinyWorker) -> TaskSets:
     return TaskSets(*made)
 
 
+class Fatal(Silent):
+    """Ends its process, and no other, when there is a checkpoint in the training at ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+
+    def tasks(self, text: str) -> None:
+        if any((self._out / "checkpoints").glob("checkpoint-*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def two_iterations(out: Path, model: Path, killed_in: str) -> None:
+    workers = TinyWorkers(model)
+    options = {**OPTIONS, "--save-every-steps": 2}
+    go_round(
+        out,
+        plan(iterations=2, collect_with="boss", margin=1.0, training=options),
+        TrainerProcess("sft", str(model), options),
+        workers,
+        sets=word_by_word(workers.worker),
+        base=model,
+        supervisors=lambda name: Boss(name, ASKED),
+        display=Fatal(out / killed_in / "train"),
+    )
+
+
 def test_rows_of_a_tiny_model_teach_it_what_it_is_then_kept_for(tiny: Path, tmp_path: Path) -> None:
     workers = TinyWorkers(tiny)
     sets = word_by_word(workers.worker)
@@ -93,3 +132,37 @@ def test_rows_of_a_tiny_model_teach_it_what_it_is_then_kept_for(tiny: Path, tmp_
     collected = read(out / "iteration-1" / "collect.logs").runs.values()
     assert {call.model.adapter_hash for run in collected for call in run.calls} == {""}
     assert (out / "iteration-1" / "train.log").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_while_it_trains_it_leaves_no_training_and_goes_on_from_its_checkpoint(
+    tiny: Path, tmp_path: Path
+) -> None:
+    def went(out: Path, killed_in: str) -> int:
+        words = ("tests.training.test_loop_trains", str(out), str(tiny), killed_in)
+        return subprocess.run(
+            [sys.executable, "-m", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=300,
+        ).returncode  # fmt: skip
+
+    out = tmp_path / "out"
+    for killed_in in ("iteration-1", "iteration-2"):
+        assert went(out, killed_in) == -signal.SIGKILL
+        wait_until(lambda: not _trainings(out), 10, "a training outlives its loop")
+        assert list((out / killed_in / "train" / "checkpoints").glob("checkpoint-*"))
+    assert went(out, "nowhere") == 0
+    # Rows stand in the order in which runs ended, so that no two trainings are alike to the bit.
+    told = [(each.version, each.parent, each.kept, each.steps) for each in lineage(out)]
+    assert told == [(0, None, True, 0), (1, 0, True, 40), (2, 1, True, 40)]
+
+
+def _trainings(out: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"{out}/" in " ".join(process.info["cmdline"] or ())
+    ]
+
+
+if __name__ == "__main__":
+    two_iterations(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
