@@ -76,7 +76,8 @@ def spoken(call: records.Call) -> Spoken | None:
 
 def affordable(rows: Sequence[Spoken]) -> list[Spoken]:
     """As many of the first ones as TOKENS_LIMIT allows, and one at least."""
-    taken, tokens = [], 0
+    taken: list[Spoken] = []
+    tokens = 0
     for row in rows:
         tokens += len(row.prompt_ids) + len(row.ids)
         if taken and tokens > TOKENS_LIMIT:

@@ -102,6 +102,7 @@ def test_all_weights_learn_the_rows(tmp_path: Path, data: Mapping[str, Path], ti
     assert loss(rows, made.path) < loss(rows, tiny) - 0.1
     before, after = fingerprint(ModelFolder("tiny", tiny), tmp_path), fingerprint(made, tmp_path)
     assert before.weights != after.weights
+    assert (tiny / "config.json").read_bytes() == (made.path / "config.json").read_bytes()
     assert (before.tokenizer, before.template) == (after.tokenizer, after.template)
 
 
