@@ -1,4 +1,4 @@
-"""What runs inside vLLM's own processes: the two things that vLLM lacks there.
+"""What runs inside vLLM's own processes: the three things that vLLM lacks there.
 
 vLLM mixes ``Inside`` into its worker class (``worker_extension_cls``), which imports this
 module in that process. It therefore imports nothing of vLLM, and little else.
@@ -8,21 +8,30 @@ module in that process. It therefore imports nothing of vLLM, and little else.
    the *thread* that started the process ends, which may be any thread of a user's program.
 2. On CPU, a request with a seed whose prompt is computed in two steps ends the whole engine
    ("CPU Generator does not use offset", vLLM 0.32): ``distill_keep_seeds``.
+3. On CPU, a request without an adapter that is computed beside one with an adapter is answered by
+   an adapter as well, if two are loaded (vLLM 0.32): ``distill_keep_bare``.
 """
 
+import functools
 import os
 import select
 import shutil
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 OWNER_VARIABLE = "DISTILL_ENGINE_OWNER_PID"
 SCRATCH_VARIABLE = "DISTILL_ENGINE_SCRATCH"
+LORA_MODULES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.punica_wrapper.punica_cpu")
+"""Where vLLM's LoRA operators for CPU are, and where their names are imported to."""
+LORA_OPERATORS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
+"""Those that pick an adapter for each token; all others call these."""
 
 
 class Inside:
-    """Mixed into vLLM's worker; its method is called through ``collective_rpc``."""
+    """Mixed into vLLM's worker; its methods are called through ``collective_rpc``."""
 
     model_runner: Any
 
@@ -49,6 +58,34 @@ class Inside:
 
         runner.sample_tokens = without_discarded
         return True
+
+    def distill_keep_bare(self) -> bool:
+        """Keep adapters out of requests that name none; True where there was something to do.
+
+        The operators for CPU take each token's adapter by its index. Where there is none the index
+        is -1, which is the last of those that have room.
+        """
+        modules = [sys.modules[name] for name in LORA_MODULES if name in sys.modules]
+        found = [
+            (module, name, operator)
+            for module in modules
+            for name in LORA_OPERATORS
+            if (operator := getattr(module, name, None)) and not hasattr(operator, "__wrapped__")
+        ]
+        for module, name, operator in found:
+            setattr(module, name, _of_adapters_alone(operator))
+        return bool(found)
+
+
+def _of_adapters_alone(operator: Callable[..., None]) -> Callable[..., None]:
+    """The operator, with zeros for the tokens that have no adapter: they become zeros again."""
+
+    @functools.wraps(operator)
+    def masked(inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kw: Any) -> None:
+        bare = (indices < 0).unsqueeze(-1)
+        operator(inputs.masked_fill(bare, 0), weights, output, indices, *args, **kw)
+
+    return masked
 
 
 def _end_with(owner_fd: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import InputError
+from distill.errors import InputError, MachineError
 from distill.training.settings import TrainSettings
 from distill.training.trained import Fitted, TrainProgress
 
@@ -81,7 +81,8 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     """Take the steps that are left, from the newest whole checkpoint on.
 
     ``trainer`` is a ``transformers.Trainer`` with ``arguments``. Raises InputError where the loss
-    is no longer a number; whatever stops it, the checkpoints stay.
+    is no longer a number, MachineError where memory runs out; the checkpoints stay, whatever stops
+    it.
     """
     from transformers import PrinterCallback
 
@@ -94,7 +95,7 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     trainer.add_callback(listener)
     if importlib.util.find_spec("tensorboard") is not None:
         trainer.add_callback(_tensorboard(settings.tensorboard, start))
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    _take_steps(trainer, start)
     state = trainer.state
     losses = [each["loss"] for each in state.log_history if "loss" in each]
     shown = max(1, round(len(losses) * SHARE_SHOWN))
@@ -105,6 +106,17 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
         seconds=listener.seconds,
         tokens=int(state.num_input_tokens_seen),
     )
+
+
+def _take_steps(trainer: Any, start: Path | None) -> None:
+    import torch
+
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"the device's memory is full: fewer --batch-rows, or a lower --max-tokens ({error})"
+        ) from error
 
 
 def newest(checkpoints: Path) -> Path | None:

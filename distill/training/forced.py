@@ -33,7 +33,7 @@ def at_rest(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what a model keeps of a forward pass is trained with later
             yield
     finally:
         model.train(was_training)

@@ -15,6 +15,8 @@ LOGGED_VIEWS: tuple[View, ...] = ("raw_logprobs", "processed_logprobs")
 """What a worker may say that its log-probabilities are."""
 FIRST_TOKENS = 512
 """Of a completion that are compared: what follows says no more, and takes memory."""
+TOKENS_LIMIT = 32_768
+"""Prompt and completion tokens that are read in all: a minute of a small model on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,18 @@ def spoken(call: records.Call) -> Spoken | None:
     declared: Any = call.model.logprobs_mode or LOGGED_VIEWS[0]
     first = slice(FIRST_TOKENS)
     return Spoken(call.prompt_token_ids, ids[first], values[first], sampling, declared)
+
+
+def affordable(rows: Sequence[Spoken]) -> list[Spoken]:
+    """As many of the first ones as TOKENS_LIMIT allows, and one at least."""
+    taken: list[Spoken] = []
+    tokens = 0
+    for row in rows:
+        tokens += len(row.prompt_ids) + len(row.ids)
+        if taken and tokens > TOKENS_LIMIT:
+            break
+        taken.append(row)
+    return taken
 
 
 def differences(

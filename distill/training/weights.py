@@ -17,7 +17,7 @@ from distill.worker_server.errors import AdapterRefused, ModelUnavailable
 from distill.worker_server.fingerprint import TOKENIZER_PARTS, fingerprint
 from distill.worker_server.model import ModelFolder, resolve
 
-COPIED = (*TOKENIZER_PARTS, "chat_template.jinja", "generation_config.json")
+COPIED = ("config.json", *TOKENIZER_PARTS, "chat_template.jinja", "generation_config.json")
 """Files of a model that training does not change: copied as they are, so are their hashes."""
 HALF = ("bfloat16", "float16")
 """Types of weights that lose nothing, or all but, in bfloat16, which they are served in."""
@@ -53,21 +53,11 @@ class Weights:
                 self._save_whole(part)
 
     def _save_whole(self, part: Path) -> None:
-        """In the type that the model had: what is served is rounded to it anyway."""
+        """In the type that the model is stored in: its weights are rounded to it, here too."""
         import torch
 
-        state = self.model.state_dict()
-        kind = getattr(torch, _stored_type(self.folder.path), torch.float32)
-        self.model.save_pretrained(
-            part,
-            state_dict={
-                name: each.to(kind) if each.is_floating_point() else each
-                for name, each in state.items()
-            },
-        )
-        config = part / "config.json"
-        told = json.loads(config.read_bytes()) | {"dtype": str(kind).removeprefix("torch.")}
-        config.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        self.model.to(getattr(torch, _stored_type(self.folder.path)))
+        self.model.save_pretrained(part)
         for name in COPIED:
             if (self.folder.path / name).is_file():
                 shutil.copyfile(self.folder.path / name, part / name)

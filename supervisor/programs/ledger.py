@@ -48,7 +48,7 @@ for entry in context.splitlines():
         """\
 import re
 found = re.search(r'{person} bought [^.]*', context)[0]
-shot = 'Ann of Ely bought two bags of rye for 9 marks. Goods: two bags of rye\\n'
+shot = 'Ann of Ely bought bags of rye for 9 marks. Goods: bags of rye\\n'
 FINAL(worker(shot + found + '. Goods:', chat=False, max_tokens=12, stop=['\\n']).strip())""",
     ),
     "count": Kind(

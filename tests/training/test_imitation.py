@@ -108,8 +108,9 @@ def test_a_small_model_that_was_shown_programs_writes_one_that_runs(tmp_path: Pa
         shown, RecipeHandler("ledger"), Worker(read_goods), dialect="brief",
         scorer="exact", limits=SMALL, results=tmp_path / "recipe.jsonl",
     )  # fmt: skip
-    settings = ("--select", "correct", "--max-steps", "24", "-o", str(tmp_path / "boss"))
-    distill("train", "sft", str(done.log_dir), "--of", "supervisor", *settings)
+    steps = ("--max-steps", "36", "--batch-rows", "2", "--learning-rate", "0.0015")
+    out = ("--of", "supervisor", "--select", "correct", "-o", str(tmp_path / "boss"))
+    distill("train", "sft", str(done.log_dir), *steps, *out)
     few = tmp_path / "few.jsonl"
     few.write_text("".join(json.dumps(task) + "\n" for task in shown[:6]))
     adapter = f"boss={tmp_path / 'boss' / 'adapter'}"

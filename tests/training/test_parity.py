@@ -1,5 +1,6 @@
 """The parity gate: what is as it was logged passes, and each thing that can be broken is named."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import pytest
 from distill import run
 from distill.traces import read, records
 from distill.training.parity import Need, Parity, ParityError, check
+from distill.training.replay import TOKENS_LIMIT, affordable, spoken
 from tests.distill.scripted import SMALL, Supervisor, cell
 from tests.training.tiny import TinyWorker, tiny_adapter, tiny_model
 
@@ -26,17 +28,23 @@ Calls = Sequence[records.Call]
 Log = Callable[..., Calls]
 
 
-@pytest.fixture
-def logged(tmp_path: Path) -> Log:
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Log:
     """The calls of a run with a worker."""
+    logs = tmp_path_factory.mktemp("logs")
 
-    def asked(worker: TinyWorker, code: str = ASKS) -> Calls:
-        done = run("?", "text", Supervisor(cell(code)), worker, limits=SMALL,
-                   log_dir=tmp_path / "logs")  # fmt: skip
+    def asked(worker: TinyWorker) -> Calls:
+        done = run("?", "text", Supervisor(cell(ASKS)), worker, limits=SMALL, log_dir=logs)
         assert done.status == "final"
-        return read(tmp_path / "logs").runs[done.run_id].calls
+        return read(logs).runs[done.run_id].calls
 
     return asked
+
+
+@pytest.fixture(scope="module")
+def calls(tiny: Path, logged: Log) -> Calls:
+    """Those of the tiny model as it is."""
+    return logged(TinyWorker(tiny))
 
 
 @pytest.fixture
@@ -109,9 +117,8 @@ def test_what_was_computed_in_bfloat16_passes_by_its_own_bound(
 
 
 def test_another_tokenizer(
-    copied: Path, tiny: Path, logged: Log, loaded: Callable[..., Any]
+    copied: Path, tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
-    calls = logged(TinyWorker(tiny))
     file = copied / "tokenizer.json"
     told = json.loads(file.read_bytes())
     vocabulary = told["model"]["vocab"]
@@ -124,19 +131,17 @@ def test_another_tokenizer(
 
 
 def test_a_smaller_vocabulary(
-    tiny: Path, tmp_path: Path, tokenizer: Any, logged: Log, loaded: Callable[..., Any]
+    tiny: Path, tmp_path: Path, tokenizer: Any, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
     small = tokenizer.train_new_from_iterator(["lamp"], vocab_size=262)
     assert len(small) < len(tokenizer)
-    calls = logged(TinyWorker(tiny))
     error = refused(loaded(tiny_model(tmp_path / "small", small)), calls)
     assert error.cause == "tokenizer"
 
 
 def test_another_chat_template(
-    copied: Path, tiny: Path, logged: Log, loaded: Callable[..., Any]
+    copied: Path, tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
-    calls = logged(TinyWorker(tiny))
     file = copied / "chat_template.jinja"
     file.write_text(file.read_text().replace("You are", "Thou art"))
     error = refused(loaded(copied), calls)
@@ -145,11 +150,10 @@ def test_another_chat_template(
     assert "--chat-template" in str(error)
 
 
-def test_other_weights(copied: Path, tiny: Path, logged: Log, loaded: Callable[..., Any]) -> None:
+def test_other_weights(copied: Path, tiny: Path, calls: Calls, loaded: Callable[..., Any]) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    calls = logged(TinyWorker(tiny))
     file = copied / "model.safetensors"
     tensors = load_file(file)
     torch.manual_seed(0)
@@ -162,11 +166,10 @@ def test_other_weights(copied: Path, tiny: Path, logged: Log, loaded: Callable[.
 
 
 def test_weights_that_were_rounded(
-    copied: Path, tiny: Path, logged: Log, loaded: Callable[..., Any]
+    copied: Path, tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    calls = logged(TinyWorker(tiny))
     file = copied / "model.safetensors"
     rounded = {name: each.bfloat16().float() for name, each in load_file(file).items()}
     save_file(rounded, file, {"format": "pt"})
@@ -193,6 +196,18 @@ def test_another_version_of_the_adapter(
     answered = None if version == "of the bare model" else first
     calls = logged(TinyWorker(tiny, answered))
     error = refused(loaded(tiny, None if version == "none" else second), calls)
+    assert error.cause == "adapter"
+    assert any("adapter_hash" in each for each in error.evidence)
+
+
+def test_a_version_that_has_hardly_moved_is_told_by_its_hash(
+    tiny: Path, tmp_path: Path, logged: Log, loaded: Callable[..., Any]
+) -> None:
+    """Where values are rounded they can't tell."""
+    adapter = tiny_adapter(tmp_path / "near", tiny, spread=1e-4)
+    calls = logged(TinyWorker(tiny, adapter, dtype="bfloat16"))
+    check(loaded(tiny, adapter), calls)
+    error = refused(loaded(tiny), calls)
     assert error.cause == "adapter"
     assert any("adapter_hash" in each for each in error.evidence)
 
@@ -226,23 +241,23 @@ def bare(call: records.Call, *fields: str) -> records.Call:
 
 
 def test_ids_alone_are_compared_and_told(
-    tiny: Path, logged: Log, loaded: Callable[..., Any]
+    tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
-    calls = [bare(call, "logprobs") for call in logged(TinyWorker(tiny))]
-    parity = check(loaded(tiny), calls)
+    told = [bare(call, "logprobs") for call in calls]
+    parity = check(loaded(tiny), told)
     assert parity.worst is None
     assert "the weights are unchecked" in str(parity)
     assert "--record ids+logprobs" in str(parity)
 
 
 def test_constrained_answers_are_told_apart(
-    tiny: Path, logged: Log, loaded: Callable[..., Any]
+    tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
-    calls = [
+    bound = [
         msgspec.structs.replace(call, sampling={**call.sampling, "choices": ["yes", "no"]})
-        for call in logged(TinyWorker(tiny))
+        for call in calls
     ]
-    assert "constrained" in str(check(loaded(tiny), calls))
+    assert "constrained" in str(check(loaded(tiny), bound))
 
 
 def test_without_ids_the_template_is_compared_as_text(
@@ -289,9 +304,18 @@ def test_text_of_the_same_model_with_another_adapter_must_agree_in_ids(
 
 
 def test_hostile_ids_are_refused_and_not_computed(
-    tiny: Path, logged: Log, loaded: Callable[..., Any]
+    tiny: Path, calls: Calls, loaded: Callable[..., Any]
 ) -> None:
-    (call, *_) = logged(TinyWorker(tiny))
+    (call, *_) = calls
     for strange in (1 << 40, -1):
         odd = msgspec.structs.replace(call, token_ids=(strange, *(call.token_ids or ())[1:]))
         assert refused(loaded(tiny), [odd]).cause == "tokenizer"
+
+
+def test_long_prompts_are_replayed_as_far_as_it_is_worth_it(tiny: Path, calls: Calls) -> None:
+    (call, *_) = calls
+    row = spoken(call)
+    assert row is not None
+    long = dataclasses.replace(row, prompt_ids=[1] * (TOKENS_LIMIT // 2))
+    assert len(affordable([long] * 5)) == 1
+    assert len(affordable([row, long, row, long])) == 3

@@ -41,11 +41,11 @@ class Wordless(TinyWorker):
         return [replace(each, logprobs=None) for each in super().complete_batch(prompts, **kw)]
 
 
-def asked(folder: Path, worker: TinyWorker) -> Path:
+def asked(folder: Path, worker: TinyWorker, attempts: int = 4) -> Path:
     """The logs of some attempts at two questions; some are right, by their length."""
     tasks: list[dict[str, Any]] = [
         {"id": name, "query": "Which?", "context": f"{name} it was told", "label": "odd",
-         "attempts": 6}
+         "attempts": attempts}
         for name in ("boat", "lion")
     ]  # fmt: skip
     done = evaluate(
@@ -80,7 +80,7 @@ def test_runs_are_reinforced(
     assert typed(*words, "--length-weight", "0.3", "--kl", "0.1") == 0
     printed = capfd.readouterr()
     assert printed.out.strip() == str(out / "adapter")
-    assert "3 steps on 12 rows" in printed.err
+    assert "3 steps on 8 rows" in printed.err
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     told = json.loads((out / "training.json").read_bytes())["asked"]
     assert (told["method"], told["settings"]["kl"], told["settings"]["clip_high"]) == (
@@ -122,14 +122,14 @@ def test_a_version_goes_on_from_its_own_answers(
     assert "no row was sampled by the weights in training" in capfd.readouterr().err
     assert typed("train", "rl", runs, now, *words, "-o", tmp_path / "b") == 0
     told = capfd.readouterr().err
-    assert "12 rows dropped: sampled by weights that are not in training" in told
+    assert "8 rows dropped: sampled by weights that are not in training" in told
     assert typed("train", "rl", runs, now, *words, "--staleness", "1", "-o", tmp_path / "c") == 0
-    assert "24 rows" in capfd.readouterr().err
+    assert "16 rows" in capfd.readouterr().err
 
 
 def test_log_probabilities_that_were_not_logged_are_asked_for(
     tiny: Path, tmp_path: Path, typed: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runs = asked(tmp_path, Wordless(tiny))
+    runs = asked(tmp_path, Wordless(tiny), attempts=1)
     assert typed("train", "rl", runs, "--model", tiny, "-o", tmp_path / "out") == 2
     assert "record=ids+logprobs keeps them" in capfd.readouterr().err

@@ -119,7 +119,7 @@ def steps_of(
 ) -> list[float]:
     """The losses of six steps, each on all of the rows."""
     data = data_set(tmp_path / "data", "episodes", rows)
-    given = {"batch_rows": len(rows), "max_steps": 6, "epochs": 1.0, **more}
+    given = {"batch_rows": len(rows), "max_steps": 6, "save_every_steps": 6, **more}
     asked = settings(tmp_path / "out", toy_weights.folder.path, **given)
     made = Rl().trainer(load(asked), DataSet.read(data), asked)
     made.trainer.train()

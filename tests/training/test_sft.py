@@ -102,6 +102,7 @@ def test_all_weights_learn_the_rows(tmp_path: Path, data: Mapping[str, Path], ti
     assert loss(rows, made.path) < loss(rows, tiny) - 0.1
     before, after = fingerprint(ModelFolder("tiny", tiny), tmp_path), fingerprint(made, tmp_path)
     assert before.weights != after.weights
+    assert (tiny / "config.json").read_bytes() == (made.path / "config.json").read_bytes()
     assert (before.tokenizer, before.template) == (after.tokenizer, after.template)
 
 
@@ -333,6 +334,14 @@ def test_rows_that_are_not_those_of_the_manifest_are_refused(
         file.write("{}\n")
     with pytest.raises(InputError, match="is not what its manifest says"):
         train(tmp_path / "data", quick(tmp_path / "out", tiny))
+
+
+def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
+    words = [data["worker-sft"], "--model", tiny, "--max-steps", 1, "-o", tmp_path / "out"]
+    assert "leave out --select, --dedup" in command(*words, "--select", "best", "--dedup").stderr
+    assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
+    assert command(*words).exit_code == 0
+    assert not (tmp_path / "out" / "data").exists()
 
 
 def test_no_rows_and_no_packages_are_refused(

@@ -25,17 +25,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 VERSIONS = 5
 HEAD_SIZE = 32
+SPREADS = 0.15, 1.0
+"""Of the model's weights and the adapters': small and large enough for what follows."""
 TOKENS = 12
-SAME_NATS = 1e-3
-"""Both compute in float32; they add in another order."""
-OTHER_NATS = 0.1
-"""Another version's log-probability of some token of an answer differs by so much at least."""
+SAME_NATS = 0.4
+"""vLLM computes in bfloat16 on a CPU, and this test in float32: 0.11 at most in 120 answers."""
+OTHER_NATS = 0.8
+"""Another version's log-probability of some token of an answer differs by more: 1.5 at least."""
 
 
 def test_each_answer_names_the_weights_that_gave_it(tmp_path: Path, tokenizer: Any) -> None:
-    model = tiny_model(tmp_path / "model", tokenizer, head_size=HEAD_SIZE)
+    spread, adapters_spread = SPREADS
+    model = tiny_model(tmp_path / "model", tokenizer, head_size=HEAD_SIZE, spread=spread)
     folders = [
-        tiny_adapter(tmp_path / str(version), model, seed=version)
+        tiny_adapter(tmp_path / str(version), model, seed=version, spread=adapters_spread)
         for version in range(1, VERSIONS + 1)
     ]
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))[:2]]

@@ -81,7 +81,7 @@ def toy_model(folder: Path, tiny: Path, tokenizer: Any) -> Path:
     toy, drawn, pad = Toy.of(tokenizer), random.Random(0), Padding(tokenizer.pad_token_id)
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    for _ in range(250):
+    for _ in range(160):
         places = [drawn.randrange(PROMPTS) for _ in range(64)]
         batch = pad(
             [

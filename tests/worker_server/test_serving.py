@@ -294,6 +294,31 @@ def test_adapters_are_switched_while_it_runs(served: Any, tmp_path: Path) -> Non
     assert "version 1" in refused(served, gone).detail
 
 
+def test_the_bare_model_answers_beside_adapters_as_without_them(
+    served: Any, tmp_path: Path
+) -> None:
+    """In one step with them: vLLM's operators for CPU gave it the adapter that was loaded last."""
+    layers = {f"model.layers.{n}.self_attn.o_proj": (576, 576) for n in range(8)}
+    prompt = "The capital of France is the city of"
+    names = ("one", "other")
+
+    def asked(name: str, adapter: str | None) -> Request:
+        version = 1 if adapter else 0
+        return request(name, prompt, max_tokens=4, adapter=adapter, weights_version=version)
+
+    bare = ask_one(served, asked("alone", None))
+    for value, name in enumerate(names, 1):
+        folder = write_adapter(tmp_path / name, float(value), layers=layers)
+        served.driver.send(LoadAdapter(name, 1, str(folder)))
+        assert served.driver.receive(AdapterLoaded).refused is None
+        assert ask_one(served, asked(name, name)).token_ids != bare.token_ids
+    beside = [asked(f"beside-{name}", name) for name in (None, *names, None)]
+    answers = served.driver.ask(*beside)
+    assert [answer.token_ids == bare.token_ids for answer in answers] == [True, False, False, True]
+    for name in names:
+        served.driver.send(DropAdapter(name, 1))
+
+
 def _load_beside(worker: Any, version: int, path: Path, open_: list[Request]) -> str:
     """Load a version and drop the one before while these are open; the hash of its files."""
     worker.driver.send(LoadAdapter("tuned", version, str(path)))
