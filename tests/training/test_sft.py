@@ -358,6 +358,19 @@ def test_no_rows_and_no_packages_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_threads_of_a_training_do_not_spin(
+    tmp_path: Path, logs: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody wants them to."""
+    words = [logs, "--model", tiny, "--where", "run.turns > 99", "-o", tmp_path / "out"]
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    command(*words)
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    command(*words)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
 def test_a_batch_is_computed_in_parts_that_fit() -> None:
     assert rows_at_once(8, longest_tokens=120, limit_tokens=2048) == 8
     assert rows_at_once(8, longest_tokens=500, limit_tokens=2048) == 4
