@@ -41,7 +41,7 @@ def packaged_files() -> dict[str, Path]:
     for file in source_files():
         parts = file.relative_to(ROOT).parts
         is_data = file.name in {"py.typed", "prices.toml"} or file.parent.name == "pages"
-        if file.suffix in {".py", ".json", ".bpf"} or is_data:
+        if file.suffix in {".py", ".json", ".bpf", ".css"} or is_data:
             if parts[0] in ROOMS:
                 wanted["/".join(("distill", *parts))] = file
             elif parts[0] == "distill":

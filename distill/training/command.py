@@ -11,6 +11,7 @@ from distill.errors import InputError
 from distill.exports.command import told
 from distill.supervisor.text import visible
 from distill.training.data import DataSet
+from distill.training.devices import share_cores
 from distill.training.extra import check_extra, quiet
 from distill.training.gathering import gather
 from distill.training.settings import LORA_RANK, TrainSettings
@@ -50,6 +51,7 @@ def run(runs: Sequence[str], formats: Sequence[str], train: Train, options: dict
     ``train`` trains on a data set; ``options`` are those of ``flags.training``.
     """
     check_extra()
+    share_cores()
     choice = {name: options.pop(name) for name in OF_EXPORTS if name in options}
     settings = settings_of(options)
     settings.check()

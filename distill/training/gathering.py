@@ -9,6 +9,8 @@ from distill.exports import Export, export
 from distill.exports.reading import sources
 from distill.training.data import DataSet, is_data_set
 
+UNASKED = {"select": "all", "correct_from": 1.0}
+"""Of options that have a value where nobody asked for one."""
 FOLDER = "data"
 """Of the data set that is made of logs, in the folder of the training."""
 
@@ -38,7 +40,7 @@ def gather(
 def _taken(runs: Sequence[str], choice: Mapping[str, Any]) -> Path:
     if len(runs) > 1:
         raise InputError("one export is trained on at a time, and no logs beside it")
-    given = [name for name, value in choice.items() if value not in (False, None, (), "all", 1.0)]
+    given = [name for name, value in choice.items() if value and value != UNASKED.get(name)]
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise InputError(f"{runs[0]} is an export, its rows are chosen already: leave out {names}")

@@ -15,7 +15,7 @@ A step is finished when its file is there (``markers``); what is not is done aga
 the same command after any end ends with the same lineage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,11 @@ class Loop:
         self._held_out = sets.apart()
         self._came = Came([BASE], {}, {}, {}, {})
 
-    def run(self) -> Came:
-        """Go on to the end. Raises DistillError; the same again goes on."""
+    def run(self, on_iteration: Callable[[Came], object] = lambda _: None) -> Came:
+        """Go on to the end. Raises DistillError; the same again goes on.
+
+        ``on_iteration`` gets what there is after each.
+        """
         came, plan = self._came, self._plan
         came.held_out[0] = self._examined("base", self._out / "iteration-0", BASE)
         came.versions[0] = msgspec.structs.replace(BASE, accuracy=came.held_out[0].accuracy)
@@ -113,6 +116,7 @@ class Loop:
         for number in range(1, plan.iterations + 1):
             came.versions.append(self._iteration(number, came.last))
             write_lineage(self._out, came.versions)
+            on_iteration(came)
         if plan.labels == "oracle":
             came.oracle = self._taught_labels()
         if self._sets.whole_runs:

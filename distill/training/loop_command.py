@@ -30,9 +30,9 @@ from distill.training import loop_page
 from distill.training import plan as plans
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
-from distill.training.iterations import Loop, TaskSets
+from distill.training.iterations import Came, Loop, TaskSets
 from distill.training.loop_options import LoopOptions, for_trainings
-from distill.training.loop_report import report_of, table
+from distill.training.loop_report import Report, report_of, table
 from distill.training.plan import Plan
 from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
@@ -80,13 +80,18 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 concurrency=given.concurrency,
             )
             trainer = TrainerProcess(method, str(base.path), plan.training)
+            loop = Loop(plan, out, sets, base, asking, trainer, display)
             with _said_how_to_go_on(out, display):
-                came = Loop(plan, out, sets, base, asking, trainer, display).run()
-        report = report_of(out, plan, came, shlex.join(["distill", *sys.argv[1:]]))
+                came = loop.run(lambda came: loop_page.write(out, _report(out, plan, came)))
+        report = _report(out, plan, came)
         page = loop_page.write(out, report)
     click.echo(visible(table(report)))
     click.echo(f"Report      {page}", err=True)
     return 0
+
+
+def _report(out: Path, plan: Plan, came: Came) -> Report:
+    return report_of(out, plan, came, shlex.join(["distill", *sys.argv[1:]]))
 
 
 def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:

@@ -73,7 +73,15 @@ def _sections(report: Report) -> Iterable[str]:
         f"{plan.margin:g}, or if the paired 95 % interval lies wholly below 0.</p>"
     )
     yield _table(VERSIONS, [_version(each, report) for each in report.versions], {WHY})
-    yield from (f'<p class="note">{_words(note)}</p>' for note in report.notes)
+    yield from (f'<p class="note">{_words(note)}</p>' for note in _notes(report))
+
+
+def _notes(report: Report) -> Iterable[str]:
+    yield from report.notes
+    for name, training in report.trainings.items():
+        if training.parity:
+            yield f"The parity gate before {name}: {training.parity}"
+        yield from (f"{name}: {warning}" for warning in training.warnings)
 
 
 def _curve(report: Report) -> str:

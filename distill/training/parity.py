@@ -9,9 +9,10 @@
 
 What is compared hangs on what the rows are for (``Need``). Rows of the very version that is loaded
 are compared in all they say, whatever they are for. ``weights`` (rl, opd): all of it must agree, of
-any row. ``ids`` (token-sft): rows of another model, as of a teacher, must agree in the tokenizer,
-for their ids are learnt. ``text`` (all other fine-tuning): rows of another model need nothing, and
-those of this model with another adapter agree in ids.
+any row; in types that round, where log-probabilities can't tell versions that are close, so must
+the hashes. ``ids`` (token-sft): rows of another model, as of a teacher, must agree in the
+tokenizer, for their ids are learnt. ``text`` (all other fine-tuning): rows of another model need
+nothing, and those of this model with another adapter agree in ids.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from distill.errors import InputError
 from distill.traces import records
 from distill.training import suspects
-from distill.training.bounds import Bound, bound_of
+from distill.training.bounds import FLOAT32, Bound, bound_of
 from distill.training.logged import kin
 from distill.training.replay import LOGGED_VIEWS, affordable, differences, spoken
 from distill.training.spelling import is_as_seen, misspelt, rendered
@@ -120,9 +121,18 @@ def _of_values(
     rows = affordable([each for _, each in compared])
     found = differences(weights.model, rows)[None]
     if not bound.holds(found):
-        cause, why, evidence = suspects.likely(weights, models, rows, bound)
-        raise ParityError(cause, why, evidence)
+        raise ParityError(*suspects.likely(weights, models, rows, bound))
+    if bound != FLOAT32:
+        _check_hashes(weights, models)
     return Parity(len(told), "token ids agree", found.tokens, found.worst, found.mean, bound)
+
+
+def _check_hashes(weights: "Weights", models: Sequence[records.Model]) -> None:
+    """Raise ParityError where they differ: rounded values can't tell versions that are close."""
+    for model in models:
+        if model.weights_hash and kin(model, weights.card) != "version":
+            evidence = suspects.hashes(weights.card, model)
+            raise ParityError(*suspects.version(weights.card, model, evidence))
 
 
 def _of_texts(weights: "Weights", calls: Sequence[records.Call]) -> Parity:

@@ -76,8 +76,15 @@ def likely(
         _mode(rows, views, bound, evidence)
         or _bare(weights, rows, bound, evidence)
         or _type(weights, model, rows, found, evidence, bound=bound)
-        or _version(weights.card, model, evidence)
+        or version(weights.card, model, evidence)
     )
+
+
+def version(card: ModelCard, model: records.Model, evidence: list[str]) -> Found:
+    """By the hashes: another adapter of the same model, or another model."""
+    is_same = model.weights_hash == card.weights_hash and model.adapter_hash != card.adapter_hash
+    cause: Cause = "adapter" if is_same else "weights"
+    return cause, WHY[cause], evidence
 
 
 def _mode(
@@ -86,11 +93,11 @@ def _mode(
     bound: Bound,
     evidence: list[str],
 ) -> Found | None:
-    for view in ALL_VIEWS:
-        if bound.holds(views[view]):
-            said = " and ".join(sorted({row.declared for row in rows}))
-            return "log-probability mode", f"Said to be {said}, they are {NAMED[view]}", evidence
-    return None
+    nearest = min(ALL_VIEWS, key=lambda view: views[view].mean)
+    if not bound.holds(views[nearest]):
+        return None
+    said = " and ".join(sorted({row.declared for row in rows}))
+    return "log-probability mode", f"Said to be {said}, they are {NAMED[nearest]}", evidence
 
 
 def _bare(
@@ -146,12 +153,6 @@ def _rounded(model: Any, rows: Sequence[Spoken]) -> Difference:
     import torch
 
     return differences(model.to(torch.bfloat16), rows)[None]
-
-
-def _version(card: ModelCard, model: records.Model, evidence: list[str]) -> Found:
-    if model.weights_hash == card.weights_hash and model.adapter_hash != card.adapter_hash:
-        return "adapter", WHY["adapter"], evidence
-    return "weights", WHY["weights"], evidence
 
 
 def _short(value: object) -> str:

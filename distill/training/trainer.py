@@ -44,6 +44,7 @@ class Came(msgspec.Struct, frozen=True):
     first_loss: float
     last_loss: float
     seconds: float
+    parity: str = ""
     warnings: list[str] = []
 
 

@@ -125,6 +125,7 @@ class Table:
                 "first_loss": 2.0,
                 "last_loss": 1.0,
                 "seconds": 0.5,
+                "parity": "2 calls: ids are equal",
             },
         }
         (out / "training.json").write_text(json.dumps(told))

@@ -5,15 +5,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distill.cli import cli
 from distill.errors import InputError
 from distill.tasks import Task, read_tasks
 from distill.training.families import FAMILIES, inventions
-from distill.training.families.filler import stretches
+from distill.training.families.filler import WORD_CHARS, Filler, stretches
 from distill.training.families.writing import BOOK, Sizes, generate
 
 SMALL = Sizes(train=12, test=8)
@@ -246,6 +249,25 @@ def test_the_manifest_tells_what_it_is_made_of(made: Path, book: Path) -> None:
     assert told["family"] == made.name
     assert (told["seed"], told["version"]) == (0, FAMILIES[made.name].version)
     assert told["text_sha256"] == hashlib.sha256(book.read_bytes()).hexdigest()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    chars=st.integers(200, 3_000),
+    facts=st.lists(st.text("abc", min_size=1, max_size=30).map("{}.".format), max_size=4),
+)
+def test_a_passage_is_as_long_as_asked_and_holds_each_fact(
+    seed: int, chars: int, facts: list[str]
+) -> None:
+    filler = Filler(
+        [f"{word} " * at + "so it was." for at, word in enumerate(("It", "rained", "on"))]
+    )
+    text = filler.passage(Random(seed), chars, *facts, between="\n")
+    assert chars - WORD_CHARS <= len(text) <= chars
+    rest = text.split("\n")
+    for fact in facts:
+        rest.remove(fact)
+    assert set(" ".join(rest).replace(".", "").split()) <= {"It", "rained", "on", "so", "it", "was"}
 
 
 # -- texts of one's own, and what is refused

@@ -16,6 +16,7 @@ from distill.tasks import Task
 from distill.training.decision import decide
 from distill.training.iterations import TaskSets
 from distill.training.lineage import OF_AN_ADAPTER
+from distill.training.loop_report import report_of
 from distill.training.plan import begin
 from tests.training.loops import (
     ROOT,
@@ -66,6 +67,9 @@ def test_a_better_version_is_kept_and_a_worse_one_dropped(tmp_path: Path) -> Non
         "base": 0.5,
         "trained": 1.0,
     }
+    trainings = report_of(tmp_path, asked, came, "distill train sft").trainings
+    assert list(trainings) == ["version 1", "version 2", "version 3", "oracle"]
+    assert {training.parity for training in trainings.values()} == {"2 calls: ids are equal"}
     beside = json.loads((tmp_path / str(first.adapter) / OF_AN_ADAPTER).read_bytes())
     assert (beside["version"], beside["parent"], beside["kept"]) == (1, 0, True)
     assert len(first.adapter_sha256) == 64
@@ -268,6 +272,7 @@ def test_killed_it_goes_on_to_the_same_lineage(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
     tmp_path: Path, undisturbed: list[Any]
 ) -> None:
@@ -279,6 +284,7 @@ def test_killed_at_each_event_it_goes_on_to_the_same_lineage(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_any_moment_again_and_again_it_ends_with_the_same_lineage(
     tmp_path: Path, undisturbed: list[Any]
 ) -> None:

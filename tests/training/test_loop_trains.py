@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -25,9 +26,10 @@ from tests.distill.scripted import SMALL
 from tests.supervisor.processes import wait_until
 from tests.training.loops import ROOT, Boss, Silent, go_round, lineage, plan
 from tests.training.sampled import TEXTS
-from tests.training.tiny import TinyWorker
+from tests.training.tiny import TinyWorker, tiny_adapter
 
 ASKED = "FINAL(worker(context, chat=False, temperature=0, max_tokens=1))"
+SAMPLED = "FINAL(worker(context, chat=False, temperature=2.0, max_tokens=1))"
 OPTIONS = {
     "--exact": True,
     "--lora-rank": 4,
@@ -135,6 +137,30 @@ def test_rows_of_a_tiny_model_teach_it_what_it_is_then_kept_for(tiny: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["rl", "opd"])
+def test_other_ways_to_train_go_round_too(tiny: Path, tmp_path: Path, method: str) -> None:
+    """On samples of the version in training: the second time on those of the first one."""
+    workers = TinyWorkers(tiny)
+    options: dict[str, Any] = {"--lora-rank": 4, "--max-steps": 2, "--device": "cpu"}
+    if method == "opd":
+        options["--teacher-adapter"] = str(tiny_adapter(tmp_path / "teacher", tiny))
+    sets = word_by_word(workers.worker)
+    asked = [msgspec.structs.replace(each, attempts=16) for each in sets.training[:3]]
+    came = go_round(
+        tmp_path / "out",
+        plan(method=method, iterations=2, collect_with="sampler", margin=1.0, training=options),
+        TrainerProcess(method, str(tiny), options),
+        workers,
+        sets=TaskSets(asked, sets.held_out[:2]),
+        base=tiny,
+        supervisors=lambda name: Boss(name, SAMPLED if name == "sampler" else ASKED),
+    )
+    assert [each.steps for each in came.versions] == [0, 2, 2]
+    assert [each.method for each in came.versions] == [None, method, method]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_while_it_trains_it_leaves_no_training_and_goes_on_from_its_checkpoint(
     tiny: Path, tmp_path: Path
 ) -> None:

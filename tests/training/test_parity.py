@@ -200,6 +200,18 @@ def test_another_version_of_the_adapter(
     assert any("adapter_hash" in each for each in error.evidence)
 
 
+def test_a_version_that_has_hardly_moved_is_told_by_its_hash(
+    tiny: Path, tmp_path: Path, logged: Log, loaded: Callable[..., Any]
+) -> None:
+    """Where values are rounded they can't tell."""
+    adapter = tiny_adapter(tmp_path / "near", tiny, spread=1e-4)
+    calls = logged(TinyWorker(tiny, adapter, dtype="bfloat16"))
+    check(loaded(tiny, adapter), calls)
+    error = refused(loaded(tiny), calls)
+    assert error.cause == "adapter"
+    assert any("adapter_hash" in each for each in error.evidence)
+
+
 @pytest.mark.parametrize(
     ("mode", "said"),
     [("processed_logprobs", "raw_logprobs"), ("raw_logprobs", "processed_logprobs")],

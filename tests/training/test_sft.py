@@ -336,6 +336,14 @@ def test_rows_that_are_not_those_of_the_manifest_are_refused(
         train(tmp_path / "data", quick(tmp_path / "out", tiny))
 
 
+def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
+    words = [data["worker-sft"], "--model", tiny, "--max-steps", 1, "-o", tmp_path / "out"]
+    assert "leave out --select, --dedup" in command(*words, "--select", "best", "--dedup").stderr
+    assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
+    assert command(*words).exit_code == 0
+    assert not (tmp_path / "out" / "data").exists()
+
+
 def test_no_rows_and_no_packages_are_refused(
     tmp_path: Path, logs: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +356,19 @@ def test_no_rows_and_no_packages_are_refused(
     done = command(*words)
     assert "training needs trl" in done.output + done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_threads_of_a_training_do_not_spin(
+    tmp_path: Path, logs: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody wants them to."""
+    words = [logs, "--model", tiny, "--where", "run.turns > 99", "-o", tmp_path / "out"]
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    command(*words)
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    command(*words)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
 
 
 def test_a_batch_is_computed_in_parts_that_fit() -> None:
