@@ -309,10 +309,10 @@ def compare(runs: tuple[str, ...], **options: Any) -> int:
         return compare_runs(runs, **options)
 
 
-@train.command(epilog=exit_codes.TRAIN)
+@train.command(epilog=exit_codes.TASKS)
 @tasks_options
 def tasks(**options: Any) -> int:
-    """Make up tasks whose answers are known. FAMILY is needle, extract, count or hops.
+    """Make up tasks whose answers are known. FAMILY is needle, extract, count, ledger or hops.
 
     Made-up facts in real prose, as files for --tasks: train.jsonl, and test.jsonl of other names,
     other facts and another part of the text.

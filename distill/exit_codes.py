@@ -62,6 +62,9 @@ TRAIN = told(
         130: "Ctrl-C; the same command goes on from there",
     }
 )
+TASKS = told(
+    {0: "written", 2: "the text or an argument can't be used", 3: None, 4: None},
+)
 COMPARE = told(
     {
         0: "every replay came to its end, whatever the scores",

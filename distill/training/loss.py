@@ -19,6 +19,9 @@ CLIP = 0.2
 """How far a token's probability may move from the logged one: Schulman and others, "Proximal Policy
 Optimization Algorithms" (2017, arXiv 1707.06347, section 6.1)."""
 
+FAR = 20.0
+"""Nats: the ratio is 500 million then, or one by that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clipping:
@@ -48,7 +51,7 @@ def clipped(
     """
     import torch
 
-    ratio = torch.exp(logprobs - logged)
+    ratio = torch.exp(log_ratio(logprobs, logged))
     held = torch.clamp(ratio, 1 - clipping.low, 1 + clipping.high)
     return -torch.min(ratio * advantages, held * advantages)
 
@@ -62,9 +65,14 @@ def drift(logprobs: "Tensor", logged: "Tensor") -> "Tensor":
     """
     import torch
 
-    log_ratio = logprobs - logged
-    ratio = torch.exp(log_ratio)
-    return ratio * log_ratio - (ratio - 1)
+    away = log_ratio(logprobs, logged)
+    ratio = torch.exp(away)
+    return ratio * away - (ratio - 1)
+
+
+def log_ratio(logprobs: "Tensor", logged: "Tensor") -> "Tensor":
+    """(B, T): beyond ``FAR`` it stands still, as the gradient of what overflows is no number."""
+    return (logprobs - logged).clamp(-FAR, FAR)
 
 
 def reverse_kl(logits: "Tensor", teacher_logits: "Tensor") -> "Tensor":

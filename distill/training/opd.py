@@ -16,7 +16,7 @@ from distill.training.course import train as train_by
 from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
 from distill.training.method import Made, Method
-from distill.training.sampled_rows import kept
+from distill.training.sampled_rows import Fit, kept
 from distill.training.settings import TrainSettings
 from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
@@ -58,7 +58,7 @@ class Opd(Method):
         from distill.training.teacher import Teacher
 
         fresh = Fresh.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
-        found = kept(data.rows(), fresh, weights, settings)
+        found = kept(data.rows(), Fit(fresh, weights, settings))
         told = found.told()
         teacher = Teacher.load(self.teacher or settings.model, self.teacher_adapter, weights)
         given = arguments(settings, weights, found.longest)

@@ -2,20 +2,20 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import InputError
+from distill.training.answering import Answering, Prompt, prompts
 from distill.training.course import train as train_by
 from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
-from distill.training.loss import Clipping, clipped, drift, sampled_logprobs
+from distill.training.loss import Clipping, clipped, drift, log_ratio, sampled_logprobs
 from distill.training.method import Made, Method
-from distill.training.sampled_rows import broken, kept
+from distill.training.sampled_rows import Fit, broken, kept
 from distill.training.settings import TrainSettings
 from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
@@ -84,35 +84,24 @@ class Rl(Method):
             raise InputError(f"--kl is at least 0, not {self.kl:g}")
         if self.staleness < 0:
             raise InputError(f"--staleness is at least 0, not {self.staleness}")
-        modes: Counter[str] = Counter()
-        differ = False
-        for row in data.rows("logprobs_mode", "advantage"):
-            modes[row["logprobs_mode"]] += 1
-            differ = differ or abs(row["advantage"]) > EQUAL
-        if RAW not in modes:
+        if not any(row["logprobs_mode"] == RAW for row in data.rows("logprobs_mode")):
             raise InputError(f"the rows have {PROCESSED}")
-        if not differ:
-            raise InputError(
-                f"all rewards of a group are equal in {data.folder}, so there is nothing to learn: "
-                "ask each question several times (attempts of a task) at a temperature, score the "
-                "runs, and export all of them (--select all)"
-            )
+        _check_differ(row["advantage"] for row in data.rows("advantage"))
 
     def trainer(self, weights: "Weights", data: DataSet, settings: TrainSettings) -> Made:
         """Its rows are those that the version in training has sampled, or stale ones."""
-        from distill.training.answering import Answering, prompts
         from distill.training.completion_trainer import CompletionTrainer
 
         fresh = Fresh.in_training(weights.card, data.rows(*COLUMNS), self.staleness)
+        fit = Fit(fresh, weights, settings, _why_not)
         held = held_groups(data, settings.seed)
-        trained = (row for row in data.rows() if row["group"] not in held)
-        found = kept(trained, fresh, weights, settings, _why_not)
+        found = kept((row for row in data.rows() if row["group"] not in held), fit)
         told = [*found.told(), *_unlike(data)]
+        _check_differ(row.advantage for row in found.rows)
         given = arguments(settings, weights, found.longest)
         trainer = CompletionTrainer(weights, found.rows, self._loss, given)
-        seen = (row for row in data.rows() if not held or row["group"] in held)
         watch = Watch(
-            Answering(weights, prompts(seen, weights.tokenizer), settings.seed),
+            Answering(weights, _asked(data, fit, held, weights.tokenizer), settings.seed),
             settings.out / SAMPLES,
             settings.checkpoints,
         )
@@ -127,9 +116,18 @@ class Rl(Method):
         away = drift(logprobs, logged)
         if self.kl:
             each = each + self.kl * away
-        ratio = (logprobs.detach() - logged).exp()
+        ratio = log_ratio(logprobs.detach(), logged).exp()
         outside = (ratio < 1 - self.clipping.low) | (ratio > 1 + self.clipping.high)
         return TokenLosses(each, {"drift": away.detach(), "outside": outside.float()})
+
+
+def _check_differ(advantages: Iterable[float]) -> None:
+    if not any(abs(each) > EQUAL for each in advantages):
+        raise InputError(
+            "all rewards of a group are equal, so there is nothing to learn: ask each question "
+            "several times (attempts of a task) at a temperature, score the runs, and take all of "
+            "them (--select all)"
+        )
 
 
 def held_groups(data: DataSet, seed: int) -> set[str]:
@@ -139,6 +137,16 @@ def held_groups(data: DataSet, seed: int) -> set[str]:
         return set()
     drawn = sorted(groups, key=lambda name: sha256(f"{seed} {name}".encode()).digest())
     return set(drawn[: len(groups) // 10])
+
+
+def _asked(data: DataSet, fit: Fit, held: set[str], tokenizer: Any) -> list[Prompt]:
+    """Prompts of what is held back; of all groups where nothing fitting is."""
+
+    def of(groups: set[str]) -> list[Prompt]:
+        rows = (row for row in data.rows() if not groups or row["group"] in groups)
+        return prompts((row for row in rows if fit.why_not(row) is None), tokenizer)
+
+    return of(held) or of(set())
 
 
 def _why_not(row: Mapping[str, Any]) -> str | None:

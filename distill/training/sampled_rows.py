@@ -41,27 +41,38 @@ class Kept:
         return told
 
 
-def kept(
-    rows: Iterable[Row],
-    fresh: Fresh,
-    weights: "Weights",
-    settings: "TrainSettings",
-    more: Callable[[Row], str | None] = lambda _: None,
-) -> Kept:
-    """The rows that can be trained on; ``more`` says what else is wrong with one."""
-    window = weights.card.window_tokens
-    limit = min(settings.max_tokens or window, window)
-    vocabulary = int(weights.model.get_input_embeddings().num_embeddings)
+class Fit:
+    """Which rows can be trained on; ``more`` says what else is wrong with one."""
+
+    def __init__(
+        self,
+        fresh: Fresh,
+        weights: "Weights",
+        settings: "TrainSettings",
+        more: Callable[[Row], str | None] = lambda _: None,
+    ) -> None:
+        window = weights.card.window_tokens
+        self._limit = min(settings.max_tokens or window, window)
+        self._vocabulary = int(weights.model.get_input_embeddings().num_embeddings)
+        self._fresh, self._more = fresh, more
+
+    def why_not(self, row: Row) -> str | None:
+        """Why a row can't be trained on."""
+        ids = row.get("input_ids") or row["prompt_ids"] + row["completion_ids"]
+        if RowVersion.of(row) not in self._fresh.versions:
+            return STALE
+        if len(ids) > self._limit:
+            return f"longer than {self._limit:,} tokens"
+        if not 0 <= min(ids) <= max(ids) < self._vocabulary:
+            return FOREIGN
+        return self._more(row)
+
+
+def kept(rows: Iterable[Row], fit: Fit) -> Kept:
+    """The rows that can be trained on."""
     found = Kept()
     for row in rows:
-        ids = row.get("input_ids") or row["prompt_ids"] + row["completion_ids"]
-        if RowVersion.of(row) not in fresh.versions:
-            found.dropped[STALE] += 1
-        elif len(ids) > limit:
-            found.dropped[f"longer than {limit:,} tokens"] += 1
-        elif not 0 <= min(ids) <= max(ids) < vocabulary:
-            found.dropped[FOREIGN] += 1
-        elif (why := more(row)) is not None:
+        if (why := fit.why_not(row)) is not None:
             found.dropped[why] += 1
         else:
             found.rows.append(_completion(row))

@@ -411,7 +411,13 @@ def test_every_command_tells_its_exit_codes_and_errors_where_they_came_from(
 ) -> None:
     told = CliRunner().invoke(cli, [*name.split(), "--help"]).output
     assert ("0    answered" in told) == (name in ("up", "run"))
-    words = {"export": ["--format", "no"], "worker": ["--key", "/no"], "up": ["-q", "?"]}
+    words = {
+        "export": ["--format", "no"],
+        "worker": ["--key", "/no"],
+        "up": ["-q", "?"],
+        "train compare": [str(tmp_path), "--version", "base"],
+        "train tasks": ["extract", "--text", "/no"],
+    }
     named = words.get(name, [])
     named += [str(tmp_path)] if name in ("doctor", "export", "score", "view") else []
     named += ["-o", str(tmp_path)] if name.startswith("train ") else []

@@ -49,6 +49,16 @@ def test_a_ratio_is_clipped_on_the_side_that_its_advantage_pulls_to(
     assert down == -math.copysign(1, advantage)  # a step against it makes the good likelier
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_what_is_far_from_what_was_logged_has_a_gradient_of_numbers(advantage: float) -> None:
+    logprobs = torch.tensor([[-0.1, -200.0]], requires_grad=True)
+    logged = torch.tensor([[-200.0, -0.1]])
+    each = clipped(logprobs, logged, torch.tensor([[advantage]]), Clipping())
+    (each + drift(logprobs, logged)).sum().backward()
+    assert torch.isfinite(each).all()
+    assert torch.isfinite(logprobs.grad).all()
+
+
 def test_the_sides_of_a_clip_are_set_apart() -> None:
     good = clipped(logs(0.4, 1.0, 1.3, 2.0), LOGGED, torch.tensor([[1.0]]), Clipping(0.5, 0.28))
     assert good[0].tolist() == pytest.approx([-0.4, -1.0, -1.28, -1.28])
