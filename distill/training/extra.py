@@ -4,7 +4,7 @@ import importlib.util
 
 from distill.errors import InputError
 
-NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tensorboard")
 
 
 def check_extra() -> None:

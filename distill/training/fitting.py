@@ -5,7 +5,6 @@ that was killed goes on from the newest of these, and has as many steps in the e
 not.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -93,8 +92,7 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     trainer.remove_callback(PrinterCallback)  # stdout is for what comes of it
     listener = _listener(before_s, on_progress)
     trainer.add_callback(listener)
-    if importlib.util.find_spec("tensorboard") is not None:
-        trainer.add_callback(_tensorboard(settings.tensorboard, start))
+    trainer.add_callback(_tensorboard(settings.tensorboard, start))
     _take_steps(trainer, start)
     state = trainer.state
     losses = [each["loss"] for each in state.log_history if "loss" in each]
