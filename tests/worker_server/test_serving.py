@@ -312,7 +312,8 @@ def test_the_bare_model_answers_beside_adapters_as_without_them(
         served.driver.send(LoadAdapter(name, 1, str(folder)))
         assert served.driver.receive(AdapterLoaded).refused is None
         assert ask_one(served, asked(name, name)).token_ids != bare.token_ids
-    beside = [asked(f"beside-{name}", name) for name in (None, *names, None)]
+    who = (None, *names, None)
+    beside = [asked(f"beside-{number}", name) for number, name in enumerate(who)]
     answers = served.driver.ask(*beside)
     assert [answer.token_ids == bare.token_ids for answer in answers] == [True, False, False, True]
     for name in names:
