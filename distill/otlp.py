@@ -12,13 +12,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from distill.endpoint import address_of
 from distill.errors import InputError
+from distill.spans import Span, SpanIds
 from distill.version import __version__
 
 LOG = logging.getLogger("distill")
@@ -30,36 +31,6 @@ BATCH_SPANS = 256
 EVERY_MS = 200.0
 LAST_SPANS_S = 2.0
 """A process that ends waits so long for a collector that answers."""
-NAMES_OF_THE_SDK = (
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.sdk._shared_internal",
-)
-"""Loggers that tell every failure again and again."""
-
-
-class SpanIds(NamedTuple):
-    """A span's place: 128 and 64 bits; ``parent_id`` 0: it is the first of its trace."""
-
-    trace_id: int
-    span_id: int
-    parent_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Something that has ended. Times are seconds since 1970; ``error``: it failed, maybe why.
-
-    ``is_client``: it was asked of another process. ``link`` is a span of another trace.
-    """
-
-    name: str
-    ids: SpanIds
-    start_s: float
-    end_s: float
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    is_client: bool = False
-    link: SpanIds | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
-from distill.otlp import LOG, NAMES_OF_THE_SDK, SpanIds
+from distill.spans import SpanIds
 
+LOG = logging.getLogger("distill")
+NAMES_OF_THE_SDK = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+)
+"""Loggers that tell every failure again and again."""
 _SENDING = threading.local()
 """``by``: the exporter that this thread sends for; another's warnings are none of ours."""
 
@@ -92,7 +98,7 @@ class ToldExporter(SpanExporter):
     def _tell(self, what: str, message: str, *args: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            LOG.warning(f"distill: {message}", *args)
+            LOG.warning("distill: %s", message % args)
 
 
 def _why(record: logging.LogRecord) -> str:

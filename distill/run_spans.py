@@ -24,7 +24,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from distill.otlp import Collector, Span, SpanIds
+from distill.otlp import Collector
 from distill.run_attributes import (
     Sums,
     batch_attributes,
@@ -37,6 +37,7 @@ from distill.run_attributes import (
     sendable,
     short,
 )
+from distill.spans import Span, SpanIds
 from distill.supervisor.journal import Journal
 from distill.traces import Run, records
 

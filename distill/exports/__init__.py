@@ -3,6 +3,7 @@
 ``exporting`` puts the parts together; a format is a module of ``formats/`` (its contract: ``row``).
 """
 
-from distill.exports.exporting import Export, export
+from distill.exports.exporting import export
+from distill.exports.made import Export
 
 __all__ = ["Export", "export"]

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from distill.exports.exporting import Export, export
+from distill.exports.exporting import export
+from distill.exports.made import Export
 from distill.supervisor.text import visible
 
 

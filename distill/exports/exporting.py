@@ -12,7 +12,6 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from distill.exports import card, manifest
 from distill.exports.choice import Choice
 from distill.exports.duplicates import Seen
 from distill.exports.grading import check_scorer, decide, graded_runs, scorers_of
+from distill.exports.made import Export
 from distill.exports.material import Material
 from distill.exports.reading import Source, hashed, read_runs, sources
 from distill.exports.row import Dropped, Format, OriginRow, Row
@@ -33,26 +33,6 @@ from distill.supervisor.text import printable
 from distill.traces.results import places_beside
 
 RECIPE = re.compile(r"recipe:[\w-]{1,64}")
-
-
-@dataclass(slots=True)
-class Export:
-    """What came of it: counts, and what was dropped, by reason. ``out`` is None of a dry run.
-
-    ``rows`` are those of each split, ``runs`` those that were chosen, of ``runs_read``;
-    ``skipped_lines`` of the logs could not be read. ``warnings`` say what whoever trains on the
-    files should know.
-    """
-
-    format: str
-    out: Path | None = None
-    rows: dict[str, int] = field(default_factory=dict)
-    runs: int = 0
-    runs_read: int = 0
-    dropped_runs: Counter[str] = field(default_factory=Counter)
-    dropped_rows: Counter[str] = field(default_factory=Counter)
-    skipped_lines: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 def export(

@@ -4,20 +4,18 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from distill.exports.choice import Choice
+from distill.exports.made import Export
 from distill.exports.reading import SKIPPED_TOLD, InputFile, Source
 from distill.exports.writing import file_name, sha256
 from distill.supervisor.journal import now
 from distill.supervisor.text import printable_json
 from distill.traces import records
 from distill.version import __version__
-
-if TYPE_CHECKING:
-    from distill.exports.exporting import Export
 
 FILE = "manifest.json"
 MANIFEST_VERSION = 1
@@ -27,7 +25,7 @@ def made(
     choice: Choice,
     read: Sequence[Source],
     results: Sequence[InputFile],
-    export: "Export",
+    export: Export,
     folder: Path,
 ) -> dict[str, Any]:
     """The manifest of the data set in ``folder``; ``results`` are files with scores of its runs."""

@@ -20,19 +20,13 @@ a bounded number of calls at a time.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import msgspec
 
-if TYPE_CHECKING:
-    from distill.exports.graded import GradedRun
-    from distill.exports.material import Material
-
-Level = Literal["run", "turn", "cell", "call"]
-LEVELS: tuple[Level, ...] = get_args(Level)
-OF_RUNS: tuple[Level, ...] = ("run",)
-OF_TURNS: tuple[Level, ...] = ("run", "turn")
-OF_CALLS = LEVELS
+from distill.exports.graded import GradedRun
+from distill.exports.levels import Level
+from distill.exports.material import Material
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -75,7 +69,7 @@ class Made:
     """
 
     row: Row
-    of: "GradedRun"
+    of: GradedRun
     texts: tuple[str, ...]
 
 
@@ -109,11 +103,11 @@ class Format(ABC):
     """Whoever reads it takes no file with fewer."""
 
     @abstractmethod
-    def rows(self, material: "Material") -> Iterator[Made | Dropped]:
+    def rows(self, material: Material) -> Iterator[Made | Dropped]:
         """All rows, and what became none."""
 
 
-def origin(graded: "GradedRun") -> dict[str, Any]:
+def origin(graded: GradedRun) -> dict[str, Any]:
     """The fields of an OriginRow."""
     return {
         "run": graded.run.id,

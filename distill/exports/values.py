@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.exports.graded import GradedRun
-from distill.exports.row import Level
+from distill.exports.levels import Level
 from distill.traces import Run, records
 from distill.traces.joined import JoinedCall, JoinedCell, JoinedTurn, Joins
 from distill.traces.rows import call_row, cell_row, run_row, turn_row

@@ -15,7 +15,7 @@ from typing import Any
 import re2
 
 from distill.errors import InputError
-from distill.exports.row import LEVELS, Level
+from distill.exports.levels import LEVELS, Level
 from distill.exports.values import NAMES, Env
 
 LIMIT_CHARS = 4_000

@@ -18,9 +18,10 @@ from distill.errors import InputError
 from distill.exports.formats import FORMATS
 from distill.exports.formats.worker_sft import WorkerSft
 from distill.exports.grading import graded_runs
+from distill.exports.levels import OF_RUNS
 from distill.exports.material import Material
 from distill.exports.reading import read_runs, sources
-from distill.exports.row import OF_RUNS, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import Dropped, Format, Made, OriginRow, origin
 from distill.traces import read, records
 from tests.distill.exported import TEXTS, evaluated
 from tests.distill.scripted import SMALL, Supervisor, Worker, cell, run_bounded

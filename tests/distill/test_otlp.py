@@ -16,7 +16,7 @@ import pytest
 
 from distill import OpenAIHandler, RunResult, resume, run
 from distill.errors import InputError, ModelError
-from distill.otlp import QUEUE_SPANS, Sender, Span, SpanIds, collector
+from distill.otlp import QUEUE_SPANS, Sender, collector
 from distill.run_attributes import CONTENT_CHARS
 from distill.run_spans import (
     CALLS_A_BATCH,
@@ -26,6 +26,7 @@ from distill.run_spans import (
     span_id_of,
     trace_id_of,
 )
+from distill.spans import Span, SpanIds
 from distill.supervisor.journal import Journal
 from distill.supervisor.run_log import RunLog
 from distill.traces import Run, read, records

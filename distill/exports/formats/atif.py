@@ -14,8 +14,9 @@ import msgspec
 from distill.exports import atif
 from distill.exports.conversations import incomplete
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_RUNS
 from distill.exports.material import Material
-from distill.exports.row import OF_RUNS, Dropped, Format, Made
+from distill.exports.row import Dropped, Format, Made
 from distill.traces import Run, records
 
 NO_CONVERSATION = "it had not begun its conversation"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from distill.exports.compression import Lengths, reward
 from distill.exports.exact_tokens import OneTokenizer, why_not
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_CALLS
 from distill.exports.material import Material
-from distill.exports.row import OF_CALLS, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import Dropped, Format, Made, OriginRow, origin
 from distill.exports.selection import UNSCORED
 from distill.traces import records
 from distill.traces.rows import sampling_of

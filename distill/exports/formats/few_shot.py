@@ -17,9 +17,10 @@ from hashlib import blake2b
 from distill.exports.duplicates import plain
 from distill.exports.formats.worker_sft import unfit
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_CALLS
 from distill.exports.material import Material
 from distill.exports.overlap import Texts
-from distill.exports.row import OF_CALLS, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
 
 DEFAULT_ROWS = 32

@@ -13,8 +13,9 @@ from distill.exports.asked import Messages, without_shots
 from distill.exports.conversations import Said, conversations
 from distill.exports.formats.worker_sft import unfit
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_CALLS, OF_TURNS
 from distill.exports.material import Material
-from distill.exports.row import OF_CALLS, OF_TURNS, Dropped, Format, Made, Row
+from distill.exports.row import Dropped, Format, Made, Row
 
 ROLES = ("system", "user", "assistant")
 FEWEST_ROWS = 10

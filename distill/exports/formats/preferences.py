@@ -5,18 +5,10 @@ from collections.abc import Callable, Iterator
 from distill.exports.asked import messages_of, text_of
 from distill.exports.conversations import REPLAY, incomplete
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_CALLS, OF_TURNS
 from distill.exports.material import Material
 from distill.exports.pairs import Answer, Pair, Prompt, is_whole, pairs
-from distill.exports.row import (
-    OF_CALLS,
-    OF_TURNS,
-    ChatMessage,
-    Dropped,
-    Format,
-    Made,
-    OriginRow,
-    origin,
-)
+from distill.exports.row import ChatMessage, Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from distill.exports.asked import messages_of, text_of
 from distill.exports.graded import GradedRun
+from distill.exports.levels import OF_CALLS
 from distill.exports.material import Material
 from distill.exports.pairs import Answer, Prompt, is_whole, key_of
-from distill.exports.row import OF_CALLS, ChatMessage, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import ChatMessage, Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
 from distill.traces.rows import sampling_of
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import msgspec
 
 from distill.exports.conversations import conversations
+from distill.exports.levels import OF_TURNS
 from distill.exports.material import Material
-from distill.exports.row import OF_TURNS, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import Dropped, Format, Made, OriginRow, origin
 
 
 class WeightedMessage(msgspec.Struct, frozen=True):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from distill.exports.conversations import conversations
+from distill.exports.levels import OF_TURNS
 from distill.exports.material import Material
-from distill.exports.row import OF_TURNS, ChatMessage, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import ChatMessage, Dropped, Format, Made, OriginRow, origin
 
 
 class SupervisorTurnsRow(OriginRow, frozen=True, kw_only=True):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from distill.exports.exact_tokens import OneTokenizer, why_not
+from distill.exports.levels import OF_CALLS
 from distill.exports.material import Material
-from distill.exports.row import OF_CALLS, Dropped, Format, Made, OriginRow, origin
+from distill.exports.row import Dropped, Format, Made, OriginRow, origin
 
 UNTRAINED = -100
 """The label of a token that no loss is taken of, as in PyTorch's cross entropy."""

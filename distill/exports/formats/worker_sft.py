@@ -3,16 +3,9 @@
 from collections.abc import Iterator
 
 from distill.exports.asked import messages_of, text_of
+from distill.exports.levels import OF_CALLS
 from distill.exports.material import Material
-from distill.exports.row import (
-    OF_CALLS,
-    ChatMessage,
-    Dropped,
-    Format,
-    Made,
-    OriginRow,
-    origin,
-)
+from distill.exports.row import ChatMessage, Dropped, Format, Made, OriginRow, origin
 from distill.traces import records
 
 
