@@ -5,7 +5,7 @@ import fcntl
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     plan = _plan(method, given, options)
     rows.of(plan).check()
     sets = _read(given)
+    if method == "rl":
+        _check_attempts(given.tasks, sets.training)
     sets.apart()
     supervisors = _Supervisors(plan)
     engine = _engine(given, plan, rank)
@@ -150,6 +152,17 @@ def _labelled(file: Path) -> list[Task]:
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
     return tasks
+
+
+def _check_attempts(file: Path, tasks: Sequence[Task]) -> None:
+    """Raise InputError for a task whose answer would have no other to be better than."""
+    for task in tasks:
+        if task.attempts < 2:
+            raise InputError(
+                f"{file}, task {task.id!r}: rl learns from answers to the same question that earn "
+                'more or less than each other: give each task "attempts", 8 for example, and '
+                "have them asked at a temperature (--collect-with)"
+            )
 
 
 class _Supervisors:

@@ -33,8 +33,8 @@ def files(tmp_path: Path) -> tuple[str, ...]:
     return ("--tasks", train, "--held-out", test, "--worker", str(MODEL), "-o", str(tmp_path / "o"))
 
 
-def refused(folder: Path, *words: str) -> str:
-    done: Done = command_here(folder, "train", "sft", *words)
+def refused(folder: Path, *words: str, method: str = "sft") -> str:
+    done: Done = command_here(folder, "train", method, *words)
     assert done.code == 2, done.err
     assert not (folder / "o").exists()
     return done.err
@@ -78,6 +78,17 @@ def test_tasks_that_leak_have_no_label_or_are_not_there(
     test.unlink()
     assert "can't be read" in refused(tmp_path, *files)
     assert "--held-out FILE" in refused(tmp_path, "--tasks", str(train), "-o", str(tmp_path / "o"))
+
+
+def test_rl_needs_tasks_that_are_asked_more_than_once(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    several = {"id": "a", "context": "one", "attempts": 2}
+    tasks_file(tmp_path / "train.jsonl", several, {"id": "c", "context": "three"})
+    told = refused(tmp_path, *files, method="rl")
+    assert "task 'c': rl learns from answers to the same question" in told
+    tasks_file(tmp_path / "train.jsonl", several)
+    assert "no recipe" in refused(tmp_path, *files, "--supervisor", "recipe:x", method="rl")
 
 
 @pytest.mark.parametrize("method", ["sft", "rl", "opd"])
