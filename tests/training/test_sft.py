@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from distill import export
 from distill.cli import cli
 from distill.errors import InputError
+from distill.training.alone import alone
 from distill.training.data import DataSet
 from distill.training.fitting import newest, rows_at_once
 from distill.training.settings import TrainSettings
@@ -32,7 +33,7 @@ pytest.importorskip("trl", reason="needs the extra train")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of each other
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json"}
+OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json", ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +343,18 @@ def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], t
     assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
     assert command(*words).exit_code == 0
     assert not (tmp_path / "out" / "data").exists()
+
+
+def test_one_training_at_a_time_is_at_work_in_a_folder(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    out = tmp_path / "out"
+    with (
+        alone(out, "training"),
+        pytest.raises(InputError, match=f"another training is at work in {out}: wait"),
+    ):
+        train(data["worker-sft"], quick(out, tiny))
+    assert [each.name for each in out.iterdir()] == [".lock"]
 
 
 def test_no_rows_and_no_packages_are_refused(
