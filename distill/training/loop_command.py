@@ -24,7 +24,7 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import DEFAULT_SUPERVISOR, asks_endpoint, is_replay, supervisor_from
 from distill.task_options import SCORER
 from distill.tasks import Task, read_tasks
-from distill.training import loop_page
+from distill.training import loop_page, rows
 from distill.training import plan as plans
 from distill.training.alone import alone
 from distill.training.examiner import Examiner
@@ -60,6 +60,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     check_extra()
     rank = options.get("lora_rank") or LORA_RANK
     plan = _plan(method, given, options)
+    rows.of(plan).check()
     sets = _read(given)
     sets.apart()
     supervisors = _Supervisors(plan)
