@@ -1,5 +1,6 @@
 """`distill train sft`: real steps of a tiny model, stopped and gone on with; what is refused."""
 
+import errno
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from distill.training.settings import TrainSettings
 from distill.training.sft import Sft, train
 from distill.training.tokens import UNTRAINED, tokenised
 from distill.training.trained import TrainProgress
-from distill.training.weights import load
+from distill.training.weights import Weights, load
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, resolve
@@ -299,6 +300,35 @@ def test_another_command_into_the_same_folder_is_refused(
         assert done.exit_code != 0
         assert why in str(done.exception) + done.output
     assert command(*words, "--max-steps", 1).exit_code == 0
+
+
+@pytest.mark.parametrize("steps", [{"max_steps": 4}, {"max_steps": None, "epochs": 1.5}])
+def test_stopped_after_its_last_checkpoint_it_takes_no_step_more(
+    tmp_path: Path,
+    data: Mapping[str, Path],
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: dict[str, Any],
+) -> None:
+    """Steps that end inside an epoch."""
+    rows = data["worker-sft"]
+
+    def full(_weights: Weights, _folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def few(name: str) -> TrainSettings:
+        return quick(tmp_path / name, tiny, lora_rank=4, **steps)
+
+    straight = train(rows, few("straight"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Weights, "save", full)
+        train(rows, few("out"))
+    again = train(rows, few("out"))
+    assert again.fitted.steps == straight.fitted.steps
+    assert again.fitted.tokens == straight.fitted.tokens
+    assert again.fitted.last_loss == straight.fitted.last_loss
+    weights = [each.weights / "adapter_model.safetensors" for each in (straight, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_what_cannot_be_trained_on_is_refused(
