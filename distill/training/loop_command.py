@@ -41,6 +41,7 @@ from distill.worker_settings import DEFAULT_MODEL
 
 NO_SUCH = {
     "worker_url": None,
+    "chat_template": None,  # a training has that of the model's folder, and no other
     "adapters": (),
     "listen": None,
     "only_joined": False,
@@ -122,7 +123,6 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         tasks_per_iteration=given.tasks_per_iteration,
         worker=given.engine["worker"] or DEFAULT_MODEL,
         window_tokens=given.engine["window_tokens"],
-        chat_template=given.engine["chat_template"],
         base_url=given.base_url,
         selection=selection,
         training=training,

@@ -16,7 +16,6 @@ OF_THE_ENGINE = (
     "cores",
     "window_tokens",
     "max_lora_rank",
-    "chat_template",
     "limits",
     "sandbox_packages",
     "sandbox",

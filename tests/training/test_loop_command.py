@@ -55,6 +55,7 @@ def refused(folder: Path, *words: str) -> str:
         (("--exact", "--without-shots"), "not for token-sft"),
         (("--cores", "0,0"), "--cores 0,0"),
         (("--whole-runs", "/nowhere.jsonl"), "/nowhere.jsonl can't be read"),
+        (("--chat-template", "mine.jinja"), "No such option"),
         (("runs.logs",), "for --tasks FILE, and not for RUN"),
     ],
 )
