@@ -1,8 +1,6 @@
 """``distill train METHOD --tasks``, once its arguments are read: checked, run, told."""
 
 import contextlib
-import fcntl
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,7 @@ from distill.task_options import SCORER
 from distill.tasks import Task, read_tasks
 from distill.training import loop_page, rows
 from distill.training import plan as plans
+from distill.training.alone import alone
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
 from distill.training.iterations import Came, Loop, TaskSets
@@ -38,7 +37,6 @@ from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
 from distill.training.weights import resolved
 from distill.training.workers import EngineOfItsOwn
-from distill.user_folders import make_private
 from distill.worker_settings import DEFAULT_MODEL
 
 NO_SUCH = {
@@ -72,7 +70,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     engine = _engine(given, plan, rank)
     out: Path = options["out"].expanduser().absolute()
     base = resolved(given.engine["worker"])
-    with _alone(out):
+    with alone(out, "loop"):
         plans.begin(out, plan)
         with Display() as display, EngineOfItsOwn(engine, display, display.line) as workers:
             asking = Examiner(
@@ -204,19 +202,3 @@ def _said_how_to_go_on(out: Path, display: Display) -> Iterator[None]:
     except BaseException:
         display.line(f"What is finished is in {out}; the same command goes on from there")
         raise
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold ``out`` against another loop. Raises InputError: there is one, or it can't be made."""
-    try:
-        make_private(out)
-        lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise InputError(f"{out} can't be made: {error.strerror or error}") from error
-    with os.fdopen(lock):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another loop is at work in {out}: wait for its end") from error
-        yield
