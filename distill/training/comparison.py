@@ -205,7 +205,8 @@ async def compare_on_loop(
     ``runs`` are log folders, or FOLDER#RUN; the supervisor says what it had said, so it costs
     nothing. ``versions`` are by name, the first is what the others are held against: ModelHandlers,
     or with ``engine`` what that has: None (its bare model), the folder of an adapter, which is
-    loaded under the version's name, or the name of one that it has loaded. The replays of each are
+    loaded under a name of its own (the version's and its hash), or the name of one that it has
+    loaded. The replays of each are
     the log folder ``out``/NAME, ``concurrency`` of all at a time; what is done there is not done
     again. Their scores by ``scorer`` (see ``distill.scorers``) are appended there; ``labels`` and
     where else labels come from: as of ``score``.

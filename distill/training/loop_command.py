@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import DEFAULT_SUPERVISOR, asks_endpoint, is_replay, supervisor_from
 from distill.task_options import SCORER
 from distill.tasks import Task, read_tasks
-from distill.training import loop_page
+from distill.training import loop_page, rows
 from distill.training import plan as plans
 from distill.training.alone import alone
 from distill.training.examiner import Examiner
@@ -41,6 +41,7 @@ from distill.worker_settings import DEFAULT_MODEL
 
 NO_SUCH = {
     "worker_url": None,
+    "chat_template": None,  # a training has that of the model's folder, and no other
     "adapters": (),
     "listen": None,
     "only_joined": False,
@@ -60,7 +61,10 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     check_extra()
     rank = options.get("lora_rank") or LORA_RANK
     plan = _plan(method, given, options)
+    rows.of(plan).check()
     sets = _read(given)
+    if method == "rl":
+        _check_attempts(given.tasks, sets.training)
     sets.apart()
     supervisors = _Supervisors(plan)
     engine = _engine(given, plan, rank)
@@ -121,7 +125,6 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         tasks_per_iteration=given.tasks_per_iteration,
         worker=given.engine["worker"] or DEFAULT_MODEL,
         window_tokens=given.engine["window_tokens"],
-        chat_template=given.engine["chat_template"],
         base_url=given.base_url,
         selection=selection,
         training=training,
@@ -147,6 +150,17 @@ def _labelled(file: Path) -> list[Task]:
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
     return tasks
+
+
+def _check_attempts(file: Path, tasks: Sequence[Task]) -> None:
+    """Raise InputError for a task whose answer would have no other to be better than."""
+    for task in tasks:
+        if task.attempts < 2:
+            raise InputError(
+                f"{file}, task {task.id!r}: rl learns from answers to the same question that earn "
+                'more or less than each other: give each task "attempts", 8 for example, and '
+                "have them asked at a temperature (--collect-with)"
+            )
 
 
 class _Supervisors:

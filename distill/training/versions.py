@@ -25,6 +25,8 @@ from distill.worker_server.errors import AdapterRefused
 OnProgress = Callable[[Progress], None]
 BASE = "base"
 """The bare model, where a version is named so and nothing else is said."""
+HASH_CHARS = 12
+"""Of the hash of an adapter's files, in the name that it has in an engine."""
 NAME = re.compile(r"[\w@+-][\w.@+-]{0,99}")
 
 
@@ -128,30 +130,33 @@ class Through:
         lost: Callable[[], DistillError | None],
     ) -> None:
         self._put, self._load, self.lost = put, load, lost
+        self._names: dict[str, str] = {}
+        """What the adapters of versions are called in the engine."""
 
     async def take(self, version: Version) -> None:
-        """Load its adapter, where it is a folder."""
+        """Load its adapter, where it is a folder, under a name that nobody else's calls have."""
         if version.handler is not None:
             raise InputError(f"the version {version.name!r} is a handler: an engine has its own")
         if isinstance(version.adapter, Path):
-            await self._load(NamedAdapter(version.name, str(version.adapter.resolve())))
+            name = f"{version.name}-{(version.known_hash or '')[:HASH_CHARS]}"
+            await self._load(NamedAdapter(name, str(version.adapter.resolve())))
+            self._names[version.name] = name
 
     async def replay(self, run: Original, version: Version, folder: Path, tell: OnProgress) -> None:
         """A run of the engine."""
         options = {"replay_answers": "worker", "log_dir": str(folder), "label": run.task}
-        await self._put(run, {**options, "adapter": _adapter(version)}, tell)
+        await self._put(run, {**options, "adapter": self._adapter(version)}, tell)
 
     async def go_on(self, replay: str, version: Version, folder: Path, tell: OnProgress) -> None:
         """The same."""
-        options = {"resume": f"{folder}#{replay}", "adapter": _adapter(version)}
+        options = {"resume": f"{folder}#{replay}", "adapter": self._adapter(version)}
         await self._put(None, options, tell)
 
-
-def _adapter(version: Version) -> str:
-    """What the engine calls what answers for it."""
-    if isinstance(version.adapter, Path):
-        return version.name
-    return version.adapter or BARE
+    def _adapter(self, version: Version) -> str:
+        """What the engine calls what answers for it."""
+        if isinstance(version.adapter, Path):
+            return self._names[version.name]
+        return version.adapter or BARE
 
 
 def through_engine(engine: Engine) -> Through:

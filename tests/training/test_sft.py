@@ -371,6 +371,7 @@ def test_rows_that_are_not_those_of_the_manifest_are_refused(
 def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
     words = [data["worker-sft"], "--model", tiny, "--max-steps", 1, "-o", tmp_path / "out"]
     assert "leave out --select, --dedup" in command(*words, "--select", "best", "--dedup").stderr
+    assert "leave out --correct-from" in command(*words, "--correct-from", 0).stderr
     assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
     assert command(*words).exit_code == 0
     assert not (tmp_path / "out" / "data").exists()
