@@ -5,6 +5,7 @@ that was killed goes on from the newest of these, and has as many steps in the e
 not.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -106,11 +107,16 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     )
 
 
+class _NoStepLeftError(Exception):
+    """The checkpoint that is gone on from is that of the last step."""
+
+
 def _take_steps(trainer: Any, start: Path | None) -> None:
     import torch
 
     try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        with contextlib.suppress(_NoStepLeftError):
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"the device's memory is full: fewer --batch-rows, or a lower --max-tokens ({error})"
@@ -141,6 +147,11 @@ def _listener(before_s: float, on_progress: OnProgress | None) -> Any:
         def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
             self._began_s = time.monotonic()
             self._first_step, self._first_tokens = state.global_step, state.num_input_tokens_seen
+
+        def on_epoch_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            # The weights are loaded. Trainer would take a step before it looks at how many.
+            if state.global_step >= state.max_steps:
+                raise _NoStepLeftError
 
         def on_log(self, _args: Any, state: Any, *_: Any, logs: Any = None, **__: Any) -> None:
             here_s = time.monotonic() - self._began_s

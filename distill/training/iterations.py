@@ -18,7 +18,6 @@ the same command after any end ends with the same lineage.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -143,7 +142,7 @@ class Loop:
         version = found(folder / DECISION, Version)
         is_decided = version is not None
         if version is None:
-            data = self._data(what, number, folder, rows.of(*self._rows()))
+            data = self._data(what, number, folder, rows.of(self._plan))
             version = self._trained(what, number, data, folder / "train", parent)
         figures = self._came.held_out[number] = self._examined(what, folder, version)
         if is_decided:
@@ -164,10 +163,6 @@ class Loop:
             accuracy=figures.accuracy,
             decision=decision,
         )
-
-    def _rows(self) -> tuple[str, str, dict[str, Any]]:
-        exact = " --exact" if self._plan.training.get("--exact") else ""
-        return self._plan.method + exact, self._plan.scorer, self._plan.selection
 
     def _name(self, number: int) -> str:
         return f"iteration {number}/{self._plan.iterations}"
@@ -240,7 +235,7 @@ class Loop:
         """
         folder, number = self._out / "oracle", ORACLE
         if (version := found(folder / DECISION, Version)) is None:
-            asked = rows.of(*self._rows())
+            asked = rows.of(self._plan)
             every = rows.Asked(asked.formats, asked.choice | {"select": "all"})
             logged = self._data("oracle", 1, folder / "logged", every)
             data = folder / "data"

@@ -1,5 +1,6 @@
 """`distill train sft`: real steps of a tiny model, stopped and gone on with; what is refused."""
 
+import errno
 import json
 import os
 import signal
@@ -15,13 +16,14 @@ from click.testing import CliRunner, Result
 from distill import export
 from distill.cli import cli
 from distill.errors import InputError
+from distill.training.alone import alone
 from distill.training.data import DataSet
 from distill.training.fitting import newest, rows_at_once
 from distill.training.settings import TrainSettings
 from distill.training.sft import Sft, train
 from distill.training.tokens import UNTRAINED, tokenised
 from distill.training.trained import TrainProgress
-from distill.training.weights import load
+from distill.training.weights import Weights, load
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, resolve
@@ -32,7 +34,7 @@ pytest.importorskip("trl", reason="needs the extra train")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of each other
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json"}
+OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json", ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +302,35 @@ def test_another_command_into_the_same_folder_is_refused(
     assert command(*words, "--max-steps", 1).exit_code == 0
 
 
+@pytest.mark.parametrize("steps", [{"max_steps": 4}, {"max_steps": None, "epochs": 1.5}])
+def test_stopped_after_its_last_checkpoint_it_takes_no_step_more(
+    tmp_path: Path,
+    data: Mapping[str, Path],
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: dict[str, Any],
+) -> None:
+    """Steps that end inside an epoch."""
+    rows = data["worker-sft"]
+
+    def full(_weights: Weights, _folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def few(name: str) -> TrainSettings:
+        return quick(tmp_path / name, tiny, lora_rank=4, **steps)
+
+    straight = train(rows, few("straight"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Weights, "save", full)
+        train(rows, few("out"))
+    again = train(rows, few("out"))
+    assert again.fitted.steps == straight.fitted.steps
+    assert again.fitted.tokens == straight.fitted.tokens
+    assert again.fitted.last_loss == straight.fitted.last_loss
+    weights = [each.weights / "adapter_model.safetensors" for each in (straight, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_what_cannot_be_trained_on_is_refused(
     tmp_path: Path, data: Mapping[str, Path], tiny: Path, tokenizer: Any
 ) -> None:
@@ -339,9 +370,22 @@ def test_rows_that_are_not_those_of_the_manifest_are_refused(
 def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
     words = [data["worker-sft"], "--model", tiny, "--max-steps", 1, "-o", tmp_path / "out"]
     assert "leave out --select, --dedup" in command(*words, "--select", "best", "--dedup").stderr
+    assert "leave out --correct-from" in command(*words, "--correct-from", 0).stderr
     assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
     assert command(*words).exit_code == 0
     assert not (tmp_path / "out" / "data").exists()
+
+
+def test_one_training_at_a_time_is_at_work_in_a_folder(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    out = tmp_path / "out"
+    with (
+        alone(out, "training"),
+        pytest.raises(InputError, match=f"another training is at work in {out}: wait"),
+    ):
+        train(data["worker-sft"], quick(out, tiny))
+    assert [each.name for each in out.iterdir()] == [".lock"]
 
 
 def test_no_rows_and_no_packages_are_refused(
