@@ -93,6 +93,7 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     trainer.remove_callback(PrinterCallback)  # stdout is for what comes of it
     listener = _listener(before_s, on_progress)
     trainer.add_callback(listener)
+    trainer.add_callback(_bound())
     trainer.add_callback(_tensorboard(settings.tensorboard, start))
     _take_steps(trainer, start)
     state = trainer.state
@@ -123,6 +124,21 @@ def _take_steps(trainer: Any, start: Path | None) -> None:
         ) from error
 
 
+def _bound() -> Any:
+    """A callback that ends a training which goes on from its last step, once weights are loaded.
+
+    Trainer would take a step before it looks at how many there are to be.
+    """
+    from transformers import TrainerCallback
+
+    class Bound(TrainerCallback):  # type: ignore[misc]  # transformers is not followed
+        def on_epoch_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step >= state.max_steps:
+                raise _NoStepLeftError
+
+    return Bound()
+
+
 def newest(checkpoints: Path) -> Path | None:
     """The checkpoint to go on from."""
     whole = [path.parent for path in checkpoints.glob(f"checkpoint-*/{WHOLE}")]
@@ -147,11 +163,6 @@ def _listener(before_s: float, on_progress: OnProgress | None) -> Any:
         def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
             self._began_s = time.monotonic()
             self._first_step, self._first_tokens = state.global_step, state.num_input_tokens_seen
-
-        def on_epoch_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
-            # The weights are loaded. Trainer would take a step before it looks at how many.
-            if state.global_step >= state.max_steps:
-                raise _NoStepLeftError
 
         def on_log(self, _args: Any, state: Any, *_: Any, logs: Any = None, **__: Any) -> None:
             here_s = time.monotonic() - self._began_s
