@@ -11,6 +11,7 @@ import msgspec
 from distill.errors import InputError
 from distill.labels import Labels
 from distill.run_costs import cost_of
+from distill.supervisor.recorded import CUT_OFF
 from distill.supervisors import REPLAY
 from distill.traces import records
 from distill.traces.answering import Weights, names_of, weights_of_runs
@@ -33,7 +34,8 @@ class RecordedRun:
     """A run that has ended. ``scores`` has the last record of each scorer.
 
     ``told`` is what an evaluation's results say of it, None where none do; ``first_code_ran`` is
-    whether the code of the first reply ran to its end, None where there was no reply.
+    whether the code of the first reply ran to its end, in the run or when it was gone on with; None
+    where there was no reply.
     """
 
     folder: Path
@@ -109,7 +111,7 @@ def recorded_in(folder: Path, only: frozenset[str] = frozenset()) -> Recorded:
             scores[record.run][record.scorer] = record
         elif isinstance(record, records.Turn) and record.turn == FIRST:
             ran[record.run] = record.cells > 0
-        elif isinstance(record, records.Cell) and record.turn == FIRST:
+        elif isinstance(record, records.Cell) and record.turn == FIRST and record.lost != CUT_OFF:
             ran[record.run] = ran.get(record.run, True) and record.status in ("ok", "final")
     if missing := sorted(only - set(starts)):
         raise InputError(f"{folder} has no run {missing[0]}, or it is a sub-run of another")

@@ -26,12 +26,14 @@ SCRATCH_LIMIT_CHARS = 70
 """A socket's path ends at 107 bytes, and vLLM adds 37."""
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """SIGKILL this process when its parent ends. Call it before any thread is started.
 
+    ``parent`` is the pid of who started it: without it nobody notices that it ended before this
+    call. A worker server needs none: its launcher has tied it to itself before it is executed.
     Raises OSError where the kernel refuses, or where the parent is already gone.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")

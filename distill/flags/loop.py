@@ -6,7 +6,7 @@ import click
 
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.together import together
-from distill.flags.workers import chat_template, devices, max_lora_rank, model, window_tokens
+from distill.flags.workers import devices, max_lora_rank, model, window_tokens
 from distill.task_options import CONCURRENCY, CONCURRENCY_LIMIT
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -101,7 +101,6 @@ engine = together(
     devices,
     window_tokens,
     max_lora_rank,
-    chat_template,
     limit,
     sandbox_package,
     tier,

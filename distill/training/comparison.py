@@ -93,8 +93,12 @@ class Comparison:
         scorer: str | Callable[[Sample], Any] | Scorer = SCORER,
         labels: LabelsSource | None = None,
         on_progress: Callable[[ComparisonProgress], None] | None = None,
+        base: Callable[[], str] = str,
     ) -> "Comparison":
-        """Read what is to be compared. Raises InputError for what can't be, before any is asked."""
+        """Read what is to be compared. Raises InputError for what can't be, before any is asked.
+
+        ``base`` is the hash of the engine's model, empty where that is not known.
+        """
         names = [version.name for version in versions]
         if not names or len(set(names)) < len(names):
             raise InputError("name the versions that are to be compared, each once (--version)")
@@ -107,7 +111,7 @@ class Comparison:
                 'FILE, a line each like {"id": "the label of the run", "label": "the answer"}'
             )
         folder = Path(out).expanduser().absolute()
-        replays = Replays(found, versions, folder, on_progress)
+        replays = Replays(found, versions, folder, on_progress, base)
         replays.check()
         try:
             make_private(folder)
@@ -116,8 +120,12 @@ class Comparison:
         return Comparison(replays, chosen)
 
     async def conclude(self) -> Compared:
-        """Score what was done, and hold it side by side. Raises ModelError: nothing was."""
+        """Score what was done, and hold it side by side.
+
+        Raises ModelError: nothing was; InputError: an engine has answered that has another model.
+        """
         replays, found = self.replays, self.replays.originals
+        await asyncio.to_thread(replays.check)
         if not any(replays.done(version) for version in replays.versions):
             why = next(iter(replays.errors.values()), "none was begun")
             raise ModelError(f"no replay has come to its end: {why}")
@@ -205,7 +213,8 @@ async def compare_on_loop(
     ``runs`` are log folders, or FOLDER#RUN; the supervisor says what it had said, so it costs
     nothing. ``versions`` are by name, the first is what the others are held against: ModelHandlers,
     or with ``engine`` what that has: None (its bare model), the folder of an adapter, which is
-    loaded under the version's name, or the name of one that it has loaded. The replays of each are
+    loaded under a name of its own (the version's and its hash), or the name of one that it has
+    loaded. The replays of each are
     the log folder ``out``/NAME, ``concurrency`` of all at a time; what is done there is not done
     again. Their scores by ``scorer`` (see ``distill.scorers``) are appended there; ``labels`` and
     where else labels come from: as of ``score``.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distill.errors import InputError
 from distill.training import record
+from distill.training.alone import alone
 from distill.training.data import DataSet
 from distill.training.extra import check_extra
 from distill.training.fitting import OnProgress, fit
@@ -27,7 +28,8 @@ def train(
     """Train on a data set of `distill export`, in a process that does nothing else.
 
     A training that was stopped goes on where it was; one that has ended is only told again. Raises
-    InputError where the settings, the data, the model or the folder can't be used.
+    InputError where the settings, the data, the model or the folder can't be used, and where
+    another training is at work in the folder.
     """
     check_extra()
     settings.check()
@@ -36,6 +38,13 @@ def train(
         names = ", ".join(method.formats)
         raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
     method.check(rows, settings)
+    with alone(settings.out, "training"):
+        return _train(method, rows, settings, on_progress)
+
+
+def _train(
+    method: Method, rows: DataSet, settings: TrainSettings, on_progress: OnProgress | None
+) -> Trained:
     asked = record.asked(method, rows, settings)
     if (done := record.earlier(settings.out, asked)) is not None:
         return done

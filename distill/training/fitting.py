@@ -5,6 +5,7 @@ that was killed goes on from the newest of these, and has as many steps in the e
 not.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -92,6 +93,7 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     trainer.remove_callback(PrinterCallback)  # stdout is for what comes of it
     listener = _listener(before_s, on_progress)
     trainer.add_callback(listener)
+    trainer.add_callback(_bound())
     trainer.add_callback(_tensorboard(settings.tensorboard, start))
     _take_steps(trainer, start)
     state = trainer.state
@@ -106,15 +108,35 @@ def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = 
     )
 
 
+class _NoStepLeftError(Exception):
+    """The checkpoint that is gone on from is that of the last step."""
+
+
 def _take_steps(trainer: Any, start: Path | None) -> None:
     import torch
 
     try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        with contextlib.suppress(_NoStepLeftError):
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"the device's memory is full: fewer --batch-rows, or a lower --max-tokens ({error})"
         ) from error
+
+
+def _bound() -> Any:
+    """A callback that ends a training which goes on from its last step, once weights are loaded.
+
+    Trainer would take a step before it looks at how many there are to be.
+    """
+    from transformers import TrainerCallback
+
+    class Bound(TrainerCallback):  # type: ignore[misc]  # transformers is not followed
+        def on_epoch_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step >= state.max_steps:
+                raise _NoStepLeftError
+
+    return Bound()
 
 
 def newest(checkpoints: Path) -> Path | None:

@@ -10,7 +10,7 @@ in ``v1/worker/gpu_model_runner.py``): those of a constrained answer are the mod
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,12 @@ View = Literal["raw_logprobs", "processed_logprobs", "tempered"]
 GREEDY_BELOW = 1e-5
 LEAST_TEMPERATURE = 0.01
 """vLLM's: below the first it takes the likeliest token; it divides by no less than the other."""
+CONSTRAINTS = ("schema", "choices", "regex")
+
+
+def is_constrained(sampling: Mapping[str, Any]) -> bool:
+    """Whether a log's sampling excludes some texts, so that no log-probability is the model's."""
+    return any(sampling.get(name) not in (None, (), []) for name in CONSTRAINTS)
 
 
 @contextmanager

@@ -9,8 +9,17 @@ from distill.exports import Export, export
 from distill.exports.reading import sources
 from distill.training.data import DataSet, is_data_set
 
-UNASKED = {"select": "all", "correct_from": 1.0}
-"""Of options that have a value where nobody asked for one."""
+UNASKED = {
+    "where": (),
+    "select": "all",
+    "scorer": None,
+    "correct_from": 1.0,
+    "dedup": False,
+    "results": (),
+    "without_shots": False,
+    "length_weight": None,
+}
+"""What the options have that choose rows where nobody asked for anything."""
 FOLDER = "data"
 """Of the data set that is made of logs, in the folder of the training."""
 
@@ -40,7 +49,7 @@ def gather(
 def _taken(runs: Sequence[str], choice: Mapping[str, Any]) -> Path:
     if len(runs) > 1:
         raise InputError("one export is trained on at a time, and no logs beside it")
-    given = [name for name, value in choice.items() if value and value != UNASKED.get(name)]
+    given = [name for name, value in choice.items() if value != UNASKED[name]]
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise InputError(f"{runs[0]} is an export, its rows are chosen already: leave out {names}")

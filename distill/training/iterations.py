@@ -18,7 +18,6 @@ the same command after any end ends with the same lineage.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -54,10 +53,17 @@ class TaskSets:
     whole_runs: Sequence[Task] = ()
 
     def apart(self) -> HeldOut:
-        """What is held out. Raises InputError where training tasks have some of it."""
+        """What is held out. Raises InputError where training tasks have some of it, or where those
+        that choose the versions have some of those that choose nothing.
+        """
         files = {"the held-out tasks": self.held_out, "the whole runs": self.whole_runs}
         held_out = HeldOut({name: tasks for name, tasks in files.items() if tasks})
         held_out.check_tasks(self.training)
+        if self.whole_runs:
+            choosing = HeldOut({"the held-out tasks": self.held_out})
+            choosing.check_tasks(
+                self.whole_runs, "the whole runs", "What chooses the versions is too kind to them"
+            )
         return held_out
 
 
@@ -143,7 +149,7 @@ class Loop:
         version = found(folder / DECISION, Version)
         is_decided = version is not None
         if version is None:
-            data = self._data(what, number, folder, rows.of(*self._rows()))
+            data = self._data(what, number, folder, rows.of(self._plan))
             version = self._trained(what, number, data, folder / "train", parent)
         figures = self._came.held_out[number] = self._examined(what, folder, version)
         if is_decided:
@@ -164,10 +170,6 @@ class Loop:
             accuracy=figures.accuracy,
             decision=decision,
         )
-
-    def _rows(self) -> tuple[str, str, dict[str, Any]]:
-        exact = " --exact" if self._plan.training.get("--exact") else ""
-        return self._plan.method + exact, self._plan.scorer, self._plan.selection
 
     def _name(self, number: int) -> str:
         return f"iteration {number}/{self._plan.iterations}"
@@ -221,7 +223,8 @@ class Loop:
             adapter_sha256=self._files_sha256(adapter),
             data_manifest_sha256=DataSet.read(data).sha256,
             rows=came.rows,
-            settings=told.asked.get("settings", {}),
+            settings=told.asked.get("settings", {})
+            | {"model": self._base.own_name, "adapter": parent.adapter},
             steps=came.steps,
         )
 
@@ -240,7 +243,7 @@ class Loop:
         """
         folder, number = self._out / "oracle", ORACLE
         if (version := found(folder / DECISION, Version)) is None:
-            asked = rows.of(*self._rows())
+            asked = rows.of(self._plan)
             every = rows.Asked(asked.formats, asked.choice | {"select": "all"})
             logged = self._data("oracle", 1, folder / "logged", every)
             data = folder / "data"

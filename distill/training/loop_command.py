@@ -1,11 +1,9 @@
 """``distill train METHOD --tasks``, once its arguments are read: checked, run, told."""
 
 import contextlib
-import fcntl
-import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import DEFAULT_SUPERVISOR, asks_endpoint, is_replay, supervisor_from
 from distill.task_options import SCORER
 from distill.tasks import Task, read_tasks
-from distill.training import loop_page
+from distill.training import loop_page, rows
 from distill.training import plan as plans
+from distill.training.alone import alone
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
 from distill.training.iterations import Came, Loop, TaskSets
@@ -38,11 +37,11 @@ from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
 from distill.training.weights import resolved
 from distill.training.workers import EngineOfItsOwn
-from distill.user_folders import make_private
 from distill.worker_settings import DEFAULT_MODEL
 
 NO_SUCH = {
     "worker_url": None,
+    "chat_template": None,  # a training has that of the model's folder, and no other
     "adapters": (),
     "listen": None,
     "only_joined": False,
@@ -62,13 +61,16 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     check_extra()
     rank = options.get("lora_rank") or LORA_RANK
     plan = _plan(method, given, options)
+    rows.of(plan).check()
     sets = _read(given)
+    if method == "rl":
+        _check_attempts(given.tasks, sets.training)
     sets.apart()
     supervisors = _Supervisors(plan)
     engine = _engine(given, plan, rank)
     out: Path = options["out"].expanduser().absolute()
     base = resolved(given.engine["worker"])
-    with _alone(out):
+    with alone(out, "loop"):
         plans.begin(out, plan)
         with Display() as display, EngineOfItsOwn(engine, display, display.line) as workers:
             asking = Examiner(
@@ -123,7 +125,6 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         tasks_per_iteration=given.tasks_per_iteration,
         worker=given.engine["worker"] or DEFAULT_MODEL,
         window_tokens=given.engine["window_tokens"],
-        chat_template=given.engine["chat_template"],
         base_url=given.base_url,
         selection=selection,
         training=training,
@@ -149,6 +150,17 @@ def _labelled(file: Path) -> list[Task]:
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
     return tasks
+
+
+def _check_attempts(file: Path, tasks: Sequence[Task]) -> None:
+    """Raise InputError for a task whose answer would have no other to be better than."""
+    for task in tasks:
+        if task.attempts < 2:
+            raise InputError(
+                f"{file}, task {task.id!r}: rl learns from answers to the same question that earn "
+                'more or less than each other: give each task "attempts", 8 for example, and '
+                "have them asked at a temperature (--collect-with)"
+            )
 
 
 class _Supervisors:
@@ -190,19 +202,3 @@ def _said_how_to_go_on(out: Path, display: Display) -> Iterator[None]:
     except BaseException:
         display.line(f"What is finished is in {out}; the same command goes on from there")
         raise
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold ``out`` against another loop. Raises InputError: there is one, or it can't be made."""
-    try:
-        make_private(out)
-        lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise InputError(f"{out} can't be made: {error.strerror or error}") from error
-    with os.fdopen(lock):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another loop is at work in {out}: wait for its end") from error
-        yield

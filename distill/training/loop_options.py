@@ -16,7 +16,6 @@ OF_THE_ENGINE = (
     "cores",
     "window_tokens",
     "max_lora_rank",
-    "chat_template",
     "limits",
     "sandbox_packages",
     "sandbox",
@@ -28,7 +27,7 @@ NOT_OF_A_LOOP = {
     "full": "versions are loaded into workers that run, which take LoRA adapters: leave out --full",
     "results": "the results are the loop's own: leave out --results",
 }
-OF_ROWS = ("where", "select", "correct_from", "dedup", "length_weight")
+OF_ROWS = ("where", "select", "correct_from", "dedup", "without_shots", "length_weight")
 OF_BOTH = ("out", "scorer", "show_traceback")
 """Options that a training has, too, and that a loop does not hand on."""
 

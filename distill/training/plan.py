@@ -40,7 +40,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tasks_per_iteration: int | None
     worker: str
     window_tokens: int | None
-    chat_template: str | None
     base_url: str | None
     selection: dict[str, Any]
     training: dict[str, Any]

@@ -9,7 +9,7 @@ import msgspec
 
 from distill.protocol.worker_link import Sampling
 from distill.traces import records
-from distill.training.forced import View, at_rest, completion_logits, logprobs
+from distill.training.forced import View, at_rest, completion_logits, is_constrained, logprobs
 
 LOGGED_VIEWS: tuple[View, ...] = ("raw_logprobs", "processed_logprobs")
 """What a worker may say that its log-probabilities are."""
@@ -66,8 +66,9 @@ def spoken(call: records.Call) -> Spoken | None:
         sampling = msgspec.convert(known, Sampling)
     except msgspec.ValidationError:
         return None
-    is_bound = sampling.schema is not None or sampling.choices or sampling.regex is not None
-    if len(values) != len(ids) or not ids or not call.prompt_token_ids or is_bound:
+    if len(values) != len(ids) or not ids or not call.prompt_token_ids:
+        return None
+    if is_constrained(known):
         return None
     declared: Any = call.model.logprobs_mode or LOGGED_VIEWS[0]
     first = slice(FIRST_TOKENS)

@@ -13,6 +13,7 @@ from distill.training.answering import Answering, Prompt, prompts
 from distill.training.course import train as train_by
 from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
+from distill.training.forced import is_constrained
 from distill.training.loss import Clipping, clipped, drift, log_ratio, sampled_logprobs
 from distill.training.method import Made, Method
 from distill.training.sampled_rows import Fit, broken, kept
@@ -35,6 +36,9 @@ PROCESSED = (
 HELD_FROM_GROUPS = 40
 """With so many groups a tenth of them is held back, to watch the model on. With fewer it is watched
 on prompts that it is trained on: a collapse shows there just as well."""
+CONSTRAINED = (
+    "answers to a schema, choices or a regex, whose log-probabilities are not the model's own"
+)
 EQUAL = 1e-6
 """Rewards that differ by less are equal."""
 NARROWING = (
@@ -44,9 +48,6 @@ NARROWING = (
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
-    "schema",
-    "choices",
-    "regex",
 )
 SAMPLES = "samples.json"
 
@@ -150,19 +151,22 @@ def _asked(data: DataSet, fit: Fit, held: set[str], tokenizer: Any) -> list[Prom
 
 
 def _why_not(row: Mapping[str, Any]) -> str | None:
-    return broken(row) if row["logprobs_mode"] == RAW else PROCESSED
+    if row["logprobs_mode"] != RAW:
+        return PROCESSED
+    return CONSTRAINED if is_constrained(json.loads(row["sampling"])) else broken(row)
 
 
 def _unlike(data: DataSet) -> list[str]:
     """A word on rows that were drawn from another distribution than the model's own."""
-    drawn = [json.loads(row["sampling"]) for row in data.rows("sampling")]
+    told = (json.loads(row["sampling"]) for row in data.rows("sampling"))
+    drawn = [each for each in told if not is_constrained(each)]
     # What is not in it has its default: a temperature is 0 then.
     unlike = sum(
-        told.get("temperature") != 1 or any(name in told for name in NARROWING) for told in drawn
+        each.get("temperature") != 1 or any(name in each for name in NARROWING) for each in drawn
     )
     if not unlike:
         return []
-    what = "the model's own distribution (temperature 1, no filters, no schema)"
+    what = "the model's own distribution (temperature 1, no filters)"
     return [
         f"{unlike:,} of {len(drawn):,} rows were not drawn from {what}: the gradient is off by that"
     ]

@@ -6,8 +6,10 @@ from typing import Any
 
 from distill.errors import InputError
 from distill.exports import Export
+from distill.exports.choice import Choice
 from distill.training.data import is_data_set
 from distill.training.gathering import FOLDER, gather
+from distill.training.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,11 @@ class Asked:
 
     formats: tuple[str, ...]
     choice: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise InputError for a choice that rows of these formats can't have."""
+        for name in self.formats:
+            Choice(format=name, **self.choice).check()
 
 
 _SFT = {"select": "correct", "dedup": True, "without_shots": True}
@@ -30,10 +37,11 @@ BY_METHOD = {
 }
 
 
-def of(method: str, scorer: str, given: dict[str, Any]) -> Asked:
-    """The rows that a method learns from; what was ``given`` goes before its own."""
-    asked = BY_METHOD[method]
-    return Asked(asked.formats, asked.choice | given | {"scorer": scorer})
+def of(plan: Plan) -> Asked:
+    """The rows that a method learns from; the selection of the plan goes before its own."""
+    exact = " --exact" if plan.training.get("--exact") else ""
+    asked = BY_METHOD[plan.method + exact]
+    return Asked(asked.formats, asked.choice | plan.selection | {"scorer": plan.scorer})
 
 
 def exported(logs: Path, folder: Path, asked: Asked) -> tuple[Path, Export | None]:

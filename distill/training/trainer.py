@@ -1,6 +1,7 @@
 """A training in a process of its own: ``distill train METHOD DATA -o OUT``, as by hand."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -94,7 +95,8 @@ class TrainerProcess:
 
     def command(self, data: Path, out: Path, parent: Path | None) -> list[str]:
         """As one would type it, but that it ends with its parent."""
-        words = [sys.executable, "-m", "distill.training.child", "train", self.method, str(data)]
+        words = [sys.executable, "-m", "distill.training.child", str(os.getpid())]
+        words += ["train", self.method, str(data)]
         words += ["--out", str(out), "--model", self.model]
         words += ["--adapter", str(parent)] if parent is not None else []
         for flag, value in self.options.items():

@@ -19,12 +19,17 @@ from distill.run_result import RunResult
 from distill.supervisor.backends import Backend
 from distill.supervisors import REPLAY, RecordedSupervisor
 from distill.training.originals import Original
+from distill.user_folders import cache_folder
 from distill.worker_server.adapter_files import files_hash
-from distill.worker_server.errors import AdapterRefused
+from distill.worker_server.errors import AdapterRefused, ModelUnavailable
+from distill.worker_server.fingerprint import fingerprint
+from distill.worker_server.model import resolve
 
 OnProgress = Callable[[Progress], None]
 BASE = "base"
 """The bare model, where a version is named so and nothing else is said."""
+HASH_CHARS = 12
+"""Of the hash of an adapter's files, in the name that it has in an engine."""
 NAME = re.compile(r"[\w@+-][\w.@+-]{0,99}")
 
 
@@ -60,6 +65,20 @@ class Version:
             return "" if self.adapter is None else files_hash(self.adapter)
         except AdapterRefused as error:
             raise InputError(f"--version {self.name}: {error}") from error
+
+    @property
+    def has_engines_model(self) -> bool:
+        """Whether an engine's own model answers, with an adapter or without."""
+        return self.handler is None and self.model is None
+
+
+def weights_hash(model: str | None) -> str:
+    """Of a model, as worker servers find it and calls name it; empty where it is not here."""
+    try:
+        folder = resolve(model, cache_folder())
+    except ModelUnavailable:
+        return ""
+    return fingerprint(folder, cache_folder()).weights
 
 
 def version_from(word: str) -> Version:
@@ -128,30 +147,33 @@ class Through:
         lost: Callable[[], DistillError | None],
     ) -> None:
         self._put, self._load, self.lost = put, load, lost
+        self._names: dict[str, str] = {}
+        """What the adapters of versions are called in the engine."""
 
     async def take(self, version: Version) -> None:
-        """Load its adapter, where it is a folder."""
+        """Load its adapter, where it is a folder, under a name that nobody else's calls have."""
         if version.handler is not None:
             raise InputError(f"the version {version.name!r} is a handler: an engine has its own")
         if isinstance(version.adapter, Path):
-            await self._load(NamedAdapter(version.name, str(version.adapter.resolve())))
+            name = f"{version.name}-{(version.known_hash or '')[:HASH_CHARS]}"
+            await self._load(NamedAdapter(name, str(version.adapter.resolve())))
+            self._names[version.name] = name
 
     async def replay(self, run: Original, version: Version, folder: Path, tell: OnProgress) -> None:
         """A run of the engine."""
         options = {"replay_answers": "worker", "log_dir": str(folder), "label": run.task}
-        await self._put(run, {**options, "adapter": _adapter(version)}, tell)
+        await self._put(run, {**options, "adapter": self._adapter(version)}, tell)
 
     async def go_on(self, replay: str, version: Version, folder: Path, tell: OnProgress) -> None:
         """The same."""
-        options = {"resume": f"{folder}#{replay}", "adapter": _adapter(version)}
+        options = {"resume": f"{folder}#{replay}", "adapter": self._adapter(version)}
         await self._put(None, options, tell)
 
-
-def _adapter(version: Version) -> str:
-    """What the engine calls what answers for it."""
-    if isinstance(version.adapter, Path):
-        return version.name
-    return version.adapter or BARE
+    def _adapter(self, version: Version) -> str:
+        """What the engine calls what answers for it."""
+        if isinstance(version.adapter, Path):
+            return self._names[version.name]
+        return version.adapter or BARE
 
 
 def through_engine(engine: Engine) -> Through:

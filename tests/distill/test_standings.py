@@ -95,18 +95,22 @@ def test_the_same_tasks_are_compared_without_a_caution(tmp_path: Path) -> None:
 
 
 def test_how_often_the_first_code_ran(tmp_path: Path) -> None:
-    """Later turns say nothing of it; a reply without code has not run; no reply is not counted."""
+    """Later turns say nothing of it; a reply without code has not run; no reply is not counted.
+
+    What was running when a driver died counts by what became of it when the run went on.
+    """
     told = {"final": ((1, "ok"), (1, "final")), "raised": ((1, "ok"), (1, "error"), (2, "final")),
-            "killed": ((1, "lost"),), "none": ((2, "final"),)}  # fmt: skip
+            "killed": ((1, "lost"),), "none": ((2, "final"),),
+            "resumed": ((1, "cut off"), (1, "final"))}  # fmt: skip
     runs = [
         asked(number, id=f"r{number}", cells=cells)
         for number, cells in enumerate((*told.values(), told["final"], ()))
     ]
     found = compared(tmp_path, *runs)
     (standing,) = found.standings
-    assert standing.code_ran == 2 / 5
-    assert standing.code_ran_interval == pytest.approx((0.1176, 0.7693), abs=1e-3), "Wilson"
-    assert "0.400  0.118–0.769" in table(found)
+    assert standing.code_ran == 3 / 6
+    assert standing.code_ran_interval == pytest.approx((0.1876, 0.8124), abs=1e-3), "Wilson"
+    assert "0.500  0.188–0.812" in table(found)
 
 
 BASE = Model("smol", weights_hash="aa" * 32)

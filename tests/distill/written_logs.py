@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.supervisor.journal import Journal
+from distill.supervisor.recorded import CUT_OFF
 from distill.traces import records
 from distill.traces.records import Model, Producer, TokenUsage
 
@@ -35,7 +36,10 @@ class Told:
     parent: records.ParentCall | None = None
     redacted: tuple[str, ...] = ()
     cells: tuple[tuple[int, Any], ...] = ()
-    """The turn and the status of each; the first turn is there where there is one of it."""
+    """The turn and the status of each; the first turn is there where there is one of it.
+
+    ``cut off`` is as a driver that goes on writes what the one before it left running.
+    """
 
 
 def write(folder: Path, *runs: Told) -> Path:
@@ -72,9 +76,11 @@ def _first_turn(run: Told) -> records.Turn:
 
 
 def _cell(run: Told, number: int, turn: int, status: Any) -> records.Cell:
+    is_cut = status == "cut off"
     return records.Cell(
-        t=T, run=run.id, producer=DRIVER, turn=turn, cell=number, code="1", status=status,
-        stdout="", stderr="", elapsed_s=0.1, cpu_s=0.1, error=None, lost=None, variables=(),
+        t=T, run=run.id, producer=DRIVER, turn=turn, cell=number, code="1",
+        status="lost" if is_cut else status, stdout="", stderr="", elapsed_s=0.1, cpu_s=0.1,
+        error=None, lost=CUT_OFF if is_cut else None, variables=(),
     )  # fmt: skip
 
 

@@ -186,7 +186,6 @@ def plan(**changes: Any) -> Plan:
         "tasks_per_iteration": None,
         "worker": "skilled",
         "window_tokens": None,
-        "chat_template": None,
         "base_url": None,
         "selection": {},
         "training": {},

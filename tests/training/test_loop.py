@@ -169,6 +169,18 @@ def test_a_leak_is_refused_before_anything_starts(leak: Task, told: str) -> None
         sets.apart()
 
 
+@pytest.mark.parametrize(
+    ("whole", "told"),
+    [
+        (tasks("test", 2), "the whole runs are not apart from the held-out tasks: these ids"),
+        ([Task(id="new", query="q", context=["test number 1"], label="x")], "new and test-1"),
+    ],
+)
+def test_whole_runs_that_choose_the_versions_are_refused(whole: list[Task], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        TaskSets(tasks("train", 2), tasks("test", 3), whole).apart()
+
+
 def test_rows_of_what_is_held_out_are_refused_before_weights_of_them_are_tried(
     tmp_path: Path,
 ) -> None:

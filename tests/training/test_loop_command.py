@@ -3,10 +3,14 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import pytest
 
+from distill.cli import cli
+from distill.training.gathering import UNASKED
+from distill.training.loop_options import NOT_OF_A_LOOP, OF_BOTH, OF_ROWS
 from tests.distill.commands import Done, command_here
 from tests.engine_stand_in.spec import MODEL
 
@@ -29,8 +33,8 @@ def files(tmp_path: Path) -> tuple[str, ...]:
     return ("--tasks", train, "--held-out", test, "--worker", str(MODEL), "-o", str(tmp_path / "o"))
 
 
-def refused(folder: Path, *words: str) -> str:
-    done: Done = command_here(folder, "train", "sft", *words)
+def refused(folder: Path, *words: str, method: str = "sft") -> str:
+    done: Done = command_here(folder, "train", method, *words)
     assert done.code == 2, done.err
     assert not (folder / "o").exists()
     return done.err
@@ -47,8 +51,11 @@ def refused(folder: Path, *words: str) -> str:
         (("--supervisor", "recipe:none"), "no recipe 'none'"),
         (("--baseline", "replay:x"), "tasks need another supervisor"),
         (("--base-url", "http://localhost:1"), "--base-url is for a supervisor"),
+        (("--where", "call.nothing > 1"), "call.nothing"),
+        (("--exact", "--without-shots"), "not for token-sft"),
         (("--cores", "0,0"), "--cores 0,0"),
         (("--whole-runs", "/nowhere.jsonl"), "/nowhere.jsonl can't be read"),
+        (("--chat-template", "mine.jinja"), "No such option"),
         (("runs.logs",), "for --tasks FILE, and not for RUN"),
     ],
 )
@@ -71,6 +78,28 @@ def test_tasks_that_leak_have_no_label_or_are_not_there(
     test.unlink()
     assert "can't be read" in refused(tmp_path, *files)
     assert "--held-out FILE" in refused(tmp_path, "--tasks", str(train), "-o", str(tmp_path / "o"))
+
+
+def test_rl_needs_tasks_that_are_asked_more_than_once(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    several = {"id": "a", "context": "one", "attempts": 2}
+    tasks_file(tmp_path / "train.jsonl", several, {"id": "c", "context": "three"})
+    told = refused(tmp_path, *files, method="rl")
+    assert "task 'c': rl learns from answers to the same question" in told
+    tasks_file(tmp_path / "train.jsonl", several)
+    assert "no recipe" in refused(tmp_path, *files, "--supervisor", "recipe:x", method="rl")
+
+
+@pytest.mark.parametrize("method", ["sft", "rl", "opd"])
+def test_an_option_that_chooses_rows_is_of_the_loops_rows_and_not_of_its_trainings(
+    method: str,
+) -> None:
+    """A training of a loop is on rows that are chosen already, and refuses such an option."""
+    command = cast(click.Group, cli.commands["train"]).commands[method]
+    choosing = {option.name for option in command.params} & UNASKED.keys()
+    assert choosing <= {*OF_ROWS, *NOT_OF_A_LOOP, *OF_BOTH}
+    assert {"where", "select", "without_shots"} <= choosing
 
 
 def test_options_of_a_loop_are_for_a_loop(tmp_path: Path) -> None:

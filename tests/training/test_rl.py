@@ -167,6 +167,8 @@ def refused(
         ({"weights_hash": "a" * 64}, "no row was sampled by the weights in training"),
         ({"adapter_hash": "b" * 64, "adapter": "mine", "weights_version": 3}, "version 3 of mine"),
         ({"tokenizer_hash": "c" * 64}, "another tokenizer"),
+        ({"sampling": '{"temperature":1,"choices":["a","b"]}'}, "answers to a schema, choices or"),
+        ({"sampling": '{"temperature":1,"regex":""}'}, "answers to a schema, choices or"),
         ({"logprobs": [-0.5]}, "one log-probability"),
         ({"completion_ids": [5000, 2], "logprobs": [-1.0, -1.0]}, "that the model does not have"),
     ],

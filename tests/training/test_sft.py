@@ -1,7 +1,9 @@
 """`distill train sft`: real steps of a tiny model, stopped and gone on with; what is refused."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +17,15 @@ from click.testing import CliRunner, Result
 from distill import export
 from distill.cli import cli
 from distill.errors import InputError
+from distill.training.alone import alone
 from distill.training.data import DataSet
 from distill.training.fitting import newest, rows_at_once
 from distill.training.settings import TrainSettings
 from distill.training.sft import Sft, train
 from distill.training.tokens import UNTRAINED, tokenised
 from distill.training.trained import TrainProgress
-from distill.training.weights import load
-from distill.worker_server.adapter_files import AdapterFiles
+from distill.training.weights import Weights, load
+from distill.worker_server.adapter_files import CONFIG, WEIGHTS, AdapterFiles, files_hash
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, resolve
 from tests.training.sampled import TEXTS, evaluated
@@ -32,7 +35,7 @@ pytest.importorskip("trl", reason="needs the extra train")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of each other
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json"}
+OF_A_TRAINING = {"data", "adapter", "model", "tensorboard", "checkpoints", "training.json", ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,20 @@ def test_an_adapter_learns_the_rows(tmp_path: Path, data: Mapping[str, Path], ti
     assert train(data["worker-sft"], quick(out, tiny, lora_rank=4), heard.append) == trained
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert len(heard) == 6
+
+
+def test_an_adapter_is_the_same_wherever_its_model_lies(tmp_path: Path, tiny: Path) -> None:
+    hashes = set()
+    for place in ("here", "there"):
+        model = shutil.copytree(tiny, tmp_path / place / "small")
+        adapter = tmp_path / place / "adapter"
+        load(TrainSettings(out=tmp_path, model=str(model), lora_rank=2, device="cpu")).save(adapter)
+        hashes.add(files_hash(adapter))
+        assert {each.name for each in adapter.iterdir()} == {CONFIG, WEIGHTS}
+        config = json.loads((adapter / CONFIG).read_bytes())
+        assert config["base_model_name_or_path"] == "small"
+        assert config["target_modules"] == sorted(config["target_modules"])
+    assert len(hashes) == 1
 
 
 def test_all_weights_learn_the_rows(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
@@ -300,6 +317,36 @@ def test_another_command_into_the_same_folder_is_refused(
     assert command(*words, "--max-steps", 1).exit_code == 0
 
 
+@pytest.mark.parametrize("steps", [{"max_steps": 4}, {"max_steps": None, "epochs": 1.5}])
+def test_stopped_after_its_last_checkpoint_it_takes_no_step_more(
+    tmp_path: Path,
+    data: Mapping[str, Path],
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: dict[str, Any],
+) -> None:
+    """Steps that end inside an epoch."""
+    rows = data["worker-sft"]
+
+    def full(_weights: Weights, _folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def few(name: str) -> TrainSettings:
+        return quick(tmp_path / name, tiny, lora_rank=4, **steps)
+
+    straight = train(rows, few("straight"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Weights, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(rows, few("out"))
+    again = train(rows, few("out"))
+    assert again.fitted.steps == straight.fitted.steps
+    assert again.fitted.tokens == straight.fitted.tokens
+    assert again.fitted.last_loss == straight.fitted.last_loss
+    weights = [each.weights / "adapter_model.safetensors" for each in (straight, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_what_cannot_be_trained_on_is_refused(
     tmp_path: Path, data: Mapping[str, Path], tiny: Path, tokenizer: Any
 ) -> None:
@@ -339,9 +386,22 @@ def test_rows_that_are_not_those_of_the_manifest_are_refused(
 def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
     words = [data["worker-sft"], "--model", tiny, "--max-steps", 1, "-o", tmp_path / "out"]
     assert "leave out --select, --dedup" in command(*words, "--select", "best", "--dedup").stderr
+    assert "leave out --correct-from" in command(*words, "--correct-from", 0).stderr
     assert "one export is trained on at a time" in command(data["prompts"], *words).stderr
     assert command(*words).exit_code == 0
     assert not (tmp_path / "out" / "data").exists()
+
+
+def test_one_training_at_a_time_is_at_work_in_a_folder(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    out = tmp_path / "out"
+    with (
+        alone(out, "training"),
+        pytest.raises(InputError, match=f"another training is at work in {out}: wait"),
+    ):
+        train(data["worker-sft"], quick(out, tiny))
+    assert [each.name for each in out.iterdir()] == [".lock"]
 
 
 def test_no_rows_and_no_packages_are_refused(
