@@ -244,7 +244,8 @@ class Loop:
             adapter_sha256=self._files_sha256(adapter),
             data_manifest_sha256=DataSet.read(data).sha256,
             rows=came.rows,
-            settings=told.asked.get("settings", {}),
+            settings=told.asked.get("settings", {})
+            | {"model": self._base.own_name, "adapter": parent.adapter},
             steps=came.steps,
         )
 
