@@ -25,6 +25,7 @@ from distill.display import Display
 from distill.errors import InputError
 from distill.tasks import Task
 from distill.training import oracle, rows
+from distill.training import plan as plans
 from distill.training.data import DataSet, is_data_set
 from distill.training.decision import decide
 from distill.training.examiner import LOGPROBS, LOGS, Examiner
@@ -229,6 +230,7 @@ class Loop:
         """A version, trained on a data set that has nothing of what is held out."""
         self._held_out.check_data(data)
         if (told := trained_in(out)) is None:
+            self._check_base()
             self._display.tasks(f"{what} · train")
             start = None if parent.adapter is None else self._out / parent.adapter
             self._trainer(data, out, start, lambda line: self._display.tasks(f"{what} · {line}"))
@@ -248,6 +250,14 @@ class Loop:
             | {"model": self._base.own_name, "adapter": parent.adapter},
             steps=came.steps,
         )
+
+    def _check_base(self) -> None:
+        """Raise InputError where the engine's model is not what would be trained."""
+        if plans.of_model(self._plan, self._base) != self._plan:
+            raise InputError(
+                f"the files in {self._base.path} are not those that this loop was begun with: put "
+                "them back, or begin another loop, with another --out"
+            )
 
     def _files_sha256(self, adapter: Path) -> str:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tests.training.loops import (
     ALWAYS_FAILS,
     ROOT,
     SKILLS,
+    STAND_IN,
     Boss,
     Failing,
     SkilledWorkers,
@@ -270,11 +272,38 @@ def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     begin(tmp_path, plan())
     with pytest.raises(InputError, match=r"margin was 0\.0, and is 0\.1.*another --out"):
         begin(tmp_path, plan(margin=0.1))
+    with pytest.raises(InputError, match=r"limits was \[\], and is \('cell_s=9',\)"):
+        begin(tmp_path, plan(limits=("cell_s=9",)))
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="no loop's"):
         begin(other, plan())
+
+
+def test_a_model_that_is_changed_in_place_is_noticed(tmp_path: Path) -> None:
+    """Before anything where a loop goes on, before a training where it was at work meanwhile."""
+    model = Path(shutil.copytree(STAND_IN, tmp_path / "model"))
+    sets = TaskSets(tasks("train", 2), tasks("test", 3))
+
+    def went(trainer: Table) -> Came:
+        return go_round(
+            tmp_path / "out", plan(), trainer, SkilledWorkers(), sets=sets, base=model
+        )  # fmt: skip
+
+    class Changing(Table):
+        def __call__(self, *words: Any) -> None:
+            super().__call__(*words)
+            (model / "chat_template.jinja").write_text("another")
+
+    trainer = Changing(SKILLS)
+    with pytest.raises(InputError, match="not those that this loop was begun with"):
+        went(trainer)
+    assert [name for name, _ in trainer.trained] == ["iteration-1"]
+    with pytest.raises(InputError, match=r"another loop's: template_hash was .*files as they were"):
+        went(trainer)
+    (model / "chat_template.jinja").unlink()
+    assert len(went(Table(SKILLS)).versions) == 3
 
 
 # -- killed
