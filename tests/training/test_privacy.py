@@ -20,7 +20,7 @@ class Hub(BaseHTTPRequestHandler):
 
     heard: ClassVar[list[str]] = []
 
-    def do_HEAD(self) -> None:  # noqa: N802  (http.server's name)
+    def do_HEAD(self) -> None:
         self.heard.append(self.path)
         self.send_response(200)
         self.end_headers()
