@@ -28,6 +28,11 @@ class ModelFolder:
     path: Path
 
     @property
+    def own_name(self) -> str:
+        """``name`` without where on this machine it is."""
+        return self.path.name if Path(self.name).expanduser().is_dir() else self.name
+
+    @property
     def weight_files(self) -> list[Path]:
         """The files that hold the weights, in a stable order; of one format only."""
         for pattern in WEIGHT_PATTERNS:

@@ -30,6 +30,7 @@ from distill.training.versions import (
     through_engine,
     through_resident,
     version_from,
+    weights_hash,
 )
 from distill.worker_settings import WorkerSettings
 
@@ -58,6 +59,10 @@ def compare_runs(
     else:
         _check_others(named, options)
     last: list[ComparisonProgress] = []
+
+    def base() -> str:
+        return "" if engine is None else _base_hash(engine.workers)
+
     with Display() as display:
 
         def tell(progress: ComparisonProgress) -> None:
@@ -66,7 +71,7 @@ def compare_runs(
 
         display.phase("reading the logs")
         comparison = Comparison.begin(
-            runs, named, out, scorer=scorer, labels=labels, on_progress=tell
+            runs, named, out, scorer=scorer, labels=labels, on_progress=tell, base=base
         )
         replays = comparison.replays
         try:
@@ -105,6 +110,12 @@ def _own_engine(options: dict[str, Any]) -> EngineArguments:
     engine = engine_arguments.taken_from({**options, **nothing}, None)
     engine.check_devices(Budget())
     return engine
+
+
+def _base_hash(workers: WorkerSettings) -> str:
+    """Of the model that its worker servers will load; empty where that is decided elsewhere."""
+    is_elsewhere = workers.url is not None or workers.only_joined or workers.ray is not None
+    return "" if is_elsewhere else weights_hash(workers.model)
 
 
 def _check_own(versions: Sequence[Version], workers: WorkerSettings) -> None:

@@ -19,7 +19,7 @@ from distill.progress import Progress, shielded
 from distill.traces.answering import weights_of_runs
 from distill.training.originals import Original, Originals
 from distill.training.replays import Replay, replays_in
-from distill.training.versions import Asker, Version
+from distill.training.versions import Asker, Version, weights_hash
 
 TELL_EVERY_S = 0.1
 
@@ -53,7 +53,8 @@ class _Task:
 class Replays:
     """The replays of some recorded runs by some versions, under ``out``. All on the loop.
 
-    ``errors`` says of a version and a recorded run why there is no replay of it now.
+    ``errors`` says of a version and a recorded run why there is no replay of it now. ``base`` is
+    the hash of the engine's model, empty where that is not known before it is up.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Replays:
         versions: Sequence[Version],
         out: Path,
         on_progress: Callable[[ComparisonProgress], None] | None = None,
+        base: Callable[[], str] = str,
     ) -> None:
         self.originals, self.versions = originals, versions
+        self._base = base
         self.errors: dict[tuple[str, str], str] = {}
         self._out = out
         self._tell = shielded(on_progress, "on_progress")
@@ -83,17 +86,42 @@ class Replays:
         return {run: replay for run, replay in found.items() if replay.is_done}
 
     def check(self) -> None:
-        """Raise InputError where a version's folder has answers of another adapter."""
+        """Raise InputError where a version's folder has answers of another adapter or model.
+
+        Versions of an engine's own model must have been answered by one, whichever.
+        """
+        bases: dict[str, Path] = {}
         for version in self.versions:
-            wanted = version.known_hash
-            found = weights_of_runs(self.folder(version)).values()
-            known = {each.adapter_hash for weights in found for each in weights}
-            if wanted is not None and (other := known - {wanted}):
-                had = " and ".join(_in_words(each) for each in sorted(other))
-                raise InputError(
-                    f"{self.folder(version)} has answers of {had}, and {version.name!r} is "
-                    f"{_in_words(wanted)} now: choose another folder with -o, or another name"
-                )
+            folder, wanted = self.folder(version), version.known_hash
+            found = [each for known in weights_of_runs(folder).values() for each in known]
+            others = {each.adapter_hash for each in found} - {wanted}
+            if wanted is not None and others:
+                had = " and ".join(_in_words(each) for each in sorted(others))
+                raise self._other(version, had, _in_words(wanted))
+            models = {each.weights_hash for each in found} - {""}
+            if models and (wanted := self._weights_hash(version)) and models != {wanted}:
+                had = " and ".join(f"the model {each[:8]}" for each in sorted(models - {wanted}))
+                raise self._other(version, had, f"of the model {wanted[:8]}")
+            if version.has_engines_model:
+                bases |= dict.fromkeys(models, folder)
+        if len(bases) > 1:
+            had = " and ".join(f"{name[:8]} ({folder})" for name, folder in sorted(bases.items()))
+            raise InputError(
+                f"versions of several models would be compared as if they were of one: {had}. "
+                "Choose another folder with -o"
+            )
+
+    def _other(self, version: Version, had: str, now: str) -> InputError:
+        return InputError(
+            f"{self.folder(version)} has answers of {had}, and {version.name!r} is {now} now: "
+            "choose another folder with -o, or another name"
+        )
+
+    def _weights_hash(self, version: Version) -> str:
+        """Of the model that is to answer; empty: it is not known."""
+        if version.has_engines_model:
+            return self._base()
+        return "" if version.model is None else weights_hash(str(version.model))
 
     def open(self, versions: Sequence[Version]) -> list[Version]:
         """Those of these versions that have replays to be done."""

@@ -93,8 +93,12 @@ class Comparison:
         scorer: str | Callable[[Sample], Any] | Scorer = SCORER,
         labels: LabelsSource | None = None,
         on_progress: Callable[[ComparisonProgress], None] | None = None,
+        base: Callable[[], str] = str,
     ) -> "Comparison":
-        """Read what is to be compared. Raises InputError for what can't be, before any is asked."""
+        """Read what is to be compared. Raises InputError for what can't be, before any is asked.
+
+        ``base`` is the hash of the engine's model, empty where that is not known.
+        """
         names = [version.name for version in versions]
         if not names or len(set(names)) < len(names):
             raise InputError("name the versions that are to be compared, each once (--version)")
@@ -107,7 +111,7 @@ class Comparison:
                 'FILE, a line each like {"id": "the label of the run", "label": "the answer"}'
             )
         folder = Path(out).expanduser().absolute()
-        replays = Replays(found, versions, folder, on_progress)
+        replays = Replays(found, versions, folder, on_progress, base)
         replays.check()
         try:
             make_private(folder)
@@ -116,8 +120,12 @@ class Comparison:
         return Comparison(replays, chosen)
 
     async def conclude(self) -> Compared:
-        """Score what was done, and hold it side by side. Raises ModelError: nothing was."""
+        """Score what was done, and hold it side by side.
+
+        Raises ModelError: nothing was; InputError: an engine has answered that has another model.
+        """
         replays, found = self.replays, self.replays.originals
+        await asyncio.to_thread(replays.check)
         if not any(replays.done(version) for version in replays.versions):
             why = next(iter(replays.errors.values()), "none was begun")
             raise ModelError(f"no replay has come to its end: {why}")

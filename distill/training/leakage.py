@@ -19,6 +19,7 @@ from distill.training.data import DataSet
 
 NAMED = 3
 """Of what leaks, so many are named."""
+TRAINED_ON = "What is trained on proves nothing"
 
 
 class Documents:
@@ -61,25 +62,32 @@ class HeldOut:
             for text in documents.of(task)
         }
 
-    def check_tasks(self, tasks: Sequence[Task]) -> None:
-        """Raise InputError where a training task has an id, or a text, of one that is held out."""
+    def check_tasks(
+        self, tasks: Sequence[Task], name: str = "the training tasks", why: str = TRAINED_ON
+    ) -> None:
+        """Raise InputError where one of these tasks has an id, or a text, of one held out.
+
+        ``why`` that matters, and what they are called, is for people.
+        """
         documents = Documents()
         shared = [task.id for task in tasks if task.id in self._ids]
-        self._refuse(shared, "these ids are in both", "give each task an id of its own, or leave")
+        apart = f"{name} are not apart from {' and '.join(self._files)}"
+        self._refuse(
+            shared, f"{apart}: these ids are in both", f"{why}: give each task an id of its own, or"
+        )
         pairs = (
             f"{task.id} and {self._texts[text][1]}"
             for task in tasks
             for text in sorted(documents.of(task) & set(self._texts))
         )
-        self._refuse(pairs, "these tasks have the same text", "leave")
+        self._refuse(pairs, f"{apart}: these tasks have the same text", f"{why}:")
 
     def _refuse(self, leaks: Iterable[str], what: str, remedy: str) -> None:
         if named := list(islice(leaks, NAMED + 1)):
             more = ", …" if len(named) > NAMED else ""
             raise InputError(
-                f"the training tasks are not apart from {' and '.join(self._files)}: {what}: "
-                f"{', '.join(named[:NAMED])}{more}. What is trained on proves nothing: {remedy} "
-                "them out of one of the files"
+                f"{what}: {', '.join(named[:NAMED])}{more}. {remedy} leave them out of one of the "
+                "files"
             )
 
     def check_data(self, folder: Path) -> None:

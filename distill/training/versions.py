@@ -19,8 +19,11 @@ from distill.run_result import RunResult
 from distill.supervisor.backends import Backend
 from distill.supervisors import REPLAY, RecordedSupervisor
 from distill.training.originals import Original
+from distill.user_folders import cache_folder
 from distill.worker_server.adapter_files import files_hash
-from distill.worker_server.errors import AdapterRefused
+from distill.worker_server.errors import AdapterRefused, ModelUnavailable
+from distill.worker_server.fingerprint import fingerprint
+from distill.worker_server.model import resolve
 
 OnProgress = Callable[[Progress], None]
 BASE = "base"
@@ -62,6 +65,20 @@ class Version:
             return "" if self.adapter is None else files_hash(self.adapter)
         except AdapterRefused as error:
             raise InputError(f"--version {self.name}: {error}") from error
+
+    @property
+    def has_engines_model(self) -> bool:
+        """Whether an engine's own model answers, with an adapter or without."""
+        return self.handler is None and self.model is None
+
+
+def weights_hash(model: str | None) -> str:
+    """Of a model, as worker servers find it and calls name it; empty where it is not here."""
+    try:
+        folder = resolve(model, cache_folder())
+    except ModelUnavailable:
+        return ""
+    return fingerprint(folder, cache_folder()).weights
 
 
 def version_from(word: str) -> Version:

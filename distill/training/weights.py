@@ -49,6 +49,7 @@ class Weights:
         with at_once(folder) as part:
             if self.is_adapter:
                 self.model.save_pretrained(part)
+                _without_paths(part, self.folder)
             else:
                 self._save_whole(part)
 
@@ -61,6 +62,20 @@ class Weights:
         for name in COPIED:
             if (self.folder.path / name).is_file():
                 shutil.copyfile(self.folder.path / name, part / name)
+
+
+def _without_paths(adapter: Path, base: ModelFolder) -> None:
+    """Have what PEFT has saved be the same on any machine, in any process: so is its hash then.
+
+    Not before: PEFT asks the hub for a name.
+    """
+    path = adapter / CONFIG
+    config = json.loads(path.read_bytes())
+    config["base_model_name_or_path"] = base.own_name
+    if isinstance(config.get("target_modules"), list):  # a set, in whatever order
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (adapter / "README.md").unlink(missing_ok=True)
 
 
 def load(settings: TrainSettings) -> Weights:

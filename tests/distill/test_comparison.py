@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,11 +267,17 @@ def test_adapters_by_the_command_line(pair: list[str], short: Path) -> None:
     other = command_here(short, *words, *options, "--version", f"step-1={two}", **STAND_IN)
     assert other.code == 2
     assert "has answers of the adapter" in other.err
+    model = shutil.copytree(MODEL, short / "model")
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    moved = command_here(short, *words, *options, "--worker", str(model), *versions, **STAND_IN)
+    assert moved.code == 2
+    assert "has answers of the model" in moved.err
     up = Command(short, "up", *options[:4], "--adapter", f"first={two}", **STAND_IN)
     try:
         up.wait_for("The engine is up")
         # The engine has an adapter of this name: it is not taken from those who ask it meanwhile.
-        more = ("--version", f"first={one}", "--version", "again=base")
+        more: Sequence[str] = ("--version", f"first={one}", "--version", "again=base")
         done = Command(short, *words, *options[4:], *more, "--connect").done()
         assert done.code == 0, done.err
         assert answered(short / "ab" / "first") == {(f"first-{hashes[0][:12]}", hashes[0])}
@@ -283,6 +290,15 @@ def test_adapters_by_the_command_line(pair: list[str], short: Path) -> None:
     assert answered(short / "ab" / "bare") == {(None, "")}
     assert answered(short / "ab" / "step-2") == {(f"step-2-{hashes[1][:12]}", hashes[1])}
     assert answered(short / "ab" / "first") == {("first", hashes[1])}
+    # What an engine with another model has answered is not held against this one's.
+    log = short / "ab" / "bare" / records.WORKER_LOG
+    (known,) = {
+        call.model.weights_hash for run in read(log.parent).runs.values() for call in run.calls
+    }
+    log.write_text(log.read_text().replace(known, "0" * 64))
+    mixed = command_here(short, *words, *options[4:], *more, "--connect", "ipc:///nobody")
+    assert mixed.code == 2
+    assert "versions of several models" in mixed.err
 
 
 @pytest.mark.parametrize(

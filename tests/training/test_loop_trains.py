@@ -124,6 +124,11 @@ def test_rows_of_a_tiny_model_teach_it_what_it_is_then_kept_for(tiny: Path, tmp_
     assert first.kept
     assert first.steps == 40
     assert first.settings["learning_rate"] == 0.03
+    assert first.adapter is not None
+    for file in (out / first.adapter).iterdir():
+        data = file.read_bytes()
+        assert str(tiny.parent).encode() not in data, f"{file.name} says where it was made"
+        assert str(tmp_path).encode() not in data, f"{file.name} says where it was made"
     (told,) = (each for each in came.versions if each.version == 1)
     calls = [
         call

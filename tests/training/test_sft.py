@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from distill.training.sft import Sft, train
 from distill.training.tokens import UNTRAINED, tokenised
 from distill.training.trained import TrainProgress
 from distill.training.weights import Weights, load
-from distill.worker_server.adapter_files import AdapterFiles
+from distill.worker_server.adapter_files import CONFIG, WEIGHTS, AdapterFiles, files_hash
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder, resolve
 from tests.training.sampled import TEXTS, evaluated
@@ -95,6 +96,20 @@ def test_an_adapter_learns_the_rows(tmp_path: Path, data: Mapping[str, Path], ti
     assert train(data["worker-sft"], quick(out, tiny, lora_rank=4), heard.append) == trained
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert len(heard) == 6
+
+
+def test_an_adapter_is_the_same_wherever_its_model_lies(tmp_path: Path, tiny: Path) -> None:
+    hashes = set()
+    for place in ("here", "there"):
+        model = shutil.copytree(tiny, tmp_path / place / "small")
+        adapter = tmp_path / place / "adapter"
+        load(TrainSettings(out=tmp_path, model=str(model), lora_rank=2, device="cpu")).save(adapter)
+        hashes.add(files_hash(adapter))
+        assert {each.name for each in adapter.iterdir()} == {CONFIG, WEIGHTS}
+        config = json.loads((adapter / CONFIG).read_bytes())
+        assert config["base_model_name_or_path"] == "small"
+        assert config["target_modules"] == sorted(config["target_modules"])
+    assert len(hashes) == 1
 
 
 def test_all_weights_learn_the_rows(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
