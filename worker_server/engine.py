@@ -164,7 +164,7 @@ class Engine:
         Raises EngineDied, EngineFailed.
         """
         await self._llm.collective_rpc("distill_keep_seeds")
-        await self._llm.collective_rpc("distill_keep_bare")
+        await self._llm.collective_rpc("distill_own_lora")
         probe = Request(
             id="probe",
             attempt=1,

@@ -9,25 +9,26 @@ module in that process. It therefore imports nothing of vLLM, and little else.
 2. On CPU, a request with a seed whose prompt is computed in two steps ends the whole engine
    ("CPU Generator does not use offset", vLLM 0.32): ``distill_keep_seeds``.
 3. On CPU, a request without an adapter that is computed beside one with an adapter is answered by
-   an adapter as well, if two are loaded (vLLM 0.32): ``distill_keep_bare``.
+   an adapter as well, if two are loaded, and adapters make a worker slow (vLLM 0.32):
+   ``distill_own_lora``.
 """
 
-import functools
 import os
 import select
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
+
+from distill.worker_server import lora_operators
 
 OWNER_VARIABLE = "DISTILL_ENGINE_OWNER_PID"
 SCRATCH_VARIABLE = "DISTILL_ENGINE_SCRATCH"
 LORA_MODULES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.punica_wrapper.punica_cpu")
 """Where vLLM's LoRA operators for CPU are, and where their names are imported to."""
 LORA_OPERATORS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
-"""Those that pick an adapter for each token; all others call these."""
+"""Those that multiply by adapters; all others call these."""
 
 
 class Inside:
@@ -59,33 +60,13 @@ class Inside:
         runner.sample_tokens = without_discarded
         return True
 
-    def distill_keep_bare(self) -> bool:
-        """Keep adapters out of requests that name none; True where there was something to do.
-
-        The operators for CPU take each token's adapter by its index. Where there is none the index
-        is -1, which is the last of those that have room.
-        """
+    def distill_own_lora(self) -> bool:
+        """Have ``lora_operators`` in the place of vLLM's for CPU; True where they were there."""
         modules = [sys.modules[name] for name in LORA_MODULES if name in sys.modules]
-        found = [
-            (module, name, operator)
-            for module in modules
-            for name in LORA_OPERATORS
-            if (operator := getattr(module, name, None)) and not hasattr(operator, "__wrapped__")
-        ]
-        for module, name, operator in found:
-            setattr(module, name, _of_adapters_alone(operator))
-        return bool(found)
-
-
-def _of_adapters_alone(operator: Callable[..., None]) -> Callable[..., None]:
-    """The operator, with zeros for the tokens that have no adapter: they become zeros again."""
-
-    @functools.wraps(operator)
-    def masked(inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kw: Any) -> None:
-        bare = (indices < 0).unsqueeze(-1)
-        operator(inputs.masked_fill(bare, 0), weights, output, indices, *args, **kw)
-
-    return masked
+        for module in modules:
+            for name in LORA_OPERATORS:
+                setattr(module, name, getattr(lora_operators, name))
+        return bool(modules)
 
 
 def _end_with(owner_fd: int) -> None:

@@ -14,7 +14,7 @@ from distill.errors import InputError
 from distill.training import record
 from distill.training.alone import alone
 from distill.training.data import DataSet
-from distill.training.extra import check_extra
+from distill.training.extra import check_extra, send_nothing
 from distill.training.fitting import OnProgress, fit
 from distill.training.gate import gate
 from distill.training.method import Method
@@ -32,6 +32,7 @@ def train(
     another training is at work in the folder.
     """
     check_extra()
+    send_nothing()
     settings.check()
     rows = DataSet.read(data)
     if rows.format not in method.formats:

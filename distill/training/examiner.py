@@ -54,10 +54,12 @@ class Examiner:
         version: Version,
         *,
         record: str = IDS,
+        may_fail: bool = False,
     ) -> Figures:
         """What the tasks come to, asked by this supervisor of this version, at ``place``.
 
-        ``what`` is for people. Raises what ``evaluate`` raises, ModelError: no run has a score.
+        ``what`` is for people. Where all runs ``may_fail`` that is the version's doing, and an
+        accuracy of 0. Raises what ``evaluate`` raises, ModelError: no run has a score.
         """
         marker = place.with_name(place.name + FIGURES)
         if (known := found(marker, Figures)) is not None:
@@ -79,7 +81,8 @@ class Examiner:
             record=record,
             **options,
         )
-        made = figures_of(done.results, supervisor, time.monotonic() - started_s)
+        wall_s = time.monotonic() - started_s
+        made = figures_of(done.results, supervisor, wall_s, may_fail=may_fail)
         written(marker, made)
         self._display.line(told(what, made))
         return made

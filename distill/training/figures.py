@@ -41,11 +41,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.scores)
 
 
-def figures_of(results: Sequence[TaskResult], supervisor: str, wall_s: float) -> Figures:
-    """The figures of these results. Raises ModelError where none has a score."""
+def figures_of(
+    results: Sequence[TaskResult], supervisor: str, wall_s: float, *, may_fail: bool = False
+) -> Figures:
+    """The figures of these results.
+
+    Raises ModelError where none has a score, and where all runs failed, unless they ``may_fail``.
+    """
     scores = scores_by_task(results)
     errors = [each.error for each in results if each.error is not None]
-    if errors and len(errors) == len(results):
+    if errors and len(errors) == len(results) and not may_fail:
         raise ModelError(
             f"all {len(results):,} runs of {supervisor} failed; the first: {errors[0].kind}: "
             f"{errors[0].detail}"

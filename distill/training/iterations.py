@@ -34,6 +34,7 @@ from distill.training.lineage import Version, write_lineage
 from distill.training.markers import found, written
 from distill.training.plan import Plan
 from distill.training.trainer import Trainer, trained_in
+from distill.training.watch import CollapseError
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.model import ModelFolder
@@ -72,8 +73,8 @@ class TaskSets:
 class Came:
     """What came of a loop: versions, and figures by what they are of.
 
-    ``held_out`` has a version's by its number, ``collected`` an iteration's. ``whole_runs`` are of
-    the base worker and of the last version that was kept.
+    ``held_out`` has a version's by its number, if it did not collapse, ``collected`` an
+    iteration's. ``whole_runs`` are of the base worker and of the last version that was kept.
     """
 
     versions: list[Version]
@@ -135,12 +136,16 @@ class Loop:
     def _examined(self, what: str, folder: Path, version: Version) -> Figures:
         """The held-out figures of a version; they lie with what it came from."""
         asked = (self._sets.held_out, self._plan.supervisor, version)
-        return self._examiner.figures(f"{what} · held-out", folder / "held-out", *asked)
+        return self._examiner.figures(
+            f"{what} · held-out", folder / "held-out", *asked, may_fail=version.version != 0
+        )
 
     def _whole_runs(self, name: str, version: Version) -> Figures:
         place, asked = self._out / "whole-runs" / name, self._plan.whole_runs_with
         what = f"whole runs, {name}"
-        return self._examiner.figures(what, place, self._sets.whole_runs, asked, version)
+        return self._examiner.figures(
+            what, place, self._sets.whole_runs, asked, version, may_fail=version.version != 0
+        )
 
     # -- an iteration
 
@@ -148,22 +153,38 @@ class Loop:
         what, folder = self._name(number), self._out / f"iteration-{number}"
         self._came.collected[number] = self._collect(number, parent)
         version = found(folder / DECISION, Version)
-        is_decided = version is not None
         if version is None:
-            data = self._data(what, number, folder, rows.of(self._plan))
-            version = self._trained(what, number, data, folder / "train", parent)
-        figures = self._came.held_out[number] = self._examined(what, folder, version)
-        if is_decided:
-            return version
-        version = self._decided(version, figures, parent)
-        written(folder / DECISION, version)
-        kept = "kept" if version.kept else f"dropped, version {parent.version} stays"
-        self._display.line(f"{what} · {kept}: {version.why}")
+            version = self._made(what, number, folder, parent)
+            written(folder / DECISION, version)
+            kept = "kept" if version.kept else f"dropped, version {parent.version} stays"
+            self._display.line(f"{what} · {kept}: {version.why}")
+        elif version.adapter is not None:
+            self._came.held_out[number] = self._examined(what, folder, version)
         return version
+
+    def _made(self, what: str, number: int, folder: Path, parent: Version) -> Version:
+        """A new version, kept or dropped; one that collapsed has no adapter, and no figures."""
+        data = self._data(what, number, folder, rows.of(self._plan))
+        try:
+            version = self._trained(what, number, data, folder / "train", parent)
+        except CollapseError as error:
+            return Version(
+                version=number,
+                parent=parent.version,
+                kept=False,
+                why=str(error),
+                method=self._plan.method,
+                data_manifest_sha256=DataSet.read(data).sha256,
+            )
+        figures = self._came.held_out[number] = self._examined(what, folder, version)
+        return self._decided(version, figures, parent)
 
     def _decided(self, version: Version, figures: Figures, parent: Version) -> Version:
         known = self._came.held_out[parent.version]
         decision = decide(figures.scores, known.scores, self._plan.margin)
+        if figures.failed == figures.runs:  # no better than a parent that was always wrong
+            why = f"all of its {figures.runs:,} runs failed"
+            decision = msgspec.structs.replace(decision, kept=False, why=why)
         return msgspec.structs.replace(
             version,
             kept=decision.kept,

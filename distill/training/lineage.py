@@ -15,7 +15,8 @@ OF_AN_ADAPTER = "lineage.json"
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One version. Number 0 is the worker as it is: it has no parent, data or adapter.
+    """One version. Number 0 is the worker as it is: it has no parent, data or adapter. One that
+    collapsed while it was trained has no adapter, and nothing that was measured with it.
 
     ``adapter`` is its folder, relative to the loop's; ``adapter_sha256`` is of its files, as worker
     servers compute it and calls in logs have it (``adapter_hash``). ``data_manifest_sha256`` is of

@@ -99,8 +99,9 @@ def _name(version: Version) -> str:
 def _rows(came: Came) -> Iterator[Row]:
     held_out = "held-out"
     for version in came.versions:
-        figures, number = came.held_out[version.version], version.version
-        yield Row(name=_name(version), kind=held_out, figures=figures, version=number)
+        number = version.version
+        if (figures := came.held_out.get(number)) is not None:
+            yield Row(name=_name(version), kind=held_out, figures=figures, version=number)
     for name, figures in came.baselines.items():
         yield Row(name=f"baseline {name}", kind=held_out, figures=figures)
     if came.oracle is not None:
@@ -118,7 +119,7 @@ def _pairs(came: Came, last: str) -> Iterator[tuple[str, str]]:
         found = [(last, "base"), *((last, f"baseline {name}") for name in came.baselines)]
     by_number = {each.version: _name(each) for each in came.versions}
     for version in came.versions:
-        if version.parent is not None:
+        if version.parent is not None and version.version in came.held_out:
             found.append((_name(version), by_number[version.parent]))
     if came.oracle is not None:
         found += [("oracle", "base"), ("oracle", last)]

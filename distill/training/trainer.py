@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from distill.errors import DistillError, InputError, MachineError, ModelError
+from distill.errors import DistillError, InputError, MachineError
 from distill.supervisor.text import visible
 from distill.supervisor.worker_command import worker_environment
 from distill.training.markers import found
+from distill.training.watch import CollapseError
 
 LOG = ".log"
 """What the process said, beside its folder."""
@@ -23,7 +24,7 @@ LOOK_EVERY_S = 0.5
 END_S = 10.0
 """A process that is told to end has so long for it."""
 SAID_CHARS = 1500
-BY_EXIT_CODE: dict[int, type[DistillError]] = {2: InputError, 3: MachineError, 4: ModelError}
+BY_EXIT_CODE: dict[int, type[DistillError]] = {2: InputError, 3: MachineError}
 
 Hear = Callable[[str], None]
 """Gets the newest line that the process has said."""
@@ -33,7 +34,10 @@ class Trainer(Protocol):
     """Trains on a data set, from the adapter of ``parent`` on, if there is one."""
 
     def __call__(self, data: Path, out: Path, parent: Path | None, hear: Hear) -> None:
-        """Have ``out`` hold the training's end; go on where it was stopped. Raises DistillError."""
+        """Have ``out`` hold the training's end; go on where it was stopped.
+
+        Raises DistillError, of which a CollapseError is this version's end.
+        """
 
 
 class Came(msgspec.Struct, frozen=True):
@@ -86,6 +90,8 @@ class TrainerProcess:
                 hear(_last_line(log))
         finally:
             _end(process)
+        if process.returncode == CollapseError.exit_code:
+            raise CollapseError(_tail(log).rpartition("distill: ")[2])
         if process.returncode:
             kind = BY_EXIT_CODE.get(process.returncode, DistillError)
             raise kind(

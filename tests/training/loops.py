@@ -17,13 +17,14 @@ import msgspec
 
 from distill import LMResponse, ModelHandler, Usage
 from distill.display import Display
-from distill.errors import InputError
+from distill.errors import InputError, ModelError
 from distill.tasks import Task
 from distill.training.data import DataSet
 from distill.training.examiner import Examiner
 from distill.training.iterations import Came, Loop, TaskSets
 from distill.training.lineage import FILE, Version
 from distill.training.plan import Plan, begin
+from distill.training.watch import CollapseError
 from distill.training.workers import Workers
 from distill.worker_server.adapter_files import WEIGHTS
 from distill.worker_server.model import ModelFolder
@@ -33,6 +34,7 @@ from tests.distill.scripted import SMALL, cell
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "engine_stand_in" / "model"
 BASE_SKILL = 1.0
+ALWAYS_FAILS = -1.0
 Messages = Sequence[Mapping[str, str]]
 
 
@@ -88,21 +90,38 @@ class SkilledWorkers(Workers):
 
     def __init__(self) -> None:
         self.handler = Skilled()
+        self.base_skill = BASE_SKILL
         self.used: list[str] = []
 
     def use(self, adapter: Path | None, sha256: str = "") -> tuple[Any, dict[str, Any]]:
         self.used.append("base" if adapter is None else adapter.parent.parent.name)
-        self.handler.skill = BASE_SKILL if adapter is None else skill_of(adapter)
+        self.handler.skill = self.base_skill if adapter is None else skill_of(adapter)
         return self.handler, {"limits": SMALL}
 
     def close(self) -> None:
         """There is nothing to end."""
 
 
-class Table:
-    """A trainer whose adapters have the skills of a table, by the name of what is trained."""
+class Failing(Boss):
+    """A supervisor whose runs fail where the worker's skill is that of one that always fails."""
 
-    def __init__(self, skills: Mapping[str, float]) -> None:
+    def __init__(self, model: str, workers: SkilledWorkers) -> None:
+        super().__init__(model)
+        self._workers = workers
+
+    def chat(self, messages: Messages, **kw: Any) -> LMResponse:
+        if self._workers.handler.skill == ALWAYS_FAILS:
+            raise ModelError("the worker is of no use")
+        return super().chat(messages, **kw)
+
+
+class Table:
+    """A trainer whose adapters have the skills of a table, by the name of what is trained.
+
+    None is one that collapses.
+    """
+
+    def __init__(self, skills: Mapping[str, float | None]) -> None:
         self.skills = skills
         self.trained: list[tuple[str, str]] = []
 
@@ -114,7 +133,9 @@ class Table:
         self.trained.append((name, "base" if parent is None else parent.parent.parent.name))
         out.mkdir(parents=True, exist_ok=True)
         hear("step 1/2")
-        write_adapter(out / "adapter", self.skills[name])
+        if (skill := self.skills[name]) is None:
+            raise CollapseError("the model collapsed by step 1")
+        write_adapter(out / "adapter", skill)
         hear("step 2/2")
         told = {
             "asked": {"method": "sft", "settings": {"learning_rate": 0.1}},

@@ -14,15 +14,19 @@ import pytest
 from distill.errors import InputError, ModelError
 from distill.tasks import Task
 from distill.training.decision import decide
-from distill.training.iterations import NO_VERSION, TaskSets
+from distill.training.iterations import NO_VERSION, Came, TaskSets
 from distill.training.lineage import OF_AN_ADAPTER
 from distill.training.loop_page import page
 from distill.training.loop_report import report_of
 from distill.training.plan import begin
+from distill.training.trainer import TrainerProcess
+from distill.training.watch import CollapseError
 from tests.training.loops import (
+    ALWAYS_FAILS,
     ROOT,
     SKILLS,
     Boss,
+    Failing,
     SkilledWorkers,
     Table,
     go_round,
@@ -75,6 +79,58 @@ def test_a_better_version_is_kept_and_a_worse_one_dropped(tmp_path: Path) -> Non
     beside = json.loads((tmp_path / str(first.adapter) / OF_AN_ADAPTER).read_bytes())
     assert (beside["version"], beside["parent"], beside["kept"]) == (1, 0, True)
     assert len(first.adapter_sha256) == 64
+
+
+def test_a_version_that_collapses_or_always_fails_is_dropped_and_the_loop_goes_on(
+    tmp_path: Path,
+) -> None:
+    workers = SkilledWorkers()
+    asked = plan(iterations=3, whole_runs="whole.jsonl")
+    sets = TaskSets(tasks("train", 2), tasks("test", 3), tasks("whole", 1))
+    trainer = Table({"iteration-1": None, "iteration-2": ALWAYS_FAILS, "iteration-3": 2.0})
+
+    def went() -> Came:
+        return go_round(
+            tmp_path, asked, trainer, workers, sets=sets,
+            supervisors=lambda name: Failing(name, workers),
+        )  # fmt: skip
+
+    came = went()
+    assert [(each.kept, each.accuracy) for each in came.versions] == [
+        (True, 1 / 3), (False, None), (False, 0.0), (True, 2 / 3)
+    ]  # fmt: skip
+    whys = [each.why for each in came.versions[1:3]]
+    assert whys == ["the model collapsed by step 1", "all of its 3 runs failed"]
+    assert [each.parent for each in came.versions] == [None, 0, 0, 0]
+    report = report_of(tmp_path, asked, came, "distill train rl")
+    assert {row.name for row in report.rows if row.kind == "held-out"} == {
+        "base", "version 2", "version 3"
+    }  # fmt: skip
+    assert "the model collapsed by step 1" in page(report)
+    before, trained = lineage(tmp_path), list(trainer.trained)
+    went()  # what is decided is decided
+    assert (lineage(tmp_path), trainer.trained) == (before, trained)
+
+
+def test_a_worker_as_it_is_of_which_all_runs_fail_is_an_error(tmp_path: Path) -> None:
+    workers = SkilledWorkers()
+    workers.base_skill = ALWAYS_FAILS
+    with pytest.raises(ModelError, match="all 3 runs of boss failed"):
+        go_round(
+            tmp_path, plan(), Table(SKILLS), workers,
+            sets=TaskSets(tasks("train", 2), tasks("test", 3)),
+            supervisors=lambda name: Failing(name, workers),
+        )  # fmt: skip
+
+
+def test_a_training_that_collapses_says_so_in_its_exit_code(tmp_path: Path) -> None:
+    class Collapsing(TrainerProcess):
+        def command(self, *_: object) -> list[str]:
+            said = "'step 3\\ndistill: the model collapsed by step 4'"
+            return [sys.executable, "-c", f"import sys; print({said}); sys.exit(4)"]
+
+    with pytest.raises(CollapseError, match=r"^the model collapsed by step 4$"):
+        Collapsing("rl", "m", {})(tmp_path, tmp_path / "train", None, lambda _: None)
 
 
 def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
