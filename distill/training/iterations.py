@@ -44,6 +44,7 @@ DECISION = "decision.json"
 BASE = Version(version=0)
 ORACLE = -1
 """No version's number."""
+NO_VERSION = "the oracle, no version: it was taught the labels of the tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +276,13 @@ class Loop:
         folder, number = self._out / "oracle", ORACLE
         if (version := found(folder / DECISION, Version)) is None:
             asked = rows.of(self._plan)
-            every = rows.Asked(asked.formats, asked.choice | {"select": "all"})
+            # All that was asked, whatever was answered: of equal answers none is left out.
+            every = rows.Asked(asked.formats, asked.choice | {"select": "all", "dedup": False})
             logged = self._data("oracle", 1, folder / "logged", every)
             data = folder / "data"
             if not is_data_set(data):
                 oracle.relabelled(logged, data, {each.id: each.label for each in self._share(1)})
             version = self._trained("oracle", number, data, folder / "train", BASE)
+            version = msgspec.structs.replace(version, kept=False, why=NO_VERSION)
             written(folder / DECISION, version)
         return self._examined("oracle", folder, version)
