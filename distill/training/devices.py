@@ -10,7 +10,8 @@ def choose(device: str | None) -> str:
     """``cpu`` or ``cuda`` for cpu, cuda, cuda:N or None (a GPU if there is one).
 
     transformers' Trainer takes all GPUs that it sees, so this process is left with one. Raises
-    InputError for another name, MachineError where it is not there.
+    InputError for another name, MachineError where it is not there. Where CUDA_VISIBLE_DEVICES is
+    set, N is a place in it, from 0.
     """
     wanted = re.fullmatch(r"cpu|cuda(?::(\d+))?", device or "cuda")
     if wanted is None:
@@ -27,6 +28,10 @@ def choose(device: str | None) -> str:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(place)
         elif place < len(names):
             os.environ["CUDA_VISIBLE_DEVICES"] = names[place]
+        elif device is not None:
+            raise MachineError(
+                f"there is no {device}: CUDA_VISIBLE_DEVICES={seen} has no more GPUs"
+            )
     if torch.cuda.is_available():
         return "cuda"
     if device is None:
@@ -48,6 +53,6 @@ def has_bfloat16(device: str) -> bool:
     import torch
 
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last: Arm's

@@ -1,0 +1,47 @@
+"""Which device is trained on, and what it can do."""
+
+import os
+import re
+
+import pytest
+
+from distill.errors import MachineError
+from distill.training.devices import choose, has_bfloat16
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+
+
+@pytest.mark.parametrize(("seen", "device"), [("0", "cuda:1"), ("0,1", "cuda:5"), ("", "cuda")])
+def test_a_gpu_that_is_not_to_be_seen_is_no_other_one(
+    monkeypatch: pytest.MonkeyPatch, seen: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    told = re.escape(f"there is no {device}: CUDA_VISIBLE_DEVICES={seen} ")
+    with pytest.raises(MachineError, match=told):
+        choose(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+@pytest.mark.parametrize(
+    ("seen", "device", "left"), [("4,GPU-7", "cuda:1", "GPU-7"), ("4,5", None, "4"), ("", None, "")]
+)
+def test_one_gpu_is_left_of_those_to_be_seen(
+    monkeypatch: pytest.MonkeyPatch, seen: str, device: str | None, left: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(seen))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert choose(device) == ("cuda" if seen else "cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+
+def test_bfloat16_that_is_emulated_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a T4, where torch computes it in float32, and slowly."""
+
+    def of_a_t4(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", of_a_t4)
+    assert not has_bfloat16("cuda")
