@@ -69,13 +69,20 @@ class Fit:
 
 
 def kept(rows: Iterable[Row], fit: Fit) -> Kept:
-    """The rows that can be trained on."""
+    """The rows that can be trained on.
+
+    They come in an order of their own, not in that in which runs ended: a seed is to give the same
+    training again.
+    """
     found = Kept()
     for row in rows:
         if (why := fit.why_not(row)) is not None:
             found.dropped[why] += 1
         else:
             found.rows.append(_completion(row))
+    found.rows.sort(
+        key=lambda row: (row.prompt_ids, row.completion_ids, row.logprobs, row.advantage)
+    )
     return found
 
 

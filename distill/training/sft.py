@@ -38,6 +38,8 @@ class Sft(Method):
         told = [f"{count:,} rows dropped: {why}" for why, count in made.dropped.most_common()]
         if not made.rows:
             raise InputError(f"no row is left to train on: {'; '.join(told)}")
+        # Not in the order in which runs ended: a seed is to give the same training again.
+        made.rows.sort(key=lambda row: (row["input_ids"], row["labels"]))
         given: dict[str, Any] = arguments(settings, weights, made.longest)
         trainer = CompletionSFTTrainer(
             weights.model,

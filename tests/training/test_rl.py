@@ -19,6 +19,7 @@ from distill.training.loss import Clipping
 from distill.training.rl import Rl
 from distill.training.watch import CollapseError, Sample, collapse
 from distill.training.weights import Weights, load
+from distill.worker_server.adapter_files import files_hash
 from tests.training.toy import (
     Toy,
     data_set,
@@ -209,6 +210,17 @@ def test_rows_of_other_versions_are_left_out_and_counted(
     done = rl.train(data, settings(tmp_path / "out", toy_folder, max_steps=1))
     assert done.rows == len(rows) // 2
     assert any(each.startswith(f"{len(rows) // 2} rows dropped") for each in done.warnings)
+
+
+def test_the_order_in_which_runs_ended_is_not_that_of_the_steps(
+    tmp_path: Path, rows: list[EpisodeRow], toy_folder: Path
+) -> None:
+    def trained(name: str, rows: list[EpisodeRow]) -> str:
+        data = data_set(tmp_path / f"{name}-data", "episodes", rows)
+        asked = settings(tmp_path / name, toy_folder, max_steps=2, lora_rank=2)
+        return files_hash(rl.train(data, asked).weights)
+
+    assert trained("one", rows) == trained("other", rows[::-1])
 
 
 def test_a_tenth_of_many_groups_is_held_back(tmp_path: Path, rows: list[EpisodeRow]) -> None:

@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from distill import export
 from distill.cli import cli
 from distill.errors import InputError
+from distill.exports import manifest
+from distill.exports.writing import sha256
 from distill.training.alone import alone
 from distill.training.data import DataSet
 from distill.training.fitting import newest, rows_at_once
@@ -110,6 +112,23 @@ def test_an_adapter_is_the_same_wherever_its_model_lies(tmp_path: Path, tiny: Pa
         assert config["base_model_name_or_path"] == "small"
         assert config["target_modules"] == sorted(config["target_modules"])
     assert len(hashes) == 1
+
+
+def test_the_order_in_which_runs_ended_is_not_that_of_the_steps(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    rows = data["worker-sft"]
+    other = shutil.copytree(rows, tmp_path / "other")
+    file, told = other / "train.jsonl", json.loads((other / manifest.FILE).read_bytes())
+    file.write_bytes(b"".join(reversed(file.read_bytes().splitlines(keepends=True))))
+    told["files"][0]["sha256"] = sha256(file)
+    (other / manifest.FILE).write_text(json.dumps(told))
+
+    def trained(rows: Path, name: str) -> str:
+        options = {"lora_rank": 2, "max_steps": 2, "parity_rows": 0}
+        return files_hash(train(rows, quick(tmp_path / name, tiny, **options)).weights)
+
+    assert trained(rows, "one") == trained(other, "two")
 
 
 def test_all_weights_learn_the_rows(tmp_path: Path, data: Mapping[str, Path], tiny: Path) -> None:
