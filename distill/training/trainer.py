@@ -119,7 +119,7 @@ def _runs(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """It saves what it has when it is asked to end."""
+    """Asked first, so that it can close its files; what counts is its last whole checkpoint."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
