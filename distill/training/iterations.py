@@ -25,6 +25,7 @@ from distill.display import Display
 from distill.errors import InputError
 from distill.tasks import Task
 from distill.training import oracle, rows
+from distill.training import plan as plans
 from distill.training.data import DataSet, is_data_set
 from distill.training.decision import decide
 from distill.training.examiner import LOGPROBS, LOGS, Examiner
@@ -43,6 +44,7 @@ DECISION = "decision.json"
 BASE = Version(version=0)
 ORACLE = -1
 """No version's number."""
+NO_VERSION = "the oracle, no version: it was taught the labels of the tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,7 @@ class Loop:
         """A version, trained on a data set that has nothing of what is held out."""
         self._held_out.check_data(data)
         if (told := trained_in(out)) is None:
+            self._check_base()
             self._display.tasks(f"{what} · train")
             start = None if parent.adapter is None else self._out / parent.adapter
             self._trainer(data, out, start, lambda line: self._display.tasks(f"{what} · {line}"))
@@ -249,6 +252,14 @@ class Loop:
             steps=came.steps,
         )
 
+    def _check_base(self) -> None:
+        """Raise InputError where the engine's model is not what would be trained."""
+        if plans.of_model(self._plan, self._base) != self._plan:
+            raise InputError(
+                f"the files in {self._base.path} are not those that this loop was begun with: put "
+                "them back, or begin another loop, with another --out"
+            )
+
     def _files_sha256(self, adapter: Path) -> str:
         try:
             return AdapterFiles.read(str(adapter), self._base).sha256
@@ -265,11 +276,13 @@ class Loop:
         folder, number = self._out / "oracle", ORACLE
         if (version := found(folder / DECISION, Version)) is None:
             asked = rows.of(self._plan)
-            every = rows.Asked(asked.formats, asked.choice | {"select": "all"})
+            # All that was asked, whatever was answered: of equal answers none is left out.
+            every = rows.Asked(asked.formats, asked.choice | {"select": "all", "dedup": False})
             logged = self._data("oracle", 1, folder / "logged", every)
             data = folder / "data"
             if not is_data_set(data):
                 oracle.relabelled(logged, data, {each.id: each.label for each in self._share(1)})
             version = self._trained("oracle", number, data, folder / "train", BASE)
+            version = msgspec.structs.replace(version, kept=False, why=NO_VERSION)
             written(folder / DECISION, version)
         return self._examined("oracle", folder, version)

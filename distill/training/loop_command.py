@@ -70,6 +70,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     engine = _engine(given, plan, rank)
     out: Path = options["out"].expanduser().absolute()
     base = resolved(given.engine["worker"])
+    plan = plans.of_model(plan, base)
     with alone(out, "loop"):
         plans.begin(out, plan)
         with Display() as display, EngineOfItsOwn(engine, display, display.line) as workers:
@@ -125,6 +126,8 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         tasks_per_iteration=given.tasks_per_iteration,
         worker=given.engine["worker"] or DEFAULT_MODEL,
         window_tokens=given.engine["window_tokens"],
+        limits=given.engine["limits"],
+        sandbox_packages=given.engine["sandbox_packages"],
         base_url=given.base_url,
         selection=selection,
         training=training,

@@ -78,6 +78,11 @@ def _sections(report: Report) -> Iterable[str]:
 
 def _notes(report: Report) -> Iterable[str]:
     yield from report.notes
+    if (oracle := report.trainings.get("oracle")) is not None:
+        yield (
+            f"The oracle was taught {oracle.rows:,} rows in {oracle.steps:,} steps: all that was "
+            "asked in iteration 1 by runs of one question, rightly answered or not, with the label."
+        )
     for name, training in report.trainings.items():
         if training.parity:
             yield f"The parity gate before {name}: {training.parity}"

@@ -4,8 +4,8 @@ What could be learnt if a generator of tasks were there to write the answers: a 
 beside those of the loop, whose rows are completions that workers have written.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import msgspec
 from distill.errors import InputError
 from distill.exports import manifest
 from distill.exports.writing import at_once, new_file, sha256
+from distill.supervisor.ledger import content_hash
+from distill.traces import records
+from distill.traces.reading import calls_in, lines
 from distill.training.data import DataSet
 
 COMPLETION = "completion"
@@ -22,20 +25,25 @@ COMPLETION = "completion"
 def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
     """Write the data set ``logged`` again, each completion being its task's label.
 
-    Only runs that asked one call have a row that the label is the answer of; the others are left
-    out. Raises InputError where none is left.
+    Only runs that asked one question have rows that the label is the answer of; the others are left
+    out, and so are rows that are there already. Raises InputError where none is left.
     """
     data = DataSet.read(logged)
-    alone = {run for run, count in Counter(_runs(data)).items() if count == 1}
-    rows = [
-        row | {COMPLETION: _as_completion(row[COMPLETION], _text(labels[row["task"]]))}
-        for row in data.rows()
-        if row["run"] in alone and labels.get(row["task"]) is not None
-    ]
+    alone = _runs_of_one_question([Path(each["folder"]) for each in data.manifest["inputs"]])
+    rows, seen = [], set()
+    for row in data.rows():
+        label = labels.get(row["task"])
+        if row["run"] not in alone or label is None:
+            continue
+        taught = row | {COMPLETION: _as_completion(row[COMPLETION], _text(label))}
+        texts = content_hash([taught["prompt"], taught[COMPLETION]])
+        if texts not in seen:
+            seen.add(texts)
+            rows.append(taught)
     if not rows:
         raise InputError(
-            "--labels oracle: no run of these tasks asked exactly one worker call, so no label is "
-            "a worker's answer"
+            "--labels oracle: no run of these tasks asked its worker exactly one question, so no "
+            "label is a worker's answer"
         )
     with at_once(out) as folder:
         name = f"{data.file.stem}.jsonl"
@@ -46,9 +54,19 @@ def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
             file.write(manifest.as_json(told))
 
 
-def _runs(data: DataSet) -> Iterator[str]:
-    for row in data.rows("run"):
-        yield row["run"]
+def _runs_of_one_question(folders: Iterable[Path]) -> set[str]:
+    """By the logs: not every call has a row. The same asked again is no other question."""
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+    parents: set[str] = set()
+    for folder in folders:
+        for call in map(records.whole, calls_in(folder, [])):
+            if call.run is not None:
+                what = call.prompt if call.messages is None else call.messages
+                asked[call.run].add(content_hash(what))
+        for _, record in lines(folder, records.SUPERVISOR_LOG):
+            if isinstance(record, records.RunStart) and record.parent is not None:
+                parents.add(record.parent.run)
+    return {run for run, what in asked.items() if len(what) == 1 and run not in parents}
 
 
 def _manifest(data: DataSet, file: Path, rows: int) -> dict[str, Any]:

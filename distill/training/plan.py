@@ -8,18 +8,21 @@ import msgspec
 from distill.errors import InputError
 from distill.exports.writing import sha256
 from distill.training.markers import found, written
+from distill.user_folders import cache_folder
+from distill.worker_server.fingerprint import fingerprint
+from distill.worker_server.model import ModelFolder
 
 FILE = "loop.json"
 Labels = Literal["logged", "oracle"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that decides what comes of a loop; how fast, as the devices, is not in it.
+    """What is asked of a loop, and of which files; how fast, as the devices, is not in it.
 
     ``training`` are the options of ``distill train METHOD`` that were given, by their flags, and
     ``selection`` those that choose rows, as ``distill.export`` has them.
     ``tasks_per_iteration`` None: all training tasks, each time. ``margin``: see
-    ``distill.training.decision``.
+    ``distill.training.decision``. The hashes are of the worker's files, as in logs (``of_model``).
     """
 
     method: str
@@ -39,10 +42,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     margin: float
     tasks_per_iteration: int | None
     worker: str
+    weights_hash: str = ""
+    tokenizer_hash: str = ""
+    template_hash: str = ""
     window_tokens: int | None
+    limits: tuple[str, ...]
+    sandbox_packages: tuple[str, ...]
     base_url: str | None
     selection: dict[str, Any]
     training: dict[str, Any]
+
+
+def of_model(plan: Plan, base: ModelFolder) -> Plan:
+    """The plan, with the hashes of the worker's files as they are now."""
+    hashes = fingerprint(base, cache_folder())
+    return msgspec.structs.replace(
+        plan,
+        weights_hash=hashes.weights,
+        tokenizer_hash=hashes.tokenizer,
+        template_hash=hashes.template,
+    )
 
 
 def begin(out: Path, plan: Plan) -> None:
@@ -64,7 +83,7 @@ def begin(out: Path, plan: Plan) -> None:
     if others:
         raise InputError(
             f"{out} is another loop's: {'; '.join(others)}. Give the command that it was begun "
-            "with, or choose another --out"
+            "with, on the files as they were, or choose another --out"
         )
 
 

@@ -23,7 +23,7 @@ from distill.training.data import DataSet
 from distill.training.examiner import Examiner
 from distill.training.iterations import Came, Loop, TaskSets
 from distill.training.lineage import FILE, Version
-from distill.training.plan import Plan, begin
+from distill.training.plan import Plan, begin, of_model
 from distill.training.watch import CollapseError
 from distill.training.workers import Workers
 from distill.worker_server.adapter_files import WEIGHTS
@@ -207,6 +207,8 @@ def plan(**changes: Any) -> Plan:
         "tasks_per_iteration": None,
         "worker": "skilled",
         "window_tokens": None,
+        "limits": (),
+        "sandbox_packages": (),
         "base_url": None,
         "selection": {},
         "training": {},
@@ -227,6 +229,7 @@ def go_round(
 ) -> Came:
     """A loop to its end."""
     display = display or Silent()
+    asked = of_model(asked, ModelFolder("m", base))
     begin(out, asked)
     asking = Examiner(out, workers, supervisors, display, scorer=asked.scorer, concurrency=4)
     return Loop(asked, out, sets, ModelFolder("m", base), asking, trainer, display).run()

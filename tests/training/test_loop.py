@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from distill.errors import InputError, ModelError
 from distill.tasks import Task
 from distill.training.decision import decide
-from distill.training.iterations import Came, TaskSets
+from distill.training.iterations import NO_VERSION, Came, TaskSets
 from distill.training.lineage import OF_AN_ADAPTER
 from distill.training.loop_page import page
 from distill.training.loop_report import report_of
@@ -25,6 +26,7 @@ from tests.training.loops import (
     ALWAYS_FAILS,
     ROOT,
     SKILLS,
+    STAND_IN,
     Boss,
     Failing,
     SkilledWorkers,
@@ -75,6 +77,7 @@ def test_a_better_version_is_kept_and_a_worse_one_dropped(tmp_path: Path) -> Non
     trainings = report_of(tmp_path, asked, came, "distill train sft").trainings
     assert list(trainings) == ["version 1", "version 2", "version 3", "oracle"]
     assert {training.parity for training in trainings.values()} == {"2 calls: ids are equal"}
+    assert "The oracle was taught 3 rows in 2 steps" in page(report_of(tmp_path, asked, came, "x"))
     beside = json.loads((tmp_path / str(first.adapter) / OF_AN_ADAPTER).read_bytes())
     assert (beside["version"], beside["parent"], beside["kept"]) == (1, 0, True)
     assert len(first.adapter_sha256) == 64
@@ -150,19 +153,43 @@ def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
     assert all(each.version != -1 for each in lineage(tmp_path))
 
 
-def test_a_run_with_several_calls_has_no_labels_to_learn(tmp_path: Path) -> None:
-    def two_calls(name: str) -> Boss:
-        return Boss(name, "worker(context)\nFINAL(worker('once more: ' + context))")
-
-    with pytest.raises(InputError, match="exactly one worker call"):
+@pytest.mark.parametrize(
+    "code",
+    [
+        "worker(context)\nFINAL(worker('once more: ' + context))",
+        # Of the second run one call has a row: what the other asked had been answered before.
+        "worker('of all 0')\nFINAL(worker(context))",
+        "try:\n    worker('fails')\nexcept Exception:\n    FINAL(worker(context))",
+    ],
+    ids=["two rows", "one that is there already", "one that failed"],
+)
+def test_a_run_with_several_questions_has_no_labels_to_learn(tmp_path: Path, code: str) -> None:
+    with pytest.raises(InputError, match="exactly one question"):
         go_round(
             tmp_path,
-            plan(labels="oracle", iterations=1),
+            plan(labels="oracle", iterations=1, selection={"select": "all"}),
             Table(SKILLS),
             SkilledWorkers(),
-            supervisors=two_calls,
-            sets=TaskSets(tasks("train", 1), tasks("test", 1)),
+            supervisors=lambda name: Boss(name, code),
+            sets=TaskSets(tasks("train", 2), tasks("test", 1)),
         )
+
+
+def test_all_that_was_asked_is_taught_once_whatever_was_answered(tmp_path: Path) -> None:
+    """The same asked again is no other question, and no other row."""
+    go_round(
+        tmp_path,
+        plan(labels="oracle", iterations=1),
+        Table(SKILLS),
+        SkilledWorkers(),
+        supervisors=lambda name: Boss(name, "worker(context)\nFINAL(worker(context))"),
+        sets=TaskSets(tasks("train", 3), tasks("test", 1)),
+    )
+    rows = (tmp_path / "oracle" / "data" / "train.jsonl").read_bytes().splitlines()
+    found = [json.loads(row)["prompt"][0]["content"] for row in rows]
+    assert sorted(found) == [f"train number {number}" for number in range(3)]
+    version = json.loads((tmp_path / "oracle" / "decision.json").read_bytes())
+    assert (version["kept"], version["why"]) == (False, NO_VERSION)
 
 
 def test_a_share_of_the_tasks_at_a_time_goes_round(tmp_path: Path) -> None:
@@ -270,11 +297,38 @@ def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     begin(tmp_path, plan())
     with pytest.raises(InputError, match=r"margin was 0\.0, and is 0\.1.*another --out"):
         begin(tmp_path, plan(margin=0.1))
+    with pytest.raises(InputError, match=r"limits was \[\], and is \('cell_s=9',\)"):
+        begin(tmp_path, plan(limits=("cell_s=9",)))
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="no loop's"):
         begin(other, plan())
+
+
+def test_a_model_that_is_changed_in_place_is_noticed(tmp_path: Path) -> None:
+    """Before anything where a loop goes on, before a training where it was at work meanwhile."""
+    model = Path(shutil.copytree(STAND_IN, tmp_path / "model"))
+    sets = TaskSets(tasks("train", 2), tasks("test", 3))
+
+    def went(trainer: Table) -> Came:
+        return go_round(
+            tmp_path / "out", plan(), trainer, SkilledWorkers(), sets=sets, base=model
+        )  # fmt: skip
+
+    class Changing(Table):
+        def __call__(self, *words: Any) -> None:
+            super().__call__(*words)
+            (model / "chat_template.jinja").write_text("another")
+
+    trainer = Changing(SKILLS)
+    with pytest.raises(InputError, match="not those that this loop was begun with"):
+        went(trainer)
+    assert [name for name, _ in trainer.trained] == ["iteration-1"]
+    with pytest.raises(InputError, match=r"another loop's: template_hash was .*files as they were"):
+        went(trainer)
+    (model / "chat_template.jinja").unlink()
+    assert len(went(Table(SKILLS)).versions) == 3
 
 
 # -- killed
