@@ -92,6 +92,11 @@ class TrainerProcess:
             _end(process)
         if process.returncode == CollapseError.exit_code:
             raise CollapseError(_tail(log).rpartition("distill: ")[2])
+        if process.returncode == -signal.SIGKILL:
+            raise MachineError(
+                "the training was killed, as the kernel does where memory is short: free some, or "
+                f"begin anew with fewer --batch-rows or a lower --max-tokens; {log} has all it said"
+            )
         if process.returncode:
             kind = BY_EXIT_CODE.get(process.returncode, DistillError)
             raise kind(
