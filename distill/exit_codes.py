@@ -57,8 +57,8 @@ TRAIN = told(
     {
         0: "trained",
         2: "the runs, the model or an argument can't be used, or no row is left",
-        3: "the device is not there",
-        4: "the model in training collapsed",
+        3: "the device is not there, or its memory is full",
+        4: "the model in training collapsed; with --tasks: a model or its endpoint failed",
         130: "Ctrl-C; the same command goes on from there",
     }
 )

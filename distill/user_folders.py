@@ -6,6 +6,7 @@ https://specifications.freedesktop.org/basedir-spec/latest/
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -42,6 +43,16 @@ def write_private(path: Path, data: bytes) -> None:
     flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
     with open(os.open(path, flags, 0o600), "wb") as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def all_private() -> Iterator[None]:
+    """Whatever this process makes meanwhile, in libraries too, is for its owner alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _base(variable: str, otherwise: str) -> Path:

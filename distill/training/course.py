@@ -20,6 +20,7 @@ from distill.training.gate import gate
 from distill.training.method import Method
 from distill.training.settings import TrainSettings
 from distill.training.trained import Trained
+from distill.user_folders import all_private
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
         names = ", ".join(method.formats)
         raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
     method.check(rows, settings)
-    with alone(settings.out, "training"):
+    with alone(settings.out, "training"), all_private():
         return _train(method, rows, settings, on_progress)
 
 

@@ -49,6 +49,14 @@ class DataSet:
         """Of the rows."""
         return self.folder / str(self._listed()["file"])
 
+    @property
+    def logs(self) -> list[Path]:
+        """The log folders that it was made from: where they were, or as near to it as then, where
+        both were moved together.
+        """
+        made_from = [Path(each["folder"]) for each in self.manifest.get("inputs", ())]
+        return [_where_it_is(folder, self.folder.absolute()) for folder in made_from]
+
     def _listed(self) -> dict[str, Any]:
         files: Sequence[dict[str, Any]] = self.manifest["files"]
         found = [each for each in files if each["split"] == TRAIN]
@@ -76,3 +84,10 @@ class DataSet:
 def is_data_set(path: Path) -> bool:
     """Whether `distill export` wrote a folder."""
     return (path / manifest.FILE).is_file()
+
+
+def _where_it_is(folder: Path, data: Path) -> Path:
+    """Of a loop's folder it is ``iteration-1/collect.logs``, of data in ``iteration-1/data``."""
+    ends = [Path(*folder.parts[-count:]) for count in (1, 2)]
+    moved = (above / end for above in data.parents for end in ends)
+    return next((each for each in (folder, *moved) if each.is_dir()), folder)

@@ -8,7 +8,6 @@ with ids alone.
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -84,7 +83,7 @@ def _calls(data: DataSet) -> Iterator[records.Call]:
 
     Rows with token ids say enough by themselves, where the logs are elsewhere.
     """
-    folders = [Path(each["folder"]) for each in data.manifest.get("inputs", ())]
+    folders = data.logs
     gone = [each for each in folders if not (each / records.WORKER_LOG).is_file()]
     if (gone or not folders) and data.format in EXACT:
         yield from map(_of_row, data.rows())

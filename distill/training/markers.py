@@ -11,6 +11,7 @@ from distill.supervisor.text import printable_json
 from distill.user_folders import make_private, write_private
 
 T = TypeVar("T")
+DELETE = "delete it, and its step is done again"
 
 
 def written(path: Path, value: Any) -> None:
@@ -29,13 +30,14 @@ def write_whole(path: Path, data: bytes) -> None:
     draft.rename(path)
 
 
-def found(path: Path, kind: type[T]) -> T | None:
-    """What a finished step has written; None where it is not finished. Raises InputError."""
+def found(path: Path, kind: type[T], remedy: str = DELETE) -> T | None:
+    """What a finished step has written; None where it is not finished.
+
+    Raises InputError, with this remedy, where nobody can read it.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"{path} can't be read ({error}): delete it, and its step is done again"
-        ) from error
+        raise InputError(f"{path} can't be read ({error}): {remedy}") from error

@@ -29,7 +29,7 @@ def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
     out, and so are rows that are there already. Raises InputError where none is left.
     """
     data = DataSet.read(logged)
-    alone = _runs_of_one_question([Path(each["folder"]) for each in data.manifest["inputs"]])
+    alone = _runs_of_one_question(data.logs)
     rows, seen = [], set()
     for row in data.rows():
         label = labels.get(row["task"])

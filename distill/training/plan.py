@@ -14,6 +14,8 @@ from distill.worker_server.model import ModelFolder
 
 FILE = "loop.json"
 Labels = Literal["logged", "oracle"]
+KNOWN_BY_HASH = ("tasks", "held_out", "whole_runs", "worker")
+"""The same files are the same by whatever path they are named."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +70,7 @@ def begin(out: Path, plan: Plan) -> None:
     """Make ``out`` this plan's, or find that it is. Raises InputError: it is another's, or no
     loop's at all.
     """
-    known = found(out / FILE, dict[str, Any])
+    known = found(out / FILE, dict[str, Any], "choose another --out")
     if known is None:
         if out.is_dir() and any(each.name[0] != "." for each in out.iterdir()):
             raise InputError(f"{out} has files, and they are no loop's: choose another --out")
@@ -78,7 +80,8 @@ def begin(out: Path, plan: Plan) -> None:
     others = [
         f"{name} was {known.get(name)!r}, and is {asked[name]!r}"
         for name in asked
-        if known.get(name) != msgspec.json.decode(msgspec.json.encode(asked[name]))
+        if name not in KNOWN_BY_HASH
+        and known.get(name) != msgspec.json.decode(msgspec.json.encode(asked[name]))
     ]
     if others:
         raise InputError(

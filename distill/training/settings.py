@@ -1,6 +1,7 @@
 """What a training is told."""
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,4 +80,6 @@ class TrainSettings:
         """For ``training.json``: what the weights that come of it hang on."""
         told = asdict(self)
         del told["out"], told["parity_rows"]
-        return told | {"adapter": None if self.adapter is None else str(self.adapter.absolute())}
+        # As seen from there: a loop's folder may be moved.
+        adapter = None if self.adapter is None else os.path.relpath(self.adapter, self.out)
+        return told | {"adapter": adapter}

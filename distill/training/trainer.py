@@ -92,6 +92,11 @@ class TrainerProcess:
             _end(process)
         if process.returncode == CollapseError.exit_code:
             raise CollapseError(_tail(log).rpartition("distill: ")[2])
+        if process.returncode == -signal.SIGKILL:
+            raise MachineError(
+                "the training was killed, as the kernel does where memory is short: free some, or "
+                f"begin anew with fewer --batch-rows or a lower --max-tokens; {log} has all it said"
+            )
         if process.returncode:
             kind = BY_EXIT_CODE.get(process.returncode, DistillError)
             raise kind(
@@ -119,7 +124,7 @@ def _runs(process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """It saves what it has when it is asked to end."""
+    """Asked first, so that it can close its files; what counts is its last whole checkpoint."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -115,8 +115,12 @@ def resolved(model: str | None) -> ModelFolder:
 
 def rank_of(adapter: Path) -> int:
     """The rank of a LoRA adapter. Raises InputError."""
+    return int(_of_config(adapter, "r"))
+
+
+def _of_config(adapter: Path, name: str) -> float:
     try:
-        return int(json.loads((adapter / CONFIG).read_bytes())["r"])
+        return float(json.loads((adapter / CONFIG).read_bytes())[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{adapter} is no LoRA adapter as PEFT saves it: {error}") from error
 
@@ -130,6 +134,12 @@ def _with_lora(model: Any, settings: TrainSettings, folder: ModelFolder) -> Any:
             raise InputError(
                 f"{settings.adapter} has rank {rank_of(settings.adapter)}, not "
                 f"{settings.lora_rank}: leave out --lora-rank"
+            )
+        alpha = _of_config(settings.adapter, "lora_alpha")
+        if settings.lora_alpha not in (None, alpha):
+            raise InputError(
+                f"{settings.adapter} has alpha {alpha:g}, not {settings.lora_alpha:g}: leave out "
+                "--lora-alpha"
             )
         return PeftModel.from_pretrained(model, str(settings.adapter), is_trainable=True)
     config = LoraConfig(

@@ -14,12 +14,14 @@ import pytest
 
 from distill.errors import InputError, ModelError
 from distill.tasks import Task
+from distill.training.data import DataSet
 from distill.training.decision import decide
 from distill.training.iterations import NO_VERSION, Came, TaskSets
 from distill.training.lineage import OF_AN_ADAPTER
 from distill.training.loop_page import page
 from distill.training.loop_report import report_of
 from distill.training.plan import begin
+from distill.training.settings import TrainSettings
 from distill.training.trainer import TrainerProcess
 from distill.training.watch import CollapseError
 from tests.training.loops import (
@@ -299,6 +301,13 @@ def test_another_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         begin(tmp_path, plan(margin=0.1))
     with pytest.raises(InputError, match=r"limits was \[\], and is \('cell_s=9',\)"):
         begin(tmp_path, plan(limits=("cell_s=9",)))
+    # The same file by another path; a file that was changed.
+    begin(tmp_path, plan(tasks="../here/train.jsonl", held_out="/data/test.jsonl", worker="w"))
+    with pytest.raises(InputError, match="tasks_sha256 was 'a', and is 'c'"):
+        begin(tmp_path, plan(tasks_sha256="c"))
+    (tmp_path / "loop.json").write_text("{")
+    with pytest.raises(InputError, match=r"loop\.json can't be read .*: choose another --out"):
+        begin(tmp_path, plan())
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
@@ -392,6 +401,31 @@ def test_killed_it_goes_on_to_the_same_lineage(
 ) -> None:
     assert killed_and_again(tmp_path / "out", at)
     assert lineage(tmp_path / "out") == undisturbed
+
+
+def test_moved_it_goes_on_to_the_same_lineage(tmp_path: Path, undisturbed: list[Any]) -> None:
+    """While it is in its second iteration."""
+    assert killed(tmp_path / "out", 20) == -signal.SIGKILL
+    assert (tmp_path / "out" / "iteration-1" / "decision.json").is_file()
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    assert killed(moved, NEVER) == 0
+    assert lineage(moved) == undisturbed
+
+
+def test_a_training_and_its_logs_may_be_moved_together(tmp_path: Path) -> None:
+    def told(loop: Path, parent: str = "iteration-1") -> dict[str, Any]:
+        adapter = loop / parent / "train" / "adapter"
+        return TrainSettings(out=loop / "iteration-2" / "train", adapter=adapter).told()
+
+    assert told(tmp_path / "out") == told(tmp_path / "moved")
+    assert told(tmp_path / "out") != told(tmp_path / "out", "iteration-0")
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    sets = TaskSets(tasks("train", 2), tasks("test", 2))
+    asked = plan(labels="oracle", iterations=1)
+    go_round(out, asked, Table(SKILLS), SkilledWorkers(), sets=sets)
+    out.rename(moved)
+    for data in (moved / "iteration-1" / "data", moved / "oracle" / "logged" / "data"):
+        assert DataSet.read(data).logs == [moved / "iteration-1" / "collect.logs"]
 
 
 @pytest.mark.slow

@@ -176,11 +176,16 @@ def test_killed_while_it_trains_it_leaves_no_training_and_goes_on_from_its_check
             env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, timeout=300,
         ).returncode  # fmt: skip
 
-    out = tmp_path / "out"
-    for killed_in in ("iteration-1", "iteration-2"):
+    def killed(out: Path, killed_in: str) -> Path:
+        """Where it goes on: the folder is moved, too."""
         assert went(out, killed_in) == -signal.SIGKILL
         wait_until(lambda: not _trainings(out), 10, "a training outlives its loop")
         assert list((out / killed_in / "train" / "checkpoints").glob("checkpoint-*"))
+        return out.rename(tmp_path / f"killed-in-{killed_in}")
+
+    out = tmp_path / "out"
+    for killed_in in ("iteration-1", "iteration-2"):
+        out = killed(out, killed_in)
     assert went(out, "nowhere") == 0
     # Rows stand in the order in which runs ended, so that no two trainings are alike to the bit.
     told = [(each.version, each.parent, each.kept, each.steps) for each in lineage(out)]

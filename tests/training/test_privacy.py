@@ -1,5 +1,6 @@
 """What a training tells, and whom."""
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -8,11 +9,40 @@ from typing import ClassVar
 import pytest
 
 from distill import export
-from distill.training.settings import TrainSettings
+from distill.training.settings import LORA_RANK, TrainSettings
 from distill.training.sft import train
 
 pytest.importorskip("trl", reason="needs the extra train")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, of each other
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
+def test_what_is_trained_is_its_owners_alone(
+    tmp_path: Path, logs: Path, tiny: Path, full: bool
+) -> None:
+    """As all that distill writes, whatever the user's umask is."""
+    export(logs, tmp_path / "data", format="worker-sft")
+    out = tmp_path / "train" / "1"
+    rank = None if full else LORA_RANK
+    settings = TrainSettings(
+        out=out, model=str(tiny), device="cpu", lora_rank=rank, max_steps=2, save_every_steps=1
+    )
+    found: dict[str, int] = {}
+
+    def look(_: object = None) -> None:
+        found.update({str(path): path.stat().st_mode & 0o077 for path in out.rglob("*")})
+
+    before = os.umask(0o022)
+    try:
+        train(tmp_path / "data", settings, look)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert any("/checkpoint-1/" in each for each in found)
+    look()
+    assert any(each.endswith("model.safetensors") for each in found)
+    assert not {path for path, open_to in found.items() if open_to}
+    assert out.parent.stat().st_mode & 0o077 == 0
 
 
 class Hub(BaseHTTPRequestHandler):

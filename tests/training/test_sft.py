@@ -146,6 +146,7 @@ def test_a_parent_is_gone_on_from(tmp_path: Path, data: Mapping[str, Path], tiny
     parent = tiny_adapter(tmp_path / "parent", tiny, spread=0.01)
     out = tmp_path / "out"
     words = [data["worker-sft"], "--model", tiny, "--adapter", parent, "--learning-rate", 1e-9]
+    words += ["--lora-alpha", 4]  # as it has, as from the second iteration of a loop on
     done = command(*words, "--max-steps", 1, "-o", out)
     assert done.exit_code == 0, done.output
     rows = data["worker-sft"]
@@ -388,7 +389,9 @@ def test_what_cannot_be_trained_on_is_refused(
     wide = tiny_model(tmp_path / "wide", tokenizer, head_size=16)
     parent = tiny_adapter(tmp_path / "parent", wide)
     refused("is not for", rows, adapter=parent, lora_rank=4)
-    refused("has rank 4, not 8", rows, adapter=tiny_adapter(tmp_path / "own", tiny), lora_rank=8)
+    own = tiny_adapter(tmp_path / "own", tiny)
+    refused("has rank 4, not 8", rows, adapter=own, lora_rank=8)
+    refused("has alpha 4, not 8", rows, adapter=own, lora_rank=4, lora_alpha=8)
     refused("try a lower --learning-rate", rows, learning_rate=1e30, lora_rank=None)
 
 

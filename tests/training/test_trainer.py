@@ -4,7 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from distill.errors import MachineError
+from distill.training.trainer import TrainerProcess
 from tests.training.loops import ROOT
 
 ORPHANING = """\
@@ -28,3 +33,14 @@ def test_it_notices_that_its_loop_was_killed_before_it_could_look() -> None:
     assert done.returncode == -signal.SIGKILL
     assert "the parent process is gone" in done.stdout
     assert "Usage" not in done.stdout
+
+
+def test_one_that_the_kernel_killed_is_told_as_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "sitecustomize.py").write_text(dying)  # Python begins with it
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    trainer = TrainerProcess("sft", "model", {})
+    with pytest.raises(MachineError, match="memory is short: free some"):
+        trainer(tmp_path / "data", tmp_path / "train", None, lambda _: None)
