@@ -8,6 +8,7 @@
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import InputError
@@ -35,6 +36,7 @@ def train(
     check_extra()
     send_nothing()
     settings.check()
+    method.check_options()
     rows = DataSet.read(data)
     if rows.format not in method.formats:
         names = ", ".join(method.formats)
@@ -49,7 +51,7 @@ def _train(
 ) -> Trained:
     asked = record.asked(method, rows, settings)
     if (done := record.earlier(settings.out, asked)) is not None:
-        return done
+        return replace(done, is_new=False)
     from distill.training import weights as of_weights
 
     weights = of_weights.load(settings)
