@@ -403,15 +403,6 @@ def test_killed_it_goes_on_to_the_same_lineage(
     assert lineage(tmp_path / "out") == undisturbed
 
 
-def test_moved_it_goes_on_to_the_same_lineage(tmp_path: Path, undisturbed: list[Any]) -> None:
-    """While it is in its second iteration."""
-    assert killed(tmp_path / "out", 20) == -signal.SIGKILL
-    assert (tmp_path / "out" / "iteration-1" / "decision.json").is_file()
-    moved = (tmp_path / "out").rename(tmp_path / "moved")
-    assert killed(moved, NEVER) == 0
-    assert lineage(moved) == undisturbed
-
-
 def test_a_training_and_its_logs_may_be_moved_together(tmp_path: Path) -> None:
     def told(loop: Path, parent: str = "iteration-1") -> dict[str, Any]:
         adapter = loop / parent / "train" / "adapter"
