@@ -255,6 +255,14 @@ def test_a_leak_is_refused_before_anything_starts(leak: Task, told: str) -> None
         sets.apart()
 
 
+@pytest.mark.parametrize("blank", ["", " \n", [], {}])
+def test_tasks_without_a_text_share_none(blank: Any) -> None:
+    one, other = (Task(id=name, query=name, context=blank, label="x") for name in "ab")
+    TaskSets([one], [other]).apart()
+    with pytest.raises(InputError, match="these ids are in both"):
+        TaskSets([one], [one]).apart()
+
+
 @pytest.mark.parametrize(
     ("whole", "told"),
     [
