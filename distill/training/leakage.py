@@ -1,7 +1,8 @@
 """That nothing which is held out is trained on: by the ids of tasks, and by hashes of their texts.
 
 A text is known by the SHA-256 that the log has of it (``run.context``), and so is each text of a
-list or object: a task may hand its run a list of passages, and another one of them alone.
+list or object: a task may hand its run a list of passages, and another one of them alone. That is
+to the letter: a text with a line break more, or one that holds another, is another text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,12 @@ class Documents:
 
 
 def hashes(context: Any) -> set[str]:
-    """Of a text, list or object as a log has it, and of the texts in a list or object."""
+    """Of a text, list or object as a log has it, and of the texts in a list or object.
+
+    What is blank is no text: tasks may share it. So may they the keys of objects.
+    """
+    if not context or (isinstance(context, str) and not context.strip()):
+        return set()
     kind, data, _ = encode_context(context)
     found = {sha256(data).hexdigest()}
     if kind == "json":

@@ -1,8 +1,7 @@
 """The worker calls behind the rows of a data set: a few of them, to be held against the weights.
 
-Drawn by a seed among those that say most, so the same data and weights give the same calls:
-calls of the very version that is loaded before others, those with log-probabilities before those
-with ids alone.
+Drawn by a seed among those of which most can be compared (``SAYS_MOST``), so the same data and
+weights give the same calls.
 """
 
 import json
@@ -17,6 +16,7 @@ from distill.protocol.worker_link import ModelCard
 from distill.traces import records
 from distill.traces.reading import calls_in
 from distill.training.data import DataSet
+from distill.training.replay import spoken
 
 EXACT = ("episodes", "token-sft")
 """Formats whose rows have the ids that were read and sampled."""
@@ -25,8 +25,19 @@ _GONE = (
     "unchecked with --no-parity"
 )
 Kin = Literal["version", "model", "other"]
-KIN: tuple[Kin, ...] = ("version", "model", "other")
 """Of the version that is loaded; of its model with another adapter; of another model."""
+Says = Literal["values", "ids", "text"]
+SAYS_MOST: tuple[tuple[Kin, Says], ...] = (
+    ("version", "values"),
+    ("version", "ids"),
+    ("model", "ids"),
+    ("version", "text"),
+    ("model", "text"),
+    ("other", "ids"),
+    ("other", "text"),
+)
+"""Log-probabilities can be held against the weights that gave them, and ids against the tokenizer
+and template, which all versions of a model have; without ids the template's text is left."""
 
 
 def kin(model: records.Model, card: ModelCard) -> Kin:
@@ -43,20 +54,21 @@ def chosen(data: DataSet, card: ModelCard, rows: int, seed: int) -> list[records
     """
     if not _has_calls(data):
         return []
-    drawn: dict[tuple[int, int], _Draw] = {}
+    drawn: dict[int, _Draw] = {}
     for call in _calls(data):
-        rank = (KIN.index(kin(call.model, card)), _silence(call))
+        whose = kin(call.model, card)
+        rank = SAYS_MOST.index((whose, _says(call, whose)))
         drawn.setdefault(rank, _Draw(rows, seed)).offer(call)
     if not drawn:
         raise InputError(_GONE.format(data.folder, "are not in the logs that they were made from"))
     return drawn[min(drawn)].kept
 
 
-def _silence(call: records.Call) -> int:
-    """How much a line leaves unsaid."""
+def _says(call: records.Call, whose: Kin) -> Says:
+    """What of a call can be compared with the loaded weights."""
     if not call.prompt_token_ids or not call.token_ids:
-        return 2
-    return 0 if call.logprobs is not None and len(call.logprobs) == len(call.token_ids) else 1
+        return "text"
+    return "values" if whose == "version" and spoken(call) is not None else "ids"
 
 
 class _Draw:

@@ -1,8 +1,11 @@
 """Where the parity gate stands: between the rows of every training and its steps."""
 
 import dataclasses
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from distill import export, run
 from distill.errors import InputError
 from distill.protocol.worker_link import ModelCard
-from distill.traces import read
+from distill.traces import read, records
 from distill.training.data import DataSet
 from distill.training.gate import gate
 from distill.training.logged import chosen, kin
@@ -63,6 +66,50 @@ def test_calls_of_the_version_in_training_are_drawn_by_the_seed(
         (model,) = {call.model for call in chosen(data, card, 5, 0)}
         assert kin(model, card) == "version"
         assert len(chosen(data, card, 100, 0)) == 12
+
+
+def rewritten(tmp_path: Path, change: Callable[[int, dict[str, Any]], None]) -> None:
+    """Have each call of the adapter, by its number, say something else in the log.
+
+    All have come to an end, so that a row is made of each.
+    """
+    file = tmp_path / "logs" / records.WORKER_LOG
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    calls = [each for each in lines if each["type"] == "call"]
+    for call in calls:
+        call["finish_reason"] = "stop"
+    for number, call in enumerate(each for each in calls if each["model"].get("adapter")):
+        change(number, call)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_calls_without_ids_do_not_hide_those_that_can_be_compared(
+    worker: TinyWorker, tmp_path: Path
+) -> None:
+    def silent(_number: int, call: dict[str, Any]) -> None:
+        for name in ("token_ids", "prompt_token_ids", "logprobs"):
+            call.pop(name, None)
+
+    rewritten(tmp_path, silent)
+    data = exported(tmp_path, "worker-sft")
+    assert len(list(data.rows())) == 24
+    drawn = chosen(data, worker.card(), 5, 0)
+    assert {kin(call.model, worker.card()) for call in drawn} == {"model"}
+    assert all(call.token_ids for call in drawn)
+
+
+def test_constrained_calls_are_drawn_where_there_are_no_others(
+    worker: TinyWorker, tmp_path: Path
+) -> None:
+    def mostly_constrained(number: int, call: dict[str, Any]) -> None:
+        if number:
+            call["sampling"]["choices"] = ["a", "b"]
+
+    rewritten(tmp_path, mostly_constrained)
+    data = exported(tmp_path, "worker-sft")
+    (drawn,) = chosen(data, worker.card(), 5, 0)
+    assert "choices" not in drawn.sampling
+    assert kin(drawn.model, worker.card()) == "version"
 
 
 def test_rows_with_ids_are_enough_where_their_logs_are_not(

@@ -255,6 +255,14 @@ def test_a_leak_is_refused_before_anything_starts(leak: Task, told: str) -> None
         sets.apart()
 
 
+@pytest.mark.parametrize("blank", ["", " \n", [], {}])
+def test_tasks_without_a_text_share_none(blank: Any) -> None:
+    one, other = (Task(id=name, query=name, context=blank, label="x") for name in "ab")
+    TaskSets([one], [other]).apart()
+    with pytest.raises(InputError, match="these ids are in both"):
+        TaskSets([one], [one]).apart()
+
+
 @pytest.mark.parametrize(
     ("whole", "told"),
     [
@@ -401,15 +409,6 @@ def test_killed_it_goes_on_to_the_same_lineage(
 ) -> None:
     assert killed_and_again(tmp_path / "out", at)
     assert lineage(tmp_path / "out") == undisturbed
-
-
-def test_moved_it_goes_on_to_the_same_lineage(tmp_path: Path, undisturbed: list[Any]) -> None:
-    """While it is in its second iteration."""
-    assert killed(tmp_path / "out", 20) == -signal.SIGKILL
-    assert (tmp_path / "out" / "iteration-1" / "decision.json").is_file()
-    moved = (tmp_path / "out").rename(tmp_path / "moved")
-    assert killed(moved, NEVER) == 0
-    assert lineage(moved) == undisturbed
 
 
 def test_a_training_and_its_logs_may_be_moved_together(tmp_path: Path) -> None:

@@ -187,9 +187,10 @@ def test_killed_while_it_trains_it_leaves_no_training_and_goes_on_from_its_check
     for killed_in in ("iteration-1", "iteration-2"):
         out = killed(out, killed_in)
     assert went(out, "nowhere") == 0
-    # Rows stand in the order in which runs ended, so that no two trainings are alike to the bit.
     told = [(each.version, each.parent, each.kept, each.steps) for each in lineage(out)]
     assert told == [(0, None, True, 0), (1, 0, True, 40), (2, 1, True, 40)]
+    assert went(tmp_path / "undisturbed", "nowhere") == 0
+    assert lineage(out) == lineage(tmp_path / "undisturbed"), "alike to the bit"
 
 
 def _trainings(out: Path) -> list[psutil.Process]:
