@@ -312,14 +312,23 @@ def compare(runs: tuple[str, ...], **options: Any) -> int:
 @train.command(epilog=exit_codes.TASKS)
 @tasks_options
 def tasks(**options: Any) -> int:
-    """Make up tasks whose answers are known. FAMILY is needle, extract, count, ledger or hops.
+    """Make up tasks whose answers are known: facts in real prose.
 
-    Made-up facts in real prose, as files for --tasks: train.jsonl, and test.jsonl of other names,
-    other facts and another part of the text.
+    Files for --tasks: train.jsonl, and test.jsonl of other names, other facts and another part of
+    the text.
+
+    \b
+    FAMILY:
+      needle   made-up facts hidden in a long text, of which one is asked for
+      extract  records in prose, to be given back in one strict line
+      count    petitions in prose, each with how it ended, to be counted
+      hops     things that went from hand to hand: one entry's answer leads to the next
+      ledger   purchases, to be looked up and added up by a program of the question
 
     \b
     Examples:
       distill train tasks extract -o data/extract
+      distill train tasks extract --attempts 8 --temperature 1 -o data/extract-rl
       distill train tasks count --entries 40 --train 50 --test 50 --seed 7 -o data/count
     """  # noqa: D301  (as above)
     from distill.training.families import command

@@ -29,7 +29,29 @@ tasks_options = together(
     click.option(
         "--chars", type=int, metavar="C", help="Characters of a document (default: the family's)."
     ),
-    click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Of chance."),
+    click.option(
+        "--attempts",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="How often each task is asked; `train rl` needs several answers to the same question.",
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        metavar="X",
+        show_default="as whoever writes the code says",
+        help="Have the workers answer at this temperature; rl needs answers that differ: 1.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="S",
+        help="Another seed makes up other documents; the same one the same, to the byte.",
+    ),
     click.option(
         "--text",
         type=click.Path(path_type=Path),

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.asking import check_options
 from distill.cli import cli
 from distill.errors import InputError
 from distill.tasks import Task, read_tasks
 from distill.training.families import FAMILIES, inventions
 from distill.training.families.filler import WORD_CHARS, Filler, stretches
-from distill.training.families.writing import BOOK, Sizes, generate
+from distill.training.families.writing import BOOK, Asking, Sizes, generate
 
 SMALL = Sizes(train=12, test=8)
 NAME = r"[A-Z][a-z]+"
@@ -301,6 +302,8 @@ def test_a_text_of_ones_own(tmp_path: Path) -> None:
             "--chars of count is 2,160 (240 an entry)",
         ),
         (["extract", "--text", "/no/such/file"], "/no/such/file"),
+        (["extract", "--attempts", "0"], "--attempts is at least 1, not 0"),
+        (["extract", "--temperature", "-1"], "--temperature is at least 0, not -1"),
     ],
     ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
@@ -312,6 +315,26 @@ def test_wrong_words(words: list[str], said: str, tmp_path: Path) -> None:
     assert getattr(done.exception, "code", None) == 2
     assert said in done.stderr
     assert not out.exists()
+
+
+def test_tasks_for_rl_are_asked_several_times_at_a_temperature(tmp_path: Path, book: Path) -> None:
+    """The rest of them is as without; what a loop of rl checks holds."""
+    asking = Asking(attempts=3, temperature=1.0)
+    plain = tasks_of(generate("extract", tmp_path / "plain", SMALL, text=book).out)
+    several = tasks_of(generate("extract", tmp_path / "rl", SMALL, asking=asking, text=book).out)
+    for one, other in zip(plain, several, strict=True):
+        assert (one.attempts, one.options) == (1, {})
+        assert other.attempts == 3
+        assert other.options == {"worker_options": {"temperature": 1.0}}
+        check_options(other.options)
+        assert (one.id, one.query, one.context) == (other.id, other.query, other.context)
+
+
+def test_each_family_has_a_line_in_the_help() -> None:
+    done = CliRunner().invoke(cli, ["train", "tasks", "--help"], terminal_width=100)
+    shown = " ".join(done.stdout.split())
+    for name, family in FAMILIES.items():
+        assert f"{name} {family.about}" in shown
 
 
 def test_the_command(tmp_path: Path) -> None:

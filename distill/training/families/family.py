@@ -47,7 +47,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     about: ClassVar[str]
-    """One line, for --help."""
+    """One line, as --help of the command has it, too."""
     version: ClassVar[int] = 1
     """Raised when the same seed gives other bytes."""
     entries: ClassVar[int]

@@ -34,7 +34,7 @@ class Ledger(Family):
     """Look-ups, counts and sums over entries."""
 
     name = "ledger"
-    about = "purchases, to be looked up, counted and added up by a program written for the question"
+    about = "purchases, to be looked up and added up by a program of the question"
     entries = 16
     chars = 16 * 240
     fewest_entries = 4

@@ -8,10 +8,12 @@
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -44,6 +46,30 @@ class Sizes:
     chars: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How often each task is asked, and at which temperature its workers answer (None: as whoever
+    writes the code says).
+    """
+
+    attempts: int = 1
+    temperature: float | None = None
+
+    def check(self) -> None:
+        """Raise InputError for what no task can have."""
+        if self.attempts < 1:
+            raise InputError(f"--attempts is at least 1, not {self.attempts}")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise InputError(f"--temperature is at least 0, not {self.temperature:g}")
+
+    def fields(self) -> dict[str, Any]:
+        """Of a task, where they are not as usual."""
+        often = {} if self.attempts == 1 else {"attempts": self.attempts}
+        if self.temperature is None:
+            return often
+        return often | {"options": {"worker_options": {"temperature": self.temperature}}}
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """The folder, and how many tasks are in it."""
@@ -58,6 +84,7 @@ def generate(
     out: str | Path,
     sizes: Sizes | None = None,
     *,
+    asking: Asking | None = None,
     seed: int = 0,
     text: str | Path | None = None,
 ) -> Generated:
@@ -71,7 +98,8 @@ def generate(
     Raises InputError for an unknown family, sizes that can't be, a text that is too short, and an
     ``out`` that is not empty; nothing is written then.
     """
-    wanted, sizes = _family(family), sizes or Sizes()
+    wanted, sizes, asking = _family(family), sizes or Sizes(), asking or Asking()
+    asking.check()
     entries, chars = _document(wanted, sizes)
     out = Path(out).expanduser()
     check_free(out)
@@ -82,6 +110,7 @@ def generate(
         "version": wanted.version,
         "seed": seed,
         "sizes": asdict(Sizes(train=sizes.train, test=sizes.test, entries=entries, chars=chars)),
+        "asking": asdict(asking),
         "text_sha256": hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest(),
         "distill": __version__,
     }
@@ -89,7 +118,7 @@ def generate(
         for side, count in zip(sides, (sizes.train, sizes.test), strict=True):
             with new_file(folder / f"{side.name}.jsonl") as file:
                 for task in _tasks(wanted, side, count, entries, chars, seed):
-                    file.write(msgspec.json.encode(task) + b"\n")
+                    file.write(msgspec.json.encode(task | asking.fields()) + b"\n")
         with new_file(folder / MANIFEST) as file:
             file.write(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
     return Generated(out, sizes.train, sizes.test)
