@@ -23,7 +23,7 @@ from distill.flags.comparison import comparison
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
 from distill.flags.families import tasks_options
-from distill.flags.loop import loop
+from distill.flags.loop import TrainCommand, loop
 from distill.flags.policy import opd as opd_options
 from distill.flags.policy import rl as rl_options
 from distill.flags.question import question
@@ -228,7 +228,7 @@ def train() -> None:
     """Train a worker, or a supervisor, on what was logged."""
 
 
-@train.command(epilog=exit_codes.TRAIN)
+@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
 @sft_options
 @loop
 def sft(**options: Any) -> int:
@@ -245,7 +245,7 @@ def sft(**options: Any) -> int:
     return _trained("sft", command.sft, options)
 
 
-@train.command(epilog=exit_codes.TRAIN)
+@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
 @rl_options
 @loop
 def rl(**options: Any) -> int:
@@ -263,7 +263,7 @@ def rl(**options: Any) -> int:
     return _trained("rl", policy_command.rl, options)
 
 
-@train.command(epilog=exit_codes.TRAIN)
+@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
 @opd_options
 @loop
 def opd(**options: Any) -> int:

@@ -95,7 +95,12 @@ steps = together(
         help="How often it is saved what the same command goes on from.",
     ),
     click.option(
-        "--seed", type=int, default=0, show_default=True, metavar="N", help="Of order and weights."
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="The same one gives the same order of rows and the same new weights.",
     ),
 )
 parity = together(

@@ -64,9 +64,8 @@ def run(
         if made is not None:
             display.line(visible(told(made)))
         display.line(f"Trains on   rows of {DataSet.read(data).format}, in {data}")
-        display.phase("loading the model")
         quiet()
-        trained = train(method, data, settings, lambda at: display.tasks(line(at)))
+        trained = train(method, data, settings, lambda at: display.tasks(line(at)), display.phase)
         display.phase("")
     click.echo(visible(ended(trained, settings.batch_rows)), err=True)
     click.echo(str(trained.weights))

@@ -18,14 +18,18 @@ from distill.training.data import DataSet
 from distill.training.extra import check_extra, send_nothing
 from distill.training.fitting import OnProgress, fit
 from distill.training.gate import gate
-from distill.training.method import Method
+from distill.training.method import Method, OnPhase
 from distill.training.settings import TrainSettings
 from distill.training.trained import Trained
 from distill.user_folders import all_private
 
 
 def train(
-    method: Method, data: Path, settings: TrainSettings, on_progress: OnProgress | None = None
+    method: Method,
+    data: Path,
+    settings: TrainSettings,
+    on_progress: OnProgress | None = None,
+    on_phase: OnPhase = lambda _: None,
 ) -> Trained:
     """Train on a data set of `distill export`, in a process that does nothing else.
 
@@ -43,21 +47,27 @@ def train(
         raise InputError(f"{method.name} trains on {names}; {data} has rows of {rows.format}")
     method.check(rows, settings)
     with alone(settings.out, "training"), all_private():
-        return _train(method, rows, settings, on_progress)
+        return _train(method, rows, settings, on_progress, on_phase)
 
 
 def _train(
-    method: Method, rows: DataSet, settings: TrainSettings, on_progress: OnProgress | None
+    method: Method,
+    rows: DataSet,
+    settings: TrainSettings,
+    on_progress: OnProgress | None,
+    on_phase: OnPhase,
 ) -> Trained:
     asked = record.asked(method, rows, settings)
     if (done := record.earlier(settings.out, asked)) is not None:
         return replace(done, is_new=False)
     from distill.training import weights as of_weights
 
+    on_phase("loading the model")
     weights = of_weights.load(settings)
     made = method.trainer(weights, rows, settings)
-    parity = gate(method, rows, weights, settings)
+    parity = gate(method, rows, weights, settings, on_phase)
     record.begin(settings.out, asked)
+    on_phase(made.at_first)
     fitted = fit(made.trainer, settings, on_progress)
     if not settings.weights.exists():
         weights.save(settings.weights)

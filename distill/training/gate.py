@@ -7,7 +7,7 @@ from distill.training.parity import Need, Parity, check
 
 if TYPE_CHECKING:
     from distill.training.data import DataSet
-    from distill.training.method import Method
+    from distill.training.method import Method, OnPhase
     from distill.training.settings import TrainSettings
     from distill.training.weights import Weights
 
@@ -15,7 +15,11 @@ OF_IDS = "token-sft"
 
 
 def gate(
-    method: "Method", data: "DataSet", weights: "Weights", settings: "TrainSettings"
+    method: "Method",
+    data: "DataSet",
+    weights: "Weights",
+    settings: "TrainSettings",
+    on_phase: "OnPhase" = lambda _: None,
 ) -> Parity:
     """Replay some calls of the rows. Raises ParityError, and InputError where there are no logs."""
     if not settings.parity_rows:
@@ -23,6 +27,7 @@ def gate(
     calls = chosen(data, weights.card, settings.parity_rows, settings.seed)
     if not calls:
         return Parity(0, "nothing is compared: the rows are texts, and no calls of a worker")
+    on_phase(f"replaying {len(calls):,} logged {'call' if len(calls) == 1 else 'calls'}")
     return check(weights, calls, _need(method, data))
 
 

@@ -13,6 +13,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from distill.training.data import DataSet
     from distill.training.settings import TrainSettings
     from distill.training.weights import Weights
+
+OnPhase = Callable[[str], object]
+"""Hears what is being done, in a few words for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Made:
     trainer: Any
     rows: int
     warnings: list[str] = field(default_factory=list)
+    at_first: str = "the first step"
+    """What is done before a step is told, for people."""
 
 
 class Method(ABC):

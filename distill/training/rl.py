@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import InputError
-from distill.training.answering import Answering, Prompt, prompts
+from distill.training.answering import ANSWERS, Answering, Prompt, prompts
 from distill.training.course import train as train_by
 from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
@@ -109,7 +109,10 @@ class Rl(Method):
             settings.out / SAMPLES,
             settings.checkpoints,
         )
-        return Made(watched(trainer, watch), len(found.rows), told)
+        made = Made(watched(trainer, watch), len(found.rows), told)
+        if not (settings.out / SAMPLES).exists():  # else it goes on
+            made = replace(made, at_first=f"{ANSWERS} answers of the model as it is (tripwire)")
+        return made
 
     def _loss(self, logits: "Tensor", batch: "Mapping[str, Tensor]") -> "TokenLosses":
         from distill.training.completion_trainer import TokenLosses, completion_ids

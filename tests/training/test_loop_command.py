@@ -104,6 +104,17 @@ def test_an_option_that_chooses_rows_is_of_the_loops_rows_and_not_of_its_trainin
     assert {"where", "select", "without_shots"} <= choosing
 
 
+@pytest.mark.parametrize("method", ["sft", "rl", "opd"])
+def test_the_options_of_a_loop_have_a_heading_of_their_own(method: str, tmp_path: Path) -> None:
+    done = command_here(tmp_path, "train", method, "--help")
+    of_all, of_a_loop = done.out.split("With --tasks (a loop):")
+    for flag in ("--held-out", "--worker", "--max-lora-rank", "--concurrency"):
+        assert f"  {flag} " in of_a_loop
+        assert f"  {flag} " not in of_all.partition("Options:")[2]
+    assert "--epochs" in of_all
+    assert "--worker-url" not in done.out
+
+
 def test_options_of_a_loop_are_for_a_loop(tmp_path: Path) -> None:
     told = refused(tmp_path, "runs.logs", "--iterations", "2", "-o", str(tmp_path / "o"))
     assert "--iterations is for --tasks FILE, and not for RUN" in told

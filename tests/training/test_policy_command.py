@@ -80,6 +80,9 @@ def test_runs_are_reinforced(
     assert typed(*words, "--length-weight", "0.3", "--kl", "0.1") == 0
     printed = capfd.readouterr()
     assert printed.out.strip() == str(out / "adapter")
+    phases = ("loading the model", "replaying 8 logged calls", "32 answers of the model as it is")
+    places = [printed.err.index(each) for each in phases]
+    assert places == sorted(places)
     assert "Trained     3 steps, 1.5 epochs of 8 rows" in printed.err
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     assert typed(*words, "--length-weight", "0.3", "--kl", "0.1") == 0
