@@ -89,6 +89,8 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
         report = _report(out, plan, came)
         page = loop_page.write(out, report)
     click.echo(visible(table(report)))
+    if report.serve:
+        click.echo(visible(f"Worker      {report.serve}"), err=True)
     click.echo(f"Report      {page}", err=True)
     return 0
 
