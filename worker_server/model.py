@@ -129,8 +129,7 @@ def _no_download(model: str, error: Exception) -> str:
     return (
         f"{model} is neither a folder nor in this machine's Hugging Face cache, and it could "
         f"not be downloaded ({type(error).__name__}: {first_line[:300]}). Check the name; for a "
-        "gated model set HF_TOKEN; without a network, copy the model's folder here and name it, "
-        "or leave --worker away for the small default model."
+        "gated model set HF_TOKEN; without a network, copy the model's folder here and name it."
     )
 
 

@@ -8,6 +8,7 @@
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import InputError
@@ -37,6 +38,7 @@ def train(
     send_nothing()
     settings.check()
     refuse_loops(settings.out)
+    method.check_options()
     rows = DataSet.read(data)
     if rows.format not in method.formats:
         names = ", ".join(method.formats)
@@ -51,7 +53,7 @@ def _train(
 ) -> Trained:
     asked = record.asked(method, rows, settings)
     if (done := record.earlier(settings.out, asked)) is not None:
-        return done
+        return replace(done, is_new=False)
     from distill.training import weights as of_weights
 
     weights = of_weights.load(settings)

@@ -15,6 +15,9 @@ from distill.exports.writing import sha256
 TRAIN = "train"
 """The split that is trained on; a data set without splits is all of it."""
 
+TASKS = "train.jsonl"
+"""Of a folder that `distill train tasks` has written, which has a manifest of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -32,6 +35,8 @@ class DataSet:
             told = msgspec.json.decode(path.read_bytes())
         except (OSError, msgspec.DecodeError) as error:
             raise InputError(f"{folder} is no data set of `distill export`: {error}") from error
+        if isinstance(told, dict) and "family" in told:
+            raise InputError(f"{folder} has tasks, and no rows: --tasks {folder / TASKS}")
         if not isinstance(told, dict) or told.get("manifest_version") != manifest.MANIFEST_VERSION:
             raise InputError(f"{path} is no manifest that this version of distill knows")
         data = DataSet(folder, told, sha256(path))

@@ -13,9 +13,7 @@ def choose(device: str | None) -> str:
     InputError for another name, MachineError where it is not there. Where CUDA_VISIBLE_DEVICES is
     set, N is a place in it, from 0.
     """
-    wanted = re.fullmatch(r"cpu|cuda(?::(\d+))?", device or "cuda")
-    if wanted is None:
-        raise InputError(f"--device is cpu, cuda or cuda:N, not {device!r}")
+    wanted = _name(device)
     if device == "cpu":
         return "cpu"
     import torch
@@ -37,6 +35,18 @@ def choose(device: str | None) -> str:
     if device is None:
         return "cpu"
     raise MachineError(f"there is no {device} here that torch {torch.__version__} can use")
+
+
+def check(device: str | None) -> None:
+    """Raise InputError for what is no device's name; whether it is there is seen by ``choose``."""
+    _name(device)
+
+
+def _name(device: str | None) -> "re.Match[str]":
+    wanted = re.fullmatch(r"cpu|cuda(?::(\d+))?", device or "cuda")
+    if wanted is None:
+        raise InputError(f"--device is cpu, cuda or cuda:N, not {device!r}")
+    return wanted
 
 
 def share_cores() -> None:

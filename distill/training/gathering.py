@@ -35,7 +35,9 @@ def gather(
     before it was stopped. Raises InputError.
     """
     if not runs:
-        raise InputError("nothing to train on: name a log folder, FOLDER#ID, or an export")
+        raise InputError(
+            "nothing to train on: name a log folder, FOLDER#ID, or an export, or --tasks FILE"
+        )
     refuse_loops(out)
     exports = [each for each in runs if is_data_set(Path(each).expanduser())]
     if exports:

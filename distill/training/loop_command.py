@@ -24,14 +24,17 @@ from distill.supervisor.workers import SUPERVISOR_PREFIX
 from distill.supervisors import DEFAULT_SUPERVISOR, asks_endpoint, is_replay, supervisor_from
 from distill.task_options import SCORER
 from distill.tasks import Task, read_tasks
-from distill.training import loop_page, rows
+from distill.training import loop_page, methods, rows
 from distill.training import plan as plans
 from distill.training.alone import alone
+from distill.training.command import OF_EXPORTS, settings_of
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
 from distill.training.iterations import Came, Loop, TaskSets
 from distill.training.loop_options import LoopOptions, for_trainings
 from distill.training.loop_report import Report, report_of, table
+from distill.training.method import Method
+from distill.training.opd import Opd
 from distill.training.plan import Plan
 from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
@@ -62,6 +65,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     rank = options.get("lora_rank") or LORA_RANK
     plan = _plan(method, given, options)
     rows.of(plan).check()
+    learns = _check_training(method, options)
     sets = _read(given)
     if method == "rl":
         _check_attempts(given.tasks, sets.training)
@@ -70,6 +74,8 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     engine = _engine(given, plan, rank)
     out: Path = options["out"].expanduser().absolute()
     base = resolved(given.engine["worker"])
+    if isinstance(learns, Opd) and learns.teacher is not None:
+        resolved(learns.teacher)
     plan = plans.of_model(plan, base)
     with alone(out, "loop"):
         plans.begin(out, plan)
@@ -88,11 +94,15 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 came = loop.run(lambda came: loop_page.write(out, _report(out, plan, came)))
         report = _report(out, plan, came)
         page = loop_page.write(out, report)
+    _tell(report, page)
+    return 0
+
+
+def _tell(report: Report, page: Path) -> None:
     click.echo(visible(table(report)))
     if report.serve:
         click.echo(visible(f"Worker      {report.serve}"), err=True)
     click.echo(f"Report      {page}", err=True)
-    return 0
 
 
 def _report(out: Path, plan: Plan, came: Came) -> Report:
@@ -106,6 +116,8 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
     selection, training = for_trainings(options)
     if given.labels == "oracle" and method != "sft":
         raise InputError("--labels oracle is of sft: a label is a text, and no sampled answer")
+    if given.labels == "oracle" and options.get("exact"):
+        raise InputError("--labels oracle teaches texts, and no sampled ids: leave out --exact")
     scorer = options.get("scorer") or SCORER
     scorer_from(scorer)
     supervisor = given.supervisor or DEFAULT_SUPERVISOR
@@ -134,6 +146,15 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         selection=selection,
         training=training,
     )
+
+
+def _check_training(name: str, options: dict[str, Any]) -> Method:
+    """The method, as each training will have it, checked. Raises InputError."""
+    others = {name: value for name, value in options.items() if name not in ("runs", *OF_EXPORTS)}
+    method = methods.taken_from(name, others)
+    settings_of(others)
+    method.check_options()
+    return method
 
 
 def _read(given: LoopOptions) -> TaskSets:

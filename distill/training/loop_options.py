@@ -58,9 +58,10 @@ def taken_from(options: dict[str, Any]) -> LoopOptions | None:
     engine = {name: options.pop(name) for name in OF_THE_ENGINE}
     given = LoopOptions(**{name: options.pop(name) for name in names}, engine=engine)
     typed = {name: words for name, words in _typed().items() if name in (*names, *OF_THE_ENGINE)}
-    if options.get("runs") or given.tasks is None:
+    if given.tasks is None:
         for words in typed.values():
-            raise InputError(f"{words} is for --tasks FILE, and not for RUN")
+            beside = " is for --tasks FILE, and not for RUN"
+            raise InputError(words + (beside if options.get("runs") else " needs --tasks FILE"))
         return None
     return given
 

@@ -43,6 +43,9 @@ class Method(ABC):
         """Settings of its own, for ``training.json``: JSON values."""
         return {}
 
+    def check_options(self) -> None:  # noqa: B027  (optional)
+        """Raise InputError for settings of its own that can't be, before anything is read."""
+
     def check(self, data: "DataSet", settings: "TrainSettings") -> None:  # noqa: B027  (optional)
         """Raise InputError for rows that it can't learn from, before weights are loaded."""
 

@@ -20,6 +20,7 @@ from distill.training.sampled_rows import Fit, kept
 from distill.training.settings import TrainSettings
 from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
+from distill.training.weights import rank_of
 
 if TYPE_CHECKING:
     from distill.training.weights import Weights
@@ -47,10 +48,12 @@ class Opd(Method):
             "staleness": self.staleness,
         }
 
-    def check(self, data: DataSet, settings: TrainSettings) -> None:  # noqa: ARG002  (contract)
-        """Raise InputError where no teacher is named."""
+    def check_options(self) -> None:
+        """Raise InputError where no teacher is named, or its adapter is none."""
         if self.teacher is None and self.teacher_adapter is None:
             raise InputError("name who teaches: --teacher MODEL, --teacher-adapter DIR, or both")
+        if self.teacher_adapter is not None:
+            rank_of(self.teacher_adapter)
 
     def trainer(self, weights: "Weights", data: DataSet, settings: TrainSettings) -> Made:
         """Its rows are those that the version in training has sampled, or stale ones."""

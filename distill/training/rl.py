@@ -76,8 +76,8 @@ class Rl(Method):
             "staleness": self.staleness,
         }
 
-    def check(self, data: DataSet, settings: TrainSettings) -> None:  # noqa: ARG002  (contract)
-        """Raise InputError for options out of range, and rows of which nothing can be learnt."""
+    def check_options(self) -> None:
+        """Raise InputError for options out of range."""
         low, high = self.clipping.low, self.clipping.high
         if not (0 < low < 1 and 0 < high < math.inf):
             raise InputError(f"--clip is above 0 and below 1, not {low:g} and {high:g}")
@@ -85,6 +85,9 @@ class Rl(Method):
             raise InputError(f"--kl is at least 0, not {self.kl:g}")
         if self.staleness < 0:
             raise InputError(f"--staleness is at least 0, not {self.staleness}")
+
+    def check(self, data: DataSet, settings: TrainSettings) -> None:  # noqa: ARG002  (contract)
+        """Raise InputError for rows of which nothing can be learnt."""
         if not any(row["logprobs_mode"] == RAW for row in data.rows("logprobs_mode")):
             raise InputError(f"the rows have {PROCESSED}")
         _check_differ(row["advantage"] for row in data.rows("advantage"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import InputError
+from distill.training import devices
 
 LORA_RANK = 16
 PARITY_ROWS = 16
@@ -47,6 +48,7 @@ class TrainSettings:
             raise InputError("--adapter goes on from a LoRA adapter: leave out --full")
         if self.adapter is not None and not self.adapter.is_dir():
             raise InputError(f"there is no folder {self.adapter} with an adapter")
+        devices.check(self.device)
         if self.parity_rows < 0:
             raise InputError(f"--parity-rows is at least 1, not {self.parity_rows}")
         for flag, value in (

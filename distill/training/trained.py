@@ -22,7 +22,7 @@ class Fitted:
 class Trained:
     """``weights`` is the folder of the adapter, or of the whole model where all weights were
     trained. ``parity`` says what the weights were held against before, ``warnings`` are for whoever
-    uses it.
+    uses it. ``is_new`` is false where the same training had ended before, and nothing was done.
     """
 
     out: Path
@@ -32,6 +32,7 @@ class Trained:
     rows: int
     parity: str
     warnings: list[str] = field(default_factory=list)
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)

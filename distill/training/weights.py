@@ -118,7 +118,26 @@ def rank_of(adapter: Path) -> int:
     return int(_of_config(adapter, "r"))
 
 
+def check_parent(settings: TrainSettings) -> None:
+    """Raise InputError where the adapter to go on from has another form than is asked for."""
+    if settings.adapter is None:
+        return
+    if rank_of(settings.adapter) != settings.lora_rank:
+        raise InputError(
+            f"{settings.adapter} has rank {rank_of(settings.adapter)}, not "
+            f"{settings.lora_rank}: leave out --lora-rank"
+        )
+    alpha = _of_config(settings.adapter, "lora_alpha")
+    if settings.lora_alpha not in (None, alpha):
+        raise InputError(
+            f"{settings.adapter} has alpha {alpha:g}, not {settings.lora_alpha:g}: leave out "
+            "--lora-alpha"
+        )
+
+
 def _of_config(adapter: Path, name: str) -> float:
+    if not adapter.is_dir():
+        raise InputError(f"there is no folder {adapter} with an adapter")
     try:
         return float(json.loads((adapter / CONFIG).read_bytes())[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,17 +149,7 @@ def _with_lora(model: Any, settings: TrainSettings, folder: ModelFolder) -> Any:
 
     if settings.adapter is not None:
         _adapter_files(settings.adapter, folder)
-        if rank_of(settings.adapter) != settings.lora_rank:
-            raise InputError(
-                f"{settings.adapter} has rank {rank_of(settings.adapter)}, not "
-                f"{settings.lora_rank}: leave out --lora-rank"
-            )
-        alpha = _of_config(settings.adapter, "lora_alpha")
-        if settings.lora_alpha not in (None, alpha):
-            raise InputError(
-                f"{settings.adapter} has alpha {alpha:g}, not {settings.lora_alpha:g}: leave out "
-                "--lora-alpha"
-            )
+        check_parent(settings)
         return PeftModel.from_pretrained(model, str(settings.adapter), is_trainable=True)
     config = LoraConfig(
         r=settings.lora_rank,

@@ -56,7 +56,9 @@ def refused(folder: Path, *words: str, method: str = "sft") -> str:
         (("--cores", "0,0"), "--cores 0,0"),
         (("--whole-runs", "/nowhere.jsonl"), "/nowhere.jsonl can't be read"),
         (("--chat-template", "mine.jinja"), "No such option"),
-        (("runs.logs",), "for --tasks FILE, and not for RUN"),
+        (("runs.logs",), "leave out RUN"),
+        (("--device", "tpu"), "--device is cpu, cuda or cuda:N, not 'tpu'"),
+        (("--exact", "--labels", "oracle"), "leave out --exact"),
     ],
 )
 def test_what_no_loop_can_be(
@@ -104,4 +106,20 @@ def test_an_option_that_chooses_rows_is_of_the_loops_rows_and_not_of_its_trainin
 
 def test_options_of_a_loop_are_for_a_loop(tmp_path: Path) -> None:
     told = refused(tmp_path, "runs.logs", "--iterations", "2", "-o", str(tmp_path / "o"))
-    assert "--iterations is for --tasks FILE" in told
+    assert "--iterations is for --tasks FILE, and not for RUN" in told
+    told = refused(tmp_path, "--held-out", "test.jsonl", "-o", str(tmp_path / "o"))
+    assert "--held-out needs --tasks FILE" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "name who teaches"),
+        (("--teacher-adapter", "nowhere"), "there is no folder nowhere"),
+        (("--teacher", "/no/model"), "/no/model"),
+    ],
+)
+def test_no_loop_begins_without_a_teacher(
+    files: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    assert told in refused(tmp_path, *files, *words, method="opd")

@@ -80,8 +80,10 @@ def test_runs_are_reinforced(
     assert typed(*words, "--length-weight", "0.3", "--kl", "0.1") == 0
     printed = capfd.readouterr()
     assert printed.out.strip() == str(out / "adapter")
-    assert "3 steps on 8 rows" in printed.err
+    assert "Trained     3 steps, 1.5 epochs of 8 rows" in printed.err
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    assert typed(*words, "--length-weight", "0.3", "--kl", "0.1") == 0
+    assert "Already trained: 3 steps" in capfd.readouterr().err
     told = json.loads((out / "training.json").read_bytes())["asked"]
     assert (told["method"], told["settings"]["kl"], told["settings"]["clip_high"]) == (
         "rl",
@@ -105,6 +107,7 @@ def test_runs_are_taught(
     words = ("train", "opd", runs, "--model", tiny, "-o", out, *SHORT)
     assert typed(*words) == 2
     assert "--teacher-adapter" in capfd.readouterr().err
+    assert not out.exists()
     assert typed(*words, "--teacher-adapter", teacher) == 0
     assert capfd.readouterr().out.strip() == str(out / "adapter")
     made = json.loads((out / "data" / "manifest.json").read_bytes())["options"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_an_adapter_learns_the_rows(tmp_path: Path, data: Mapping[str, Path], ti
     assert {each.name for each in out.iterdir()} <= OF_A_TRAINING - {"checkpoints"}
     # The same again trains nothing.
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert train(data["worker-sft"], quick(out, tiny, lora_rank=4), heard.append) == trained
+    again = train(data["worker-sft"], quick(out, tiny, lora_rank=4), heard.append)
+    assert again == replace(trained, is_new=False)
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert len(heard) == 6
 
@@ -437,7 +439,7 @@ def test_one_training_at_a_time_is_at_work_in_a_folder(
     assert [each.name for each in out.iterdir()] == [".lock"]
 
 
-def test_no_rows_and_no_packages_are_refused(
+def test_no_rows_wrong_words_and_no_packages_are_refused(
     tmp_path: Path, logs: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [logs, "--model", tiny, "-o", tmp_path / "out"]
@@ -445,6 +447,18 @@ def test_no_rows_and_no_packages_are_refused(
     assert "no row is left" in done.output + done.stderr
     done = command("--model", tiny, "-o", tmp_path / "out")
     assert "nothing to train on" in done.output + done.stderr
+    own = tiny_adapter(tmp_path / "own", tiny)
+    for wrong, said in (
+        (("--device", "tpu"), "--device is cpu, cuda"),
+        (("--adapter", "nowhere"), "there is no folder nowhere"),
+        (("--adapter", own, "--lora-rank", 8), "has rank 4, not 8"),
+    ):
+        assert said in command(*words, *wrong).stderr
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "manifest.json").write_text('{"family": "extract"}')
+    done = command(tmp_path / "tasks", *words[1:])
+    assert f"--tasks {tmp_path}/tasks/train.jsonl" in done.stderr
     monkeypatch.setitem(sys.modules, "trl", None)
     done = command(*words)
     assert "training needs trl" in done.output + done.stderr
