@@ -52,12 +52,7 @@ def compare_runs(
 ) -> int:
     """Do them again, score that, and print the table; the exit code."""
     named = [version_from(word) for word in versions]
-    engine = None
-    if connect is None:
-        engine = _own_engine(options)
-        _check_own(named, engine.workers)
-    else:
-        _check_others(named, options)
+    engine = _engine(named, connect, options)
     last: list[ComparisonProgress] = []
 
     def base() -> str:
@@ -102,6 +97,21 @@ def line(progress: ComparisonProgress) -> str:
 def exit_code(compared: Compared) -> int:
     """0 if every replay came to its end."""
     return ModelError.exit_code if any(each.unfinished for each in compared.versions) else 0
+
+
+def _engine(
+    versions: Sequence[Version], connect: str | None, options: dict[str, Any]
+) -> EngineArguments | None:
+    """The engine of this command's own; None with ``connect``. Raises InputError."""
+    engine = None
+    if connect is None:
+        engine = _own_engine(options)
+        _check_own(versions, engine.workers)
+    else:
+        _check_others(versions, options)
+    if len(versions) < 2:
+        raise InputError("name two versions or more that are to be compared (--version)")
+    return engine
 
 
 def _own_engine(options: dict[str, Any]) -> EngineArguments:

@@ -100,8 +100,10 @@ class Comparison:
         ``base`` is the hash of the engine's model, empty where that is not known.
         """
         names = [version.name for version in versions]
-        if not names or len(set(names)) < len(names):
-            raise InputError("name the versions that are to be compared, each once (--version)")
+        if not names:
+            raise InputError("name the versions that are to be compared (--version)")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"--version: {twice[0]} is named twice")
         chosen = scorer_from(scorer)
         known = Labels() if labels is None else read_labels(labels)
         found = originals([runs] if isinstance(runs, str | Path) else runs, known)

@@ -19,6 +19,7 @@ from distill.training.extra import check_extra, send_nothing
 from distill.training.fitting import OnProgress, fit
 from distill.training.gate import gate
 from distill.training.method import Method, OnPhase
+from distill.training.plan import refuse_loops
 from distill.training.settings import TrainSettings
 from distill.training.trained import Trained
 from distill.user_folders import all_private
@@ -40,6 +41,7 @@ def train(
     check_extra()
     send_nothing()
     settings.check()
+    refuse_loops(settings.out)
     method.check_options()
     rows = DataSet.read(data)
     if rows.format not in method.formats:

@@ -13,11 +13,14 @@ from distill.intervals import Interval
 WIDTH, HEIGHT = 860, 380
 LEFT, RIGHT, TOP, BOTTOM = 52, 230, 18, 44
 """Pixels around the plot; at its right stand the names of the lines."""
-STEP_MAX = 170
+STEP_MAX = 250
 """Between two versions, at the most."""
 NAME_ROW = 16
 """The least between two names of lines."""
-NAME_CHARS = 32
+NAME_CHAR = 7
+"""Of a name, on average, in pixels."""
+LEADER = 14
+"""From a line to its name, which need not be as high: lines of nearly equal value are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,15 @@ def _axes(end: float) -> list[str]:
 
 def _baselines(lines: Sequence[Line], end: float) -> list[str]:
     """The lines, and their names at the right, none over another."""
+    room = int((WIDTH - end - LEADER - 4) / NAME_CHAR)
     parts, lowest = [], TOP - NAME_ROW / 2
     for each in sorted(lines, key=lambda line: -line.accuracy):
         y = _y(each.accuracy)
         parts.append(_stroke(LEFT, y, end, y, "baseline"))
         lowest = max(y, lowest + NAME_ROW)
-        name = each.label if len(each.label) <= NAME_CHARS else f"{each.label[: NAME_CHARS - 1]}…"
-        parts.append(_text(end + 8, lowest + 4, name, "name", "start"))
+        parts.append(_stroke(end, y, end + LEADER, lowest, "baseline"))
+        name = each.label if len(each.label) <= room else f"{each.label[: room - 1]}…"
+        parts.append(_text(end + LEADER + 4, lowest + 4, name, "name", "start"))
     return parts
 
 

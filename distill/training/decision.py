@@ -43,6 +43,8 @@ def decide(new: Mapping[str, float], parent: Mapping[str, float], margin: float)
         kept, why = False, f"worse than its parent by more than the margin of {margin:g}: {told}"
     elif high < 0:
         kept, why = False, f"worse than its parent, beyond chance: {told}"
+    elif low > 0:
+        kept, why = True, told.replace(" (", " over its parent (", 1)
     else:
         kept, why = True, f"not worse than its parent: {told}"
     return Decision(

@@ -8,6 +8,7 @@ from distill.errors import InputError
 from distill.exports import Export, export
 from distill.exports.reading import sources
 from distill.training.data import DataSet, is_data_set
+from distill.training.plan import refuse_loops
 
 UNASKED = {
     "where": (),
@@ -37,6 +38,7 @@ def gather(
         raise InputError(
             "nothing to train on: name a log folder, FOLDER#ID, or an export, or --tasks FILE"
         )
+    refuse_loops(out)
     exports = [each for each in runs if is_data_set(Path(each).expanduser())]
     if exports:
         return _taken(runs, choice), None

@@ -94,9 +94,15 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 came = loop.run(lambda came: loop_page.write(out, _report(out, plan, came)))
         report = _report(out, plan, came)
         page = loop_page.write(out, report)
-    click.echo(visible(table(report)))
-    click.echo(f"Report      {page}", err=True)
+    _tell(report, page)
     return 0
+
+
+def _tell(report: Report, page: Path) -> None:
+    click.echo(visible(table(report)))
+    if report.serve:
+        click.echo(visible(f"Worker      {report.serve}"), err=True)
+    click.echo(f"Report      {page}", err=True)
 
 
 def _report(out: Path, plan: Plan, came: Came) -> Report:

@@ -7,18 +7,21 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from distill.budget import counted
 from distill.supervisor.text import printable, visible
 from distill.training.curve import Line, Point, curve
 from distill.training.lineage import Version
-from distill.training.loop_report import Pair, Report, Row, as_json
+from distill.training.loop_report import Pair, Report, Row, as_json, took
 from distill.training.markers import write_whole, written
+from distill.worker_server.smollm2 import NAME
+from distill.worker_settings import DEFAULT_MODEL
 
 PAGE, DATA = "report.html", "report.json"
 CHARS = 400
 """Of a cell's text; names and messages come from whoever wrote the tasks."""
 FIGURES = (
     *("", "Tasks", "Accuracy", "95 %", "Runs", "Failed", "Worker calls", "Tokens in", "Tokens out"),
-    *("Supervisor tokens", "Seconds of runs", "Seconds"),
+    *("Supervisor tokens", "Seconds of runs, added up", "Seconds by the clock"),
 )
 PAIRS = ("First", "Second", "Difference", "95 %", "Better", "Worse", "Equal", "p", "Tasks")
 VERSIONS = (
@@ -56,12 +59,16 @@ def page(report: Report) -> str:
 
 def _sections(report: Report) -> Iterable[str]:
     plan = report.plan
-    yield f"<h1>{_words(plan.method)}, {plan.iterations} iterations</h1>"
+    yield f"<h1>{_words(plan.method)}, {counted(plan.iterations, 'iteration')}</h1>"
+    worker = NAME if plan.worker == DEFAULT_MODEL else plan.worker
     yield (
-        f"<p>Worker {_words(plan.worker)}. Collected with {_words(plan.collect_with)}, evaluated "
+        f"<p>Worker {_words(worker)}. Collected with {_words(plan.collect_with)}, evaluated "
         f"with {_words(plan.supervisor)}, scored by {_words(plan.scorer)}; seed {report.seed}.</p>"
     )
     yield f"<pre><code>{_words(report.command, 4000)}</code></pre>"
+    yield f"<p>{_words(took(report))}</p>"
+    if report.serve:
+        yield f"<p>What it ended with answers by <code>{_words(report.serve)}</code></p>"
     yield "<h2>Held-out accuracy</h2>"
     yield f"<figure>{_curve(report)}</figure>"
     yield _table(FIGURES, [_figures(row) for row in report.rows], {0})
@@ -117,7 +124,7 @@ def _figures(row: Row) -> Sequence[str]:
         figures.supervisor_tokens,
     )
     return (
-        f"{row.name} ({figures.supervisor})",
+        row.name if row.name.endswith(figures.supervisor) else f"{row.name} ({figures.supervisor})",
         f"{figures.tasks:,}",
         f"{figures.accuracy:.3f}",
         f"{low:.3f}–{high:.3f}",

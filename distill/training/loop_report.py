@@ -1,6 +1,8 @@
 """What came of a loop: all figures, held against each other; as JSON, and as a table."""
 
+import shlex
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from distill.training.decision import compare
 from distill.training.figures import Figures, told
 from distill.training.iterations import Came
 from distill.training.lineage import Version
-from distill.training.plan import Plan
+from distill.training.markers import last_written_s
+from distill.training.plan import FILE, Plan
 from distill.training.trainer import Came as Training
 from distill.training.trainer import trained_in
+from distill.worker_settings import DEFAULT_MODEL
 
 NOTES = (
     """Accuracy: the mean score of the tasks, a run that failed being wrong; its 95 % interval is
@@ -50,7 +54,9 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``trainings`` are by the name of what was trained."""
+    """All of it. ``trainings`` are by the name of what was trained, ``serve`` is the command that
+    serves the last version kept (empty: the worker as it is), times are seconds since 1970.
+    """
 
     command: str
     seed: int
@@ -59,6 +65,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
     pairs: list[Pair]
     trainings: dict[str, Training]
+    begun_at_s: float
+    ended_at_s: float
+    serve: str = ""
     notes: tuple[str, ...] = NOTES
 
 
@@ -73,6 +82,7 @@ def report_of(out: Path, plan: Plan, came: Came, command: str) -> Report:
         ended = trained_in(out / folder / "train")
         if ended is not None and ended.trained is not None:
             trainings[name] = ended.trained
+    begun_at_s = last_written_s(out, FILE)
     return Report(
         command=command,
         seed=int(plan.training.get("--seed", 0)),
@@ -89,7 +99,32 @@ def report_of(out: Path, plan: Plan, came: Came, command: str) -> Report:
             for first, second in _pairs(came, _name(last))
         ],
         trainings=trainings,
+        begun_at_s=begun_at_s,
+        ended_at_s=max(begun_at_s, last_written_s(out, "*/*.figures.json")),
+        serve=_serve(out, plan, last),
     )
+
+
+def _serve(out: Path, plan: Plan, last: Version) -> str:
+    """The command that serves a version; empty for the worker as it is."""
+    if last.adapter is None:
+        return ""
+    adapter, here = out / last.adapter, Path.cwd()
+    shown = adapter.relative_to(here) if adapter.is_relative_to(here) else adapter
+    worker = [] if plan.worker == DEFAULT_MODEL else ["--worker", plan.worker]
+    return shlex.join(["bin/distill-up", *worker, "--adapter", str(shown)])
+
+
+def took(report: Report) -> str:
+    """When it was, and for how long."""
+    begun, ended = (
+        f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d %H:%M}"
+        for each in (report.begun_at_s, report.ended_at_s)
+    )
+    minutes = round((report.ended_at_s - report.begun_at_s) / 60)
+    hours, rest = divmod(minutes, 60)
+    whole = f"{hours} h {rest:02} min" if hours else f"{rest} min"
+    return f"From {begun} to {ended} UTC: {whole}, pauses included"
 
 
 def _name(version: Version) -> str:

@@ -1,6 +1,7 @@
 """What is finished: a JSON file a step, there whole or not at all."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,3 +42,8 @@ def found(path: Path, kind: type[T], remedy: str = DELETE) -> T | None:
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path} can't be read ({error}): {remedy}") from error
+
+
+def last_written_s(out: Path, pattern: str) -> float:
+    """When the newest of these files was written, in seconds since 1970; now if there is none."""
+    return max((each.stat().st_mtime for each in out.glob(pattern)), default=time.time())

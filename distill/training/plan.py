@@ -90,6 +90,12 @@ def begin(out: Path, plan: Plan) -> None:
         )
 
 
+def refuse_loops(out: Path) -> None:
+    """Raise InputError for the folder of a loop, which no single training may write to."""
+    if (out / FILE).exists():
+        raise InputError(f"{out} is a loop's folder: choose another --out for a single training")
+
+
 def digest(path: Path | None) -> str:
     """Of a file's bytes; empty for none. Raises InputError: it can't be read."""
     try:

@@ -264,7 +264,9 @@ def test_adapters_by_the_command_line(pair: list[str], short: Path) -> None:
     # All is there: no engine is started, and the other adapter is not that one.
     again = command_here(short, *words, *options, *versions, "--json", **STAND_IN)
     assert [each["name"] for each in json.loads(again.out)["versions"]] == ["base", "step-1"]
-    other = command_here(short, *words, *options, "--version", f"step-1={two}", **STAND_IN)
+    other = command_here(
+        short, *words, *options, *versions[:2], "--version", f"step-1={two}", **STAND_IN
+    )
     assert other.code == 2
     assert "has answers of the adapter" in other.err
     model = shutil.copytree(MODEL, short / "model")
@@ -305,8 +307,9 @@ def test_adapters_by_the_command_line(pair: list[str], short: Path) -> None:
     ("words", "why"),
     [
         (("--version", "tuned"), "no adapter is called so"),
-        (("--version", "base", "--version", "base"), "each once"),
-        (("--version", "x=nowhere"), "is no LoRA adapter"),
+        (("--version", "base", "--version", "base"), "base is named twice"),
+        (("--version", "base"), "name two versions or more"),
+        (("--version", "base", "--version", "x=nowhere"), "is no LoRA adapter"),
         (("--version", "x=model", "--connect", "ipc:///x"), "is a model of its own"),
         (("--version", "base", "--connect", "ipc:///x", "--cores", "0"), "--cores: of an engine"),
         (

@@ -209,6 +209,12 @@ def test_a_share_of_the_tasks_at_a_time_goes_round(tmp_path: Path) -> None:
     assert came.versions[2].kept  # as good as its parent
 
 
+def test_what_is_better_beyond_chance_is_not_called_not_worse() -> None:
+    scores = {str(place): 1.0 for place in range(20)}
+    decision = decide(scores, dict.fromkeys(scores, 0.0), 0.0)
+    assert decision.why.startswith("+1.000 over its parent (+0.")
+
+
 @pytest.mark.parametrize(
     ("new", "parent", "margin", "kept"),
     [
@@ -225,6 +231,8 @@ def test_the_rule(new: list[int], parent: list[int], margin: float, kept: bool) 
 
     decision = decide(scores(new), scores(parent), margin)
     assert decision.kept is kept
+    if kept:
+        assert decision.why.startswith("not worse than its parent: ")
     assert decision.tasks == len(new)
 
 

@@ -5,8 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from distill.training import loop_page
+from distill.training.curve import Line, Point, curve
 from distill.training.decision import compare, decide
 from distill.training.figures import Figures
 from distill.training.iterations import Came
@@ -75,6 +77,30 @@ def test_what_is_held_against_what(report: Report) -> None:
     assert one.figures == compare(
         {"0": 1, "1": 0, "2": 1, "3": 1}, {"0": 0, "1": 0, "2": 1, "3": 0}
     )
+
+
+def test_what_it_ended_with_is_named(report: Report, tmp_path: Path) -> None:
+    adapter = "iteration-1/train/adapter"
+    versions = [report.versions[0], replace(report.versions[1], adapter=adapter)]
+    came = Came(versions, {0: figures(0), 1: figures(1)}, {}, {"recipe:x": figures(1)}, {})
+    (tmp_path / "loop.json").touch()
+    one = report_of(tmp_path, plan(worker="default", iterations=1), came, "distill")
+    assert one.serve == f"bin/distill-up --adapter {tmp_path / adapter}"
+    text = "".join(Page(loop_page.page(one)).text)
+    assert one.serve in text
+    assert "1 iteration" in text
+    assert "1 iterations" not in text
+    assert "Worker SmolLM2-135M-Instruct." in text
+    assert "UTC: 0 min" in text
+    assert report.serve == ""
+
+
+def test_each_name_of_nearly_equal_baselines_leads_to_its_own_line() -> None:
+    point = Point("base", 0.1, (0.0, 0.2))
+    lines = [Line("31.0  recipe:extract-shots-schema", 0.31), Line("30.5  other", 0.305)]
+    drawn = curve([point, point], lines, None)
+    assert "recipe:extract-shots-schema<" in drawn  # there is room for it
+    assert drawn.count('class="baseline"') == 4
 
 
 def test_the_table_tells_each_figure(report: Report) -> None:

@@ -416,6 +416,17 @@ def test_an_export_is_taken_as_it_is(tmp_path: Path, data: Mapping[str, Path], t
     assert not (tmp_path / "out" / "data").exists()
 
 
+def test_a_loops_folder_is_no_trainings(
+    tmp_path: Path, data: Mapping[str, Path], tiny: Path
+) -> None:
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "loop.json").write_text("{}")
+    done = command(data["worker-sft"], "--model", tiny, "-o", tmp_path / "loop")
+    assert done.exit_code
+    assert "is a loop's folder" in done.stderr
+    assert [each.name for each in (tmp_path / "loop").iterdir()] == ["loop.json"]
+
+
 def test_one_training_at_a_time_is_at_work_in_a_folder(
     tmp_path: Path, data: Mapping[str, Path], tiny: Path
 ) -> None:
