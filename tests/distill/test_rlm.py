@@ -372,7 +372,7 @@ def test_an_endpoint_hears_what_an_rlm_hears(tmp_path: Path) -> None:
 
 
 def test_what_is_no_dialect(ask: Ask) -> None:
-    with pytest.raises(InputError, match="native, rlm"):
+    with pytest.raises(InputError, match="native, brief, rlm"):
         ask(dialect="latin")
 
 

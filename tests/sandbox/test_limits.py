@@ -153,7 +153,7 @@ def test_the_time_of_a_cell_that_does_not_stop(tier: Host) -> None:
 
 def test_the_time_of_a_run(tier: Host) -> None:
     """The cell's own limit is far; what earlier cells have used counts."""
-    jail = with_limits(tier, msgspec.structs.replace(SMALL, run_s=1.0))
+    jail = with_limits(tier, msgspec.structs.replace(SMALL, run_s=1.0, grace_s=10.0))
     assert jail.done("import time; time.sleep(0.6)").error is None
     done = jail.done("while True: pass")
     assert done.error is not None
