@@ -129,7 +129,8 @@ def _no_download(model: str, error: Exception) -> str:
     return (
         f"{model} is neither a folder nor in this machine's Hugging Face cache, and it could "
         f"not be downloaded ({type(error).__name__}: {first_line[:300]}). Check the name; for a "
-        "gated model set HF_TOKEN; without a network, copy the model's folder here and name it."
+        "gated model set HF_TOKEN; without a network, copy the model's folder here and name it. "
+        "The small default model, for which none is named, needs no network."
     )
 
 

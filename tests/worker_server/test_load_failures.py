@@ -40,7 +40,7 @@ def test_an_unknown_model(start: Callable[..., Any], tmp_path: Path) -> None:
         start("--model", "nobody/nothing", **NO_NETWORK, HF_HOME=str(tmp_path)), "model"
     )
     assert "nobody/nothing" in detail
-    assert "Check the name" in detail
+    assert "default model" in detail
 
 
 def test_a_folder_without_a_model(start: Callable[..., Any], tmp_path: Path) -> None:
