@@ -4,6 +4,7 @@
 
     DistillError                  6
     ├── InputError                2   the question, the text or an argument can't be used
+    │   └── NoRowsError           5   the runs have nothing to learn from
     ├── MachineError              3   this machine can't do it: platform, memory, device
     │   └── SandboxError          3   no safe jail can be built, or its process died for good
     ├── ModelError                4   a model or its endpoint failed for good
@@ -31,6 +32,12 @@ class InputError(DistillError):
     """The question, the text or an argument can't be used."""
 
     exit_code = 2
+
+
+class NoRowsError(InputError):
+    """The runs that were named have no row, or none that anything can be learnt from."""
+
+    exit_code = 5
 
 
 class MachineError(DistillError):

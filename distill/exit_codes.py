@@ -48,17 +48,19 @@ SCORE = told(
 EXPORT = told(
     {
         0: "written; with --dry-run: counted",
-        2: "the runs or an argument can't be used, or no row is left",
+        2: "the runs or an argument can't be used",
         3: None,
         4: None,
+        5: "no row is left",
     }
 )
 TRAIN = told(
     {
         0: "trained",
-        2: "the runs, the model or an argument can't be used, or no row is left",
+        2: "the runs, the model or an argument can't be used",
         3: "the device is not there, or its memory is full",
         4: "the model in training collapsed; with --tasks: a model or its endpoint failed",
+        5: "the rows, if there are any, have nothing to learn from",
         130: "Ctrl-C; the same command goes on from there",
     }
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distill.budget import counted
-from distill.errors import InputError
+from distill.errors import InputError, NoRowsError
 from distill.exports import card, manifest
 from distill.exports.choice import Choice
 from distill.exports.duplicates import Seen
@@ -193,7 +193,7 @@ class _Work:
         export.dropped_rows.update(self._material.dropped)
         export.skipped_lines = sum(len(source.skipped) for source in self._read)
         if not sum(export.rows.values()):
-            raise InputError(f"no row is left, nothing is written. {told_drops(export)}")
+            raise NoRowsError(f"no row is left, nothing is written. {told_drops(export)}")
         export.warnings = self._warnings()
 
     def _warnings(self) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distill.training.watch import Sample
+from distill.training.collapse import Sample
 
 if TYPE_CHECKING:
     from distill.training.weights import Weights

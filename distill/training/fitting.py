@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import InputError, MachineError
+from distill.errors import MachineError
+from distill.training.collapse import CollapseError
 from distill.training.settings import TrainSettings
 from distill.training.trained import Fitted, TrainProgress
 
@@ -80,9 +81,9 @@ def rows_at_once(batch_rows: int, longest_tokens: int, limit_tokens: int) -> int
 def fit(trainer: Any, settings: TrainSettings, on_progress: OnProgress | None = None) -> Fitted:
     """Take the steps that are left, from the newest whole checkpoint on.
 
-    ``trainer`` is a ``transformers.Trainer`` with ``arguments``. Raises InputError where the loss
-    is no longer a number, MachineError where memory runs out; the checkpoints stay, whatever stops
-    it.
+    ``trainer`` is a ``transformers.Trainer`` with ``arguments``. Raises CollapseError where the
+    loss is no longer a number, MachineError where memory runs out; the checkpoints stay, whatever
+    stops it.
     """
     from transformers import PrinterCallback
 
@@ -171,7 +172,7 @@ def _listener(before_s: float, on_progress: OnProgress | None) -> Any:
             if loss is None:
                 return
             if not math.isfinite(loss):
-                raise InputError(
+                raise CollapseError(
                     f"the loss is {loss} at step {state.global_step}: try a lower --learning-rate"
                 )
             if on_progress is not None:

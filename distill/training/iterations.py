@@ -22,10 +22,11 @@ from pathlib import Path
 import msgspec
 
 from distill.display import Display
-from distill.errors import InputError
+from distill.errors import InputError, NoRowsError
 from distill.tasks import Task
 from distill.training import oracle, rows
 from distill.training import plan as plans
+from distill.training.collapse import CollapseError
 from distill.training.data import DataSet, is_data_set
 from distill.training.decision import decide
 from distill.training.examiner import LOGPROBS, LOGS, Examiner
@@ -35,15 +36,15 @@ from distill.training.lineage import Version, write_lineage
 from distill.training.markers import found, written
 from distill.training.plan import Plan
 from distill.training.trainer import Trainer, trained_in
-from distill.training.watch import CollapseError
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.model import ModelFolder
 
 DECISION = "decision.json"
-BASE = Version(version=0)
 ORACLE = -1
 """No version's number."""
+FEW_ROWS = 32
+"""With fewer a version hardly learns more than their form."""
 NO_VERSION = "the oracle, no version: it was taught the labels of the tasks"
 
 
@@ -91,6 +92,14 @@ class Came:
         return next(each for each in reversed(self.versions) if each.kept)
 
 
+def _first(plan: Plan) -> Version:
+    """Version 0; whose adapter, if it has one, is not in the loop's folder."""
+    if plan.adapter is None:
+        return Version(version=0)
+    adapter = str(Path(plan.adapter).expanduser().absolute())
+    return Version(version=0, adapter=adapter, adapter_sha256=plan.adapter_sha256)
+
+
 class Loop:
     """One loop in its folder ``out``. ``base`` is the worker's model, as worker servers find it."""
 
@@ -107,29 +116,30 @@ class Loop:
         self._plan, self._out, self._sets, self._base = plan, out, sets, base
         self._examiner, self._trainer, self._display = asking, trainer, display
         self._held_out = sets.apart()
-        self._came = Came([BASE], {}, {}, {}, {})
+        self._first = _first(plan)
+        self._came = Came([self._first], {}, {}, {}, {})
 
     def run(self, on_iteration: Callable[[Came], object] = lambda _: None) -> Came:
         """Go on to the end. Raises DistillError; the same again goes on.
 
         ``on_iteration`` gets what there is after each.
         """
-        came, plan = self._came, self._plan
-        came.held_out[0] = self._examined("base", self._out / "iteration-0", BASE)
-        came.versions[0] = msgspec.structs.replace(BASE, accuracy=came.held_out[0].accuracy)
+        came, plan, first = self._came, self._plan, self._first
+        came.held_out[0] = self._examined("base", self._out / "iteration-0", first)
+        came.versions[0] = msgspec.structs.replace(first, accuracy=came.held_out[0].accuracy)
         for number, name in enumerate(plan.baselines, 1):
             place = self._out / "baselines" / f"{number}"
             came.baselines[name] = self._examiner.figures(
-                f"baseline {name}", place, self._sets.held_out, name, BASE
+                f"baseline {name}", place, self._sets.held_out, name, first
             )
         for number in range(1, plan.iterations + 1):
             came.versions.append(self._iteration(number, came.last))
             write_lineage(self._out, came.versions)
             on_iteration(came)
         if plan.labels == "oracle":
-            came.oracle = self._taught_labels()
+            came.oracle = self._oracle()
         if self._sets.whole_runs:
-            came.whole_runs["base"] = self._whole_runs("base", BASE)
+            came.whole_runs["base"] = self._whole_runs("base", first)
             if came.last.version:
                 came.whole_runs["trained"] = self._whole_runs("trained", came.last)
         return came
@@ -142,7 +152,9 @@ class Loop:
         )
 
     def _whole_runs(self, name: str, version: Version) -> Figures:
-        place, asked = self._out / "whole-runs" / name, self._plan.whole_runs_with
+        # By its number: the last version is another one when iterations are added.
+        place = self._out / "whole-runs" / f"version-{version.version}"
+        asked = self._plan.whole_runs_with
         what = f"whole runs, {name}"
         return self._examiner.figures(
             what, place, self._sets.whole_runs, asked, version, may_fail=version.version != 0
@@ -164,19 +176,20 @@ class Loop:
         return version
 
     def _made(self, what: str, number: int, folder: Path, parent: Version) -> Version:
-        """A new version, kept or dropped; one that collapsed has no adapter, and no figures."""
-        data = self._data(what, number, folder, rows.of(self._plan))
+        """A new version, kept or dropped; of one that collapsed, or that had nothing to learn from,
+        there is no adapter, and there are no figures.
+        """
+        nothing = Version(version=number, parent=parent.version, kept=False, why="")
+        nothing = msgspec.structs.replace(nothing, method=self._plan.method)
+        try:
+            data = self._data(what, number, folder, rows.of(self._plan))
+        except NoRowsError as error:
+            return msgspec.structs.replace(nothing, why=str(error))
         try:
             version = self._trained(what, number, data, folder / "train", parent)
-        except CollapseError as error:
-            return Version(
-                version=number,
-                parent=parent.version,
-                kept=False,
-                why=str(error),
-                method=self._plan.method,
-                data_manifest_sha256=DataSet.read(data).sha256,
-            )
+        except (CollapseError, NoRowsError) as error:
+            sha256 = DataSet.read(data).sha256
+            return msgspec.structs.replace(nothing, why=str(error), data_manifest_sha256=sha256)
         figures = self._came.held_out[number] = self._examined(what, folder, version)
         return self._decided(version, figures, parent)
 
@@ -222,9 +235,9 @@ class Loop:
         logs = self._out / f"iteration-{number}" / f"collect{LOGS}"
         data, made = rows.exported(logs, folder, asked)
         if made is not None:
-            self._display.line(
-                f"{what} · export: {sum(made.rows.values()):,} rows of {made.runs:,} runs"
-            )
+            count = sum(made.rows.values())
+            few = ": few to learn from, more --tasks would help" if count < FEW_ROWS else ""
+            self._display.line(f"{what} · export: {count:,} rows of {made.runs:,} runs{few}")
         return data
 
     def _trained(self, what: str, number: int, data: Path, out: Path, parent: Version) -> Version:
@@ -268,6 +281,14 @@ class Loop:
 
     # -- the oracle
 
+    def _oracle(self) -> Figures | None:
+        """Its figures; None where there is nothing to learn from, or it collapsed."""
+        try:
+            return self._taught_labels()
+        except (CollapseError, NoRowsError) as error:
+            self._display.line(f"oracle · left out: {error}")
+            return None
+
     def _taught_labels(self) -> Figures:
         """What the labels of the tasks would teach: rows of the first iteration, from the base on.
 
@@ -282,7 +303,7 @@ class Loop:
             data = folder / "data"
             if not is_data_set(data):
                 oracle.relabelled(logged, data, {each.id: each.label for each in self._share(1)})
-            version = self._trained("oracle", number, data, folder / "train", BASE)
+            version = self._trained("oracle", number, data, folder / "train", self._first)
             version = msgspec.structs.replace(version, kept=False, why=NO_VERSION)
             written(folder / DECISION, version)
         return self._examined("oracle", folder, version)

@@ -15,11 +15,13 @@ OF_AN_ADAPTER = "lineage.json"
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One version. Number 0 is the worker as it is: it has no parent, data or adapter. One that
-    collapsed while it was trained has no adapter, and nothing that was measured with it.
+    """One version. Number 0 is the worker as it is: it has no parent or data, and an adapter only
+    if the loop was given one. One that collapsed while it was trained has no adapter, and nothing
+    that was measured with it.
 
-    ``adapter`` is its folder, relative to the loop's; ``adapter_sha256`` is of its files, as worker
-    servers compute it and calls in logs have it (``adapter_hash``). ``data_manifest_sha256`` is of
+    ``adapter`` is its folder, relative to the loop's (of version 0 an absolute path);
+    ``adapter_sha256`` is of its files, as worker servers compute it and calls in logs have it
+    (``adapter_hash``). ``data_manifest_sha256`` is of
     the data set's ``manifest.json``. ``settings`` are those of the training, without paths of this
     machine: the model's name, and the parent's adapter as above. ``steps`` are the optimiser's.
     ``accuracy`` is that of the held-out tasks.
@@ -43,7 +45,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 def write_lineage(out: Path, versions: Sequence[Version]) -> None:
     """The versions, a line each, and in each adapter's folder its own. Raises OSError."""
     for each in versions:
-        if each.adapter is not None:
+        if each.version and each.adapter is not None:
             beside = out / each.adapter / OF_AN_ADAPTER
             _if_new(beside, msgspec.json.format(msgspec.json.encode(each), indent=1) + b"\n")
     _if_new(out / FILE, b"".join(msgspec.json.encode(each) + b"\n" for each in versions))

@@ -38,7 +38,7 @@ from distill.training.opd import Opd
 from distill.training.plan import Plan
 from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
-from distill.training.weights import resolved
+from distill.training.weights import rank_of, resolved
 from distill.training.workers import EngineOfItsOwn
 from distill.worker_settings import DEFAULT_MODEL
 
@@ -62,7 +62,6 @@ NO_SUCH = {
 def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     """Run the loop, and tell what came of it on stdout; the exit code."""
     check_extra()
-    rank = options.get("lora_rank") or LORA_RANK
     plan = _plan(method, given, options)
     rows.of(plan).check()
     learns = _check_training(method, options)
@@ -71,7 +70,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
         _check_attempts(given.tasks, sets.training)
     sets.apart()
     supervisors = _Supervisors(plan)
-    engine = _engine(given, plan, rank)
+    engine = _engine(given, plan, options["lora_rank"])
     out: Path = options["out"].expanduser().absolute()
     base = resolved(given.engine["worker"])
     if isinstance(learns, Opd) and learns.teacher is not None:
@@ -89,6 +88,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 concurrency=given.concurrency,
             )
             trainer = TrainerProcess(method, str(base.path), plan.training)
+            display.line(to_do(plan, sets))
             loop = Loop(plan, out, sets, base, asking, trainer, display)
             with _said_how_to_go_on(out, display):
                 came = loop.run(lambda came: loop_page.write(out, _report(out, plan, came)))
@@ -96,6 +96,29 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
         page = loop_page.write(out, report)
     _tell(report, page)
     return 0
+
+
+def to_do(plan: Plan, sets: TaskSets) -> str:
+    """How much a loop runs, the finished steps included, in a line."""
+    workers = ["the worker as it is"]
+    workers += [_counted(len(plan.baselines), "baseline")] if plan.baselines else []
+    workers += [_counted(plan.iterations, "version")]
+    workers += ["the oracle"] if plan.labels == "oracle" else []
+    share = min(plan.tasks_per_iteration or len(sets.training), len(sets.training))
+    trainings = plan.iterations + (plan.labels == "oracle")
+    tried = 1 + len(plan.baselines) + trainings
+    parts = [
+        f"{_counted(len(sets.held_out), 'held-out task')} × {tried} ({', '.join(workers)})",
+        f"{_counted(share, 'training task')} × {plan.iterations}",
+        _counted(trainings, "training"),
+    ]
+    if sets.whole_runs:
+        parts.append(f"{_counted(len(sets.whole_runs), 'whole run')} × 2")
+    return f"To do       {' · '.join(parts)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _tell(report: Report, page: Path) -> None:
@@ -139,6 +162,7 @@ def _plan(method: str, given: LoopOptions, options: dict[str, Any]) -> Plan:
         margin=given.margin,
         tasks_per_iteration=given.tasks_per_iteration,
         worker=given.engine["worker"] or DEFAULT_MODEL,
+        adapter=None if options["adapter"] is None else str(options["adapter"]),
         window_tokens=given.engine["window_tokens"],
         limits=given.engine["limits"],
         sandbox_packages=given.engine["sandbox_packages"],
@@ -211,8 +235,9 @@ def _supervisor(name: str, base_url: str | None) -> ModelHandler | str:
     return supervisor_from(name, base_url if asks_endpoint(name) else None)
 
 
-def _engine(given: LoopOptions, plan: Plan, rank: int) -> EngineArguments:
-    """The engine, with room for adapters of this rank. Raises InputError, MachineError."""
+def _engine(given: LoopOptions, plan: Plan, rank: int | None) -> EngineArguments:
+    """The engine, with room for the adapters that are trained. Raises InputError, MachineError."""
+    rank = rank or (rank_of(Path(plan.adapter)) if plan.adapter else LORA_RANK)
     asked = NO_SUCH | given.engine
     asked["max_lora_rank"] = max(asked["max_lora_rank"] or rank, rank)
     engine = engine_arguments.taken_from(asked, plan.supervisor)

@@ -23,12 +23,11 @@ OF_THE_ENGINE = (
 NOT_OF_A_LOOP = {
     "runs": "--tasks runs the tasks itself: leave out RUN",
     "model": "the worker of a loop is --worker: leave out --model",
-    "adapter": "a loop begins with the worker as it is: leave out --adapter",
     "full": "versions are loaded into workers that run, which take LoRA adapters: leave out --full",
     "results": "the results are the loop's own: leave out --results",
 }
 OF_ROWS = ("where", "select", "correct_from", "dedup", "without_shots", "length_weight")
-OF_BOTH = ("out", "scorer", "show_traceback")
+OF_BOTH = ("out", "scorer", "adapter", "show_traceback")
 """Options that a training has, too, and that a loop does not hand on."""
 
 

@@ -107,7 +107,7 @@ def report_of(out: Path, plan: Plan, came: Came, command: str) -> Report:
 
 def _serve(out: Path, plan: Plan, last: Version) -> str:
     """The command that serves a version; empty for the worker as it is."""
-    if last.adapter is None:
+    if last.adapter is None or not last.version:
         return ""
     adapter, here = out / last.adapter, Path.cwd()
     shown = adapter.relative_to(here) if adapter.is_relative_to(here) else adapter

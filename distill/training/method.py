@@ -57,4 +57,4 @@ class Method(ABC):
 
     @abstractmethod
     def trainer(self, weights: "Weights", data: "DataSet", settings: "TrainSettings") -> Made:
-        """The trainer, on rows that are tokens. Raises InputError where no row is left."""
+        """The trainer, on rows that are tokens. Raises NoRowsError where no row is left."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from distill.errors import InputError
+from distill.errors import NoRowsError
 from distill.exports import manifest
 from distill.exports.writing import at_once, new_file, sha256
 from distill.supervisor.ledger import content_hash
@@ -26,7 +26,7 @@ def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
     """Write the data set ``logged`` again, each completion being its task's label.
 
     Only runs that asked one question have rows that the label is the answer of; the others are left
-    out, and so are rows that are there already. Raises InputError where none is left.
+    out, and so are rows that are there already. Raises NoRowsError where none is left.
     """
     data = DataSet.read(logged)
     alone = _runs_of_one_question(data.logs)
@@ -41,7 +41,7 @@ def relabelled(logged: Path, out: Path, labels: Mapping[str, Any]) -> None:
             seen.add(texts)
             rows.append(taught)
     if not rows:
-        raise InputError(
+        raise NoRowsError(
             "--labels oracle: no run of these tasks asked its worker exactly one question, so no "
             "label is a worker's answer"
         )

@@ -1,5 +1,6 @@
 """What a loop is told: `loop.json` in its folder, which no other loop may have."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,12 +10,14 @@ from distill.errors import InputError
 from distill.exports.writing import sha256
 from distill.training.markers import found, written
 from distill.user_folders import cache_folder
+from distill.worker_server.adapter_files import AdapterFiles
+from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.fingerprint import fingerprint
 from distill.worker_server.model import ModelFolder
 
 FILE = "loop.json"
 Labels = Literal["logged", "oracle"]
-KNOWN_BY_HASH = ("tasks", "held_out", "whole_runs", "worker")
+KNOWN_BY_HASH = ("tasks", "held_out", "whole_runs", "worker", "adapter")
 """The same files are the same by whatever path they are named."""
 
 
@@ -47,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weights_hash: str = ""
     tokenizer_hash: str = ""
     template_hash: str = ""
+    adapter: str | None = None
+    adapter_sha256: str = ""
     window_tokens: int | None
     limits: tuple[str, ...]
     sandbox_packages: tuple[str, ...]
@@ -56,19 +61,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def of_model(plan: Plan, base: ModelFolder) -> Plan:
-    """The plan, with the hashes of the worker's files as they are now."""
+    """The plan, with the hashes of the worker's files as they are now, its adapter's included.
+
+    Raises InputError for an adapter that this model can't have.
+    """
     hashes = fingerprint(base, cache_folder())
+    try:
+        adapter_sha256 = AdapterFiles.read(plan.adapter, base).sha256 if plan.adapter else ""
+    except AdapterRefused as error:
+        raise InputError(f"--adapter: {error}") from error
     return msgspec.structs.replace(
         plan,
         weights_hash=hashes.weights,
         tokenizer_hash=hashes.tokenizer,
         template_hash=hashes.template,
+        adapter_sha256=adapter_sha256,
     )
 
 
 def begin(out: Path, plan: Plan) -> None:
-    """Make ``out`` this plan's, or find that it is. Raises InputError: it is another's, or no
-    loop's at all.
+    """Make ``out`` this plan's, or find that it is, be it with fewer iterations until now.
+
+    Raises InputError: it is another's, or no loop's at all.
     """
     known = found(out / FILE, dict[str, Any], "choose another --out")
     if known is None:
@@ -77,17 +91,23 @@ def begin(out: Path, plan: Plan) -> None:
         written(out / FILE, plan)
         return
     asked = msgspec.to_builtins(plan)
+    has_more = plan.iterations > known.get("iterations", plan.iterations)
     others = [
         f"{name} was {known.get(name)!r}, and is {asked[name]!r}"
         for name in asked
         if name not in KNOWN_BY_HASH
+        and not (has_more and name == "iterations")
         and known.get(name) != msgspec.json.decode(msgspec.json.encode(asked[name]))
     ]
     if others:
         raise InputError(
             f"{out} is another loop's: {'; '.join(others)}. Give the command that it was begun "
-            "with, on the files as they were, or choose another --out"
+            "with, on the files as they were, or choose another --out; only --iterations may grow"
         )
+    if has_more:
+        begun_s = (out / FILE).stat().st_mtime
+        written(out / FILE, plan)
+        os.utime(out / FILE, (begun_s, begun_s))  # it tells when the loop was begun
 
 
 def refuse_loops(out: Path) -> None:

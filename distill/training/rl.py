@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import InputError
+from distill.errors import InputError, NoRowsError
 from distill.training.answering import ANSWERS, Answering, Prompt, prompts
 from distill.training.course import train as train_by
 from distill.training.data import DataSet
@@ -130,7 +130,7 @@ class Rl(Method):
 
 def _check_differ(advantages: Iterable[float]) -> None:
     if not any(abs(each) > EQUAL for each in advantages):
-        raise InputError(
+        raise NoRowsError(
             "all rewards of a group are equal, so there is nothing to learn: ask each question "
             "several times (attempts of a task) at a temperature, score the runs, and take all of "
             "them (--select all)"

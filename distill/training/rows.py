@@ -47,11 +47,11 @@ def of(plan: Plan) -> Asked:
 def exported(logs: Path, folder: Path, asked: Asked) -> tuple[Path, Export | None]:
     """The data set of these logs in ``folder``; None in place of counts where it is there already.
 
-    Raises InputError where no row is left.
+    Raises NoRowsError where no row is left.
     """
     if is_data_set(folder / FOLDER):
         return folder / FOLDER, None
     try:
         return gather([str(logs)], asked.formats, asked.choice, folder)
     except InputError as error:
-        raise InputError(f"there is nothing to train on in {logs}: {error}") from error
+        raise type(error)(f"there is nothing to train on in {logs}: {error}") from error

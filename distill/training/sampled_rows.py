@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import InputError
+from distill.errors import NoRowsError
 from distill.training.completions import Completion
 from distill.training.staleness import Fresh, RowVersion
 
@@ -34,10 +34,10 @@ class Kept:
         return max(row.tokens for row in self.rows)
 
     def told(self) -> list[str]:
-        """What was dropped, for people. Raises InputError where no row is left."""
+        """What was dropped, for people. Raises NoRowsError where no row is left."""
         told = [f"{count:,} rows dropped: {why}" for why, count in self.dropped.most_common()]
         if not self.rows:
-            raise InputError(f"no row is left to train on: {'; '.join(told)}")
+            raise NoRowsError(f"no row is left to train on: {'; '.join(told)}")
         return told
 
 

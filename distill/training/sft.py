@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from distill.errors import InputError
+from distill.errors import InputError, NoRowsError
 from distill.training.course import train as train_by
 from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
@@ -37,7 +37,7 @@ class Sft(Method):
         made = tokenised(data.rows(*columns), weights.tokenizer, limit)
         told = [f"{count:,} rows dropped: {why}" for why, count in made.dropped.most_common()]
         if not made.rows:
-            raise InputError(f"no row is left to train on: {'; '.join(told)}")
+            raise NoRowsError(f"no row is left to train on: {'; '.join(told)}")
         # Not in the order in which runs ended: a seed is to give the same training again.
         made.rows.sort(key=lambda row: (row["input_ids"], row["labels"]))
         given: dict[str, Any] = arguments(settings, weights, made.longest)

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from distill.errors import DistillError, InputError, MachineError
+from distill.errors import DistillError, InputError, MachineError, NoRowsError
 from distill.supervisor.text import visible
 from distill.supervisor.worker_command import worker_environment
+from distill.training.collapse import CollapseError
 from distill.training.markers import found
-from distill.training.watch import CollapseError
 
 LOG = ".log"
 """What the process said, beside its folder."""
@@ -25,6 +25,7 @@ END_S = 10.0
 """A process that is told to end has so long for it."""
 SAID_CHARS = 1500
 BY_EXIT_CODE: dict[int, type[DistillError]] = {2: InputError, 3: MachineError}
+ENDS_A_VERSION = {kind.exit_code: kind for kind in (CollapseError, NoRowsError)}
 
 Hear = Callable[[str], None]
 """Gets the newest line that the process has said."""
@@ -36,7 +37,8 @@ class Trainer(Protocol):
     def __call__(self, data: Path, out: Path, parent: Path | None, hear: Hear) -> None:
         """Have ``out`` hold the training's end; go on where it was stopped.
 
-        Raises DistillError, of which a CollapseError is this version's end.
+        Raises DistillError, of which those of ENDS_A_VERSION are this version's end, and not the
+        loop's.
         """
 
 
@@ -90,8 +92,8 @@ class TrainerProcess:
                 hear(_last_line(log))
         finally:
             _end(process)
-        if process.returncode == CollapseError.exit_code:
-            raise CollapseError(_tail(log).rpartition("distill: ")[2])
+        if (ended := ENDS_A_VERSION.get(process.returncode)) is not None:
+            raise ended(_tail(log).rpartition("distill: ")[2])
         if process.returncode == -signal.SIGKILL:
             raise MachineError(
                 "the training was killed, as the kernel does where memory is short: free some, or "

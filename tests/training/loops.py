@@ -24,7 +24,6 @@ from distill.training.examiner import Examiner
 from distill.training.iterations import Came, Loop, TaskSets
 from distill.training.lineage import FILE, Version
 from distill.training.plan import Plan, begin, of_model
-from distill.training.watch import CollapseError
 from distill.training.workers import Workers
 from distill.worker_server.adapter_files import WEIGHTS
 from distill.worker_server.model import ModelFolder
@@ -118,10 +117,10 @@ class Failing(Boss):
 class Table:
     """A trainer whose adapters have the skills of a table, by the name of what is trained.
 
-    None is one that collapses.
+    In place of a skill there may be the error that its training ends with.
     """
 
-    def __init__(self, skills: Mapping[str, float | None]) -> None:
+    def __init__(self, skills: Mapping[str, float | Exception]) -> None:
         self.skills = skills
         self.trained: list[tuple[str, str]] = []
 
@@ -133,8 +132,8 @@ class Table:
         self.trained.append((name, "base" if parent is None else parent.parent.parent.name))
         out.mkdir(parents=True, exist_ok=True)
         hear("step 1/2")
-        if (skill := self.skills[name]) is None:
-            raise CollapseError("the model collapsed by step 1")
+        if isinstance(skill := self.skills[name], Exception):
+            raise skill
         write_adapter(out / "adapter", skill)
         hear("step 2/2")
         told = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from distill.errors import InputError, ModelError
+from distill.errors import DistillError, InputError, ModelError, NoRowsError
 from distill.tasks import Task
+from distill.training.collapse import CollapseError
 from distill.training.data import DataSet
 from distill.training.decision import decide
 from distill.training.iterations import NO_VERSION, Came, TaskSets
 from distill.training.lineage import OF_AN_ADAPTER
 from distill.training.loop_page import page
 from distill.training.loop_report import report_of
-from distill.training.plan import begin
+from distill.training.plan import begin, of_model
 from distill.training.settings import TrainSettings
 from distill.training.trainer import TrainerProcess
-from distill.training.watch import CollapseError
+from distill.worker_server.adapter_files import CONFIG, WEIGHTS, files_hash
+from distill.worker_server.model import ModelFolder
+from tests.adapter_folder import write_adapter
 from tests.training.loops import (
     ALWAYS_FAILS,
     ROOT,
@@ -31,6 +35,7 @@ from tests.training.loops import (
     STAND_IN,
     Boss,
     Failing,
+    Silent,
     SkilledWorkers,
     Table,
     go_round,
@@ -91,7 +96,8 @@ def test_a_version_that_collapses_or_always_fails_is_dropped_and_the_loop_goes_o
     workers = SkilledWorkers()
     asked = plan(iterations=3, whole_runs="whole.jsonl")
     sets = TaskSets(tasks("train", 2), tasks("test", 3), tasks("whole", 1))
-    trainer = Table({"iteration-1": None, "iteration-2": ALWAYS_FAILS, "iteration-3": 2.0})
+    collapsed = CollapseError("the model collapsed by step 1")
+    trainer = Table({"iteration-1": collapsed, "iteration-2": ALWAYS_FAILS, "iteration-3": 2.0})
 
     def went() -> Came:
         return go_round(
@@ -127,14 +133,88 @@ def test_a_worker_as_it_is_of_which_all_runs_fail_is_an_error(tmp_path: Path) ->
         )  # fmt: skip
 
 
-def test_a_training_that_collapses_says_so_in_its_exit_code(tmp_path: Path) -> None:
-    class Collapsing(TrainerProcess):
-        def command(self, *_: object) -> list[str]:
-            said = "'step 3\\ndistill: the model collapsed by step 4'"
-            return [sys.executable, "-c", f"import sys; print({said}); sys.exit(4)"]
+def test_what_ends_a_version_ends_an_iteration_and_not_the_loop(tmp_path: Path) -> None:
+    """No answer is right, then none of the rows can be used; the third time both are."""
+    trainer, workers = (
+        Table({"iteration-2": NoRowsError("too long"), "iteration-3": 1.0}),
+        Learning(),
+    )
+    came = go_round(
+        tmp_path, plan(iterations=3), trainer, workers,
+        sets=TaskSets(tasks("train", 2), tasks("test", 3)),
+    )  # fmt: skip
+    first, second, third = came.versions[1:]
+    assert "there is nothing to train on" in first.why
+    assert "no row is left" in first.why
+    assert (first.kept, first.adapter, first.data_manifest_sha256) == (False, None, "")
+    assert (second.kept, second.why) == (False, "too long")
+    assert second.data_manifest_sha256
+    assert (third.kept, third.parent, third.accuracy) == (True, 0, 1 / 3)
 
-    with pytest.raises(CollapseError, match=r"^the model collapsed by step 4$"):
-        Collapsing("rl", "m", {})(tmp_path, tmp_path / "train", None, lambda _: None)
+
+class Learning(SkilledWorkers):
+    """Of no skill until the training tasks of the first iteration are done."""
+
+    def use(self, adapter: Path | None, sha256: str = "") -> tuple[Any, dict[str, Any]]:
+        self.base_skill = 1.0 if len(self.used) >= 2 else 0.0
+        return super().use(adapter, sha256)
+
+
+@pytest.mark.parametrize("kind", [CollapseError, NoRowsError])
+def test_a_training_that_ends_a_version_says_so_in_its_exit_code(
+    tmp_path: Path, kind: type[DistillError]
+) -> None:
+    class Ending(TrainerProcess):
+        def command(self, *_: object) -> list[str]:
+            code = "import sys; print('step 3\\ndistill: it collapsed'); sys.exit({})"
+            return [sys.executable, "-c", code.format(kind.exit_code)]
+
+    with pytest.raises(kind, match=r"^it collapsed$"):
+        Ending("rl", "m", {})(tmp_path, tmp_path / "train", None, lambda _: None)
+
+
+def test_a_loop_goes_on_from_an_adapter(tmp_path: Path) -> None:
+    mine, out = tmp_path / "sft" / "mine", tmp_path / "out"
+    write_adapter(mine, 2.0)
+    trainer, workers = Table({"iteration-1": 1.0, "iteration-2": 3.0}), SkilledWorkers()
+    sets = TaskSets(tasks("train", 4), tasks("test", 5), tasks("whole", 6))
+    asked = plan(adapter=str(mine), whole_runs="whole.jsonl", baselines=("other",))
+
+    came = go_round(out, asked, trainer, workers, sets=sets)
+    assert [(each.kept, each.accuracy) for each in came.versions] == [
+        (True, 2 / 5), (False, 1 / 5), (True, 3 / 5)
+    ]  # fmt: skip
+    assert came.baselines["other"].accuracy == 2 / 5
+    assert came.whole_runs["base"].accuracy == 2 / 6
+    assert {parent for _, parent in trainer.trained} == {tmp_path.name}
+    assert came.versions[0].adapter_sha256 == files_hash(mine)
+    assert {each.name for each in mine.iterdir()} == {CONFIG, WEIGHTS}
+
+    assert go_round(out, asked, trainer, workers, sets=sets).versions == came.versions
+    write_adapter(mine, 9.0)
+    with pytest.raises(InputError, match="another loop's: adapter_sha256 was"):
+        go_round(out, asked, trainer, workers, sets=sets)
+
+
+def test_iterations_are_added_to_a_loop_that_has_ended(tmp_path: Path) -> None:
+    sets = TaskSets(tasks("train", 2), tasks("test", 5), tasks("whole", 6))
+    trainer, workers = Table(SKILLS), SkilledWorkers()
+    asked = plan(iterations=1, whole_runs="whole.jsonl")
+    go_round(tmp_path, asked, trainer, workers, sets=sets)
+    before, begun_s = lineage(tmp_path), (tmp_path / "loop.json").stat().st_mtime
+    more = plan(iterations=3, whole_runs="whole.jsonl")
+    came = go_round(tmp_path, more, trainer, workers, sets=sets)
+    assert lineage(tmp_path)[:2] == before
+    assert [name for name, _ in trainer.trained] == [f"iteration-{number}" for number in (1, 2, 3)]
+    assert (tmp_path / "loop.json").stat().st_mtime == begun_s
+    # The whole runs are those of the last version, not of the one that was the last.
+    accuracies = {name: each.accuracy for name, each in came.whole_runs.items()}
+    assert accuracies == {"base": 1 / 6, "trained": 4 / 6}
+    with pytest.raises(InputError, match=r"iterations was 3, and is 2.*may grow"):
+        begin(
+            tmp_path,
+            of_model(plan(iterations=2, whole_runs="whole.jsonl"), ModelFolder("m", STAND_IN)),
+        )
 
 
 def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
@@ -166,15 +246,18 @@ def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
     ids=["two rows", "one that is there already", "one that failed"],
 )
 def test_a_run_with_several_questions_has_no_labels_to_learn(tmp_path: Path, code: str) -> None:
-    with pytest.raises(InputError, match="exactly one question"):
-        go_round(
-            tmp_path,
-            plan(labels="oracle", iterations=1, selection={"select": "all"}),
-            Table(SKILLS),
-            SkilledWorkers(),
-            supervisors=lambda name: Boss(name, code),
-            sets=TaskSets(tasks("train", 2), tasks("test", 1)),
-        )
+    display = Silent()
+    came = go_round(
+        tmp_path,
+        plan(labels="oracle", iterations=1, selection={"select": "all"}),
+        Table(SKILLS),
+        SkilledWorkers(),
+        supervisors=lambda name: Boss(name, code),
+        sets=TaskSets(tasks("train", 2), tasks("test", 1)),
+        display=display,
+    )
+    assert came.oracle is None
+    assert re.search("oracle · left out: .*exactly one question", display.lines[-1])
 
 
 def test_all_that_was_asked_is_taught_once_whatever_was_answered(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pytest
 
 from distill.cli import cli
 from distill.training.gathering import UNASKED
+from distill.training.iterations import TaskSets
+from distill.training.loop_command import to_do
 from distill.training.loop_options import NOT_OF_A_LOOP, OF_BOTH, OF_ROWS
 from tests.distill.commands import Done, command_here
 from tests.engine_stand_in.spec import MODEL
+from tests.training.loops import plan, tasks
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("trl") is None, reason="needs the extra train"
@@ -43,7 +46,7 @@ def refused(folder: Path, *words: str, method: str = "sft") -> str:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--adapter", "."), "leave out --adapter"),
+        (("--adapter", "."), "is no LoRA adapter"),
         (("--model", "m"), "leave out --model"),
         (("--full",), "leave out --full"),
         (("--of", "supervisor"), "leave out --of"),
@@ -134,3 +137,17 @@ def test_no_loop_begins_without_a_teacher(
     files: tuple[str, ...], tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
     assert told in refused(tmp_path, *files, *words, method="opd")
+
+
+def test_how_much_there_is_to_do_is_told_at_first() -> None:
+    asked = plan(iterations=2, baselines=("one", "other"), labels="oracle", tasks_per_iteration=3)
+    sets = TaskSets(tasks("train", 4), tasks("test", 5), tasks("whole", 1))
+    assert to_do(asked, sets) == (
+        "To do       5 held-out tasks × 6 (the worker as it is, 2 baselines, 2 versions, "
+        "the oracle) · 3 training tasks × 2 · 3 trainings · 1 whole run × 2"
+    )
+    sets = TaskSets(tasks("train", 1), tasks("test", 1))
+    assert to_do(plan(iterations=1), sets) == (
+        "To do       1 held-out task × 2 (the worker as it is, 1 version)"
+        " · 1 training task × 1 · 1 training"
+    )

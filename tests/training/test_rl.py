@@ -14,10 +14,10 @@ pytest.importorskip("trl", reason="needs the extra train")
 from distill.errors import InputError
 from distill.exports.formats.episodes import EpisodeRow
 from distill.training import rl
+from distill.training.collapse import CollapseError, Sample, collapse
 from distill.training.data import DataSet
 from distill.training.loss import Clipping
 from distill.training.rl import Rl
-from distill.training.watch import CollapseError, Sample, collapse
 from distill.training.weights import Weights, load
 from distill.worker_server.adapter_files import files_hash
 from tests.training.toy import (
