@@ -8,9 +8,6 @@ import io
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,22 +15,17 @@ from typing import Any
 import click
 
 from distill import config_file, exit_codes
-from distill.errors import DistillError, InputError, MachineError
-from distill.flags.comparison import comparison
+from distill.errors import InputError, MachineError
+from distill.errors_told import Exit, errors_told
 from distill.flags.errors import show_traceback
 from distill.flags.export import export_options
-from distill.flags.families import tasks_options
-from distill.flags.loop import TrainCommand, loop
-from distill.flags.policy import opd as opd_options
-from distill.flags.policy import rl as rl_options
 from distill.flags.question import question
 from distill.flags.sandbox import limit, sandbox_package, tier
 from distill.flags.scoring import scoring
 from distill.flags.settings import config
-from distill.flags.training import sft as sft_options
 from distill.flags.workers import chat_template, max_lora_rank, window_tokens, workers
-from distill.supervisor.text import visible
 from distill.task_options import task_options
+from distill.train_cli import train
 from distill.version import __version__
 
 OF_AN_ENDPOINT = ("base_url", "supervisor_requests_per_minute", "supervisor_tokens_per_minute")
@@ -88,7 +80,7 @@ def up(**options: Any) -> int:
     if options["worker_url"] is not None:  # whose devices nobody counts
         context = click.get_current_context()
         options.update(dict.fromkeys(config_file.only_in_file(context, ("max_gpu_s",))))
-    with _errors(options.pop("show_traceback")):
+    with errors_told(options.pop("show_traceback")):
         return commands.up(**options)
 
 
@@ -109,7 +101,7 @@ def run(**options: Any) -> int:
     if options.pop("show_config"):
         return _print_config()
     _forget_unasked(options)
-    with _errors(options.pop("show_traceback")):
+    with errors_told(options.pop("show_traceback")):
         return commands.run(**options)
 
 
@@ -156,7 +148,7 @@ def worker(**options: Any) -> int:
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill import joining
 
-    with _errors(options.pop("show_traceback")):
+    with errors_told(options.pop("show_traceback")):
         joining.join(**options)
     return 0
 
@@ -183,7 +175,7 @@ def doctor(runs: tuple[Path, ...], show_traceback: bool, **options: Any) -> int:
     """
     from distill import doctor as checks
 
-    with _errors(show_traceback):
+    with errors_told(show_traceback):
         return checks.check(runs, **options)
 
 
@@ -203,7 +195,7 @@ def score(runs: tuple[str, ...], **options: Any) -> int:
     """  # noqa: D301  (\b is click's mark for a paragraph that is not rewrapped)
     from distill.score_command import score_runs
 
-    with _errors(options.pop("show_traceback")):
+    with errors_told(options.pop("show_traceback")):
         return score_runs(runs, **options)
 
 
@@ -219,122 +211,11 @@ def export(**options: Any) -> int:
     """  # noqa: D301
     from distill.exports import command
 
-    with _errors(options.pop("show_traceback")):
+    with errors_told(options.pop("show_traceback")):
         return command.run(**options)
 
 
-@cli.group()
-def train() -> None:
-    """Train a worker, or a supervisor, on what was logged."""
-
-
-@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
-@sft_options
-@loop
-def sft(**options: Any) -> int:
-    """Fine-tune on answers that were logged. RUN is a log folder, FOLDER#ID, or an export.
-
-    \b
-    Examples:
-      distill train sft runs/kjv.logs --select correct --scorer exact -o trained/reader
-      distill train sft runs/kjv.logs --of supervisor --full -o trained/boss
-      distill train sft --tasks train.jsonl --held-out test.jsonl --iterations 2 -o loop
-    """  # noqa: D301  (as above)
-    from distill.training import command
-
-    return _trained("sft", command.sft, options)
-
-
-@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
-@rl_options
-@loop
-def rl(**options: Any) -> int:
-    """Make answers likelier that earned more than others to the same question.
-
-    Of runs with scores and log-probabilities. RUN is a log folder, FOLDER#ID, or an export.
-
-    \b
-    Examples:
-      distill train rl runs/kjv.logs --scorer exact --adapter trained/reader/adapter -o trained/v2
-      distill train rl --tasks train.jsonl --held-out test.jsonl --iterations 2 -o loop
-    """  # noqa: D301  (as above)
-    from distill.training import policy_command
-
-    return _trained("rl", policy_command.rl, options)
-
-
-@train.command(cls=TrainCommand, epilog=exit_codes.TRAIN)
-@opd_options
-@loop
-def opd(**options: Any) -> int:
-    """Learn from a teacher, token by token, on answers of the worker's own.
-
-    RUN is a log folder, FOLDER#ID, or an export.
-
-    \b
-    Examples:
-      distill train opd runs/kjv.logs --teacher HuggingFaceTB/SmolLM2-1.7B-Instruct -o trained/v2
-      distill train opd runs/kjv.logs --teacher-adapter trained/reader/adapter -o trained/v2
-    """  # noqa: D301  (as above)
-    from distill.training import policy_command
-
-    return _trained("opd", policy_command.opd, options)
-
-
-def _trained(method: str, by_hand: Callable[..., int], options: dict[str, Any]) -> int:
-    """Train on what is named, or go round the loop of --tasks."""
-    from distill.training import loop_command, loop_options
-
-    with _errors(options.pop("show_traceback")):
-        if (asked := loop_options.taken_from(options)) is not None:
-            return loop_command.run(method, asked, options)
-        return by_hand(**options)
-
-
-@train.command(epilog=exit_codes.COMPARE)
-@comparison
-def compare(runs: tuple[str, ...], **options: Any) -> int:
-    """Compare versions of a worker under recorded code. RUN is a log folder, or FOLDER#ID.
-
-    The supervisor says what it had said in each run, and costs nothing; each version answers.
-
-    \b
-    Examples:
-      distill train compare runs/kjv.logs --version base --version tuned=runs/step-20 -o runs/ab
-      distill train compare runs/kjv.logs --connect --version old --version new -o runs/ab
-    """  # noqa: D301  (as above)
-    from distill.training.compare_command import compare_runs
-
-    with _errors(options.pop("show_traceback")):
-        return compare_runs(runs, **options)
-
-
-@train.command(epilog=exit_codes.TASKS)
-@tasks_options
-def tasks(**options: Any) -> int:
-    """Make up tasks whose answers are known: facts in real prose.
-
-    Files for --tasks: train.jsonl, and test.jsonl of other names, other facts and another part of
-    the text.
-
-    \b
-    FAMILY:
-      needle   made-up facts hidden in a long text, of which one is asked for
-      extract  records in prose, to be given back in one strict line
-      count    petitions in prose, each with how it ended, to be counted
-      hops     things that went from hand to hand: one entry's answer leads to the next
-      ledger   purchases, to be looked up and added up by a program of the question
-
-    \b
-    Examples:
-      distill train tasks extract -o data/extract
-      distill train tasks extract --attempts 8 --temperature 1 -o data/extract-rl
-      distill train tasks count --entries 40 --train 50 --test 50 --seed 7 -o data/count
-    """  # noqa: D301  (as above)
-    from distill.training.families import command
-
-    with _errors(options.pop("show_traceback")):
-        return command.run(**options)
+cli.add_command(train)
 
 
 @cli.command(epilog=exit_codes.VIEW)
@@ -372,7 +253,7 @@ def view(
     """  # noqa: D301  (as above)
     from distill.view import command
 
-    with _errors(show_traceback):
+    with errors_told(show_traceback):
         return command.view(folders, port=port, opens=opens, target=target)
 
 
@@ -391,41 +272,6 @@ def _print_config() -> int:
     return 0
 
 
-class _Exit(Exception):
-    """Ends a command with this exit code; its message has been printed."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@contextmanager
-def _errors(show_traceback: bool) -> Iterator[None]:
-    """Errors as one message on stderr and an exit code; the traceback only if asked for."""
-    try:
-        yield
-    except DistillError as error:
-        if show_traceback:
-            traceback.print_exc()
-        _say(f"distill: {error}", error)
-        raise _Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        _say("distill: stopped", error)
-        raise _Exit(130) from error
-    except Exception as error:
-        if show_traceback:
-            traceback.print_exc()
-        failed = f"distill failed: {type(error).__name__}: {error} (--traceback shows where)"
-        _say(failed, error)
-        raise _Exit(DistillError.exit_code) from error
-
-
-def _say(text: str, error: BaseException) -> None:
-    """A message on stderr, with the notes of the error that it is of."""
-    for each in (text, *getattr(error, "__notes__", ())):
-        click.echo(visible(each), err=True)
-
-
 def main() -> int:
     """Run the command line; the exit code."""
     if sys.platform != "linux":
@@ -442,7 +288,7 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code: Any = cli.main(prog_name="distill", standalone_mode=False)
-    except _Exit as end:
+    except Exit as end:
         code = end.code
     except click.ClickException as error:
         error.show()
