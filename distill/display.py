@@ -94,9 +94,12 @@ class Display:
             if self._live is None:
                 self._tell_changes(engine)
 
-    def watch(self, look: Callable[[], EngineStatus]) -> None:
-        """Ask this, every REFRESH_S, how the engine is."""
-        self._look = look
+    def watch(self, look: Callable[[], EngineStatus] | None) -> None:
+        """Ask this, every REFRESH_S, how the engine is; None: there is none any more."""
+        with self._lock:
+            self._look = look
+            if look is None:
+                self._engine = None
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -155,9 +158,9 @@ class Display:
     def _tick(self) -> None:
         """Count the seconds of a phase that says nothing of its own, and look at the engine."""
         while not self._ended.wait(REFRESH_S):
-            if self._look is not None:
+            if (look := self._look) is not None:
                 with contextlib.suppress(TimeoutError, RuntimeError, DistillError):  # it is ending
-                    self.status(self._look())
+                    self.status(look())
             with self._lock, contextlib.suppress(OSError, ValueError):
                 if self._phase and not self._phase.startswith(COUNTED):
                     seconds = time.monotonic() - self._since_s

@@ -35,6 +35,7 @@ def engine_up(
             yield
     finally:
         display.phase("ending")
+        display.watch(None)
         resident.close()
 
 

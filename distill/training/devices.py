@@ -2,8 +2,11 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 from distill.errors import InputError, MachineError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def choose(device: str | None) -> str:
@@ -13,22 +16,17 @@ def choose(device: str | None) -> str:
     InputError for another name, MachineError where it is not there. Where CUDA_VISIBLE_DEVICES is
     set, N is a place in it, from 0.
     """
-    wanted = _name(device)
+    _name(device)
     if device == "cpu":
         return "cpu"
     import torch
 
     if not torch.cuda.is_initialized():
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = None if seen is None else [each for each in seen.split(",") if each]
-        place = int(wanted[1] or 0)
-        if names is None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(place)
-        elif place < len(names):
-            os.environ["CUDA_VISIBLE_DEVICES"] = names[place]
+        if (gpu := _gpu(device)) is not None:
+            os.environ[VISIBLE] = gpu
         elif device is not None:
             raise MachineError(
-                f"there is no {device}: CUDA_VISIBLE_DEVICES={seen} has no more GPUs"
+                f"there is no {device}: {VISIBLE}={os.environ[VISIBLE]} has no more GPUs"
             )
     if torch.cuda.is_available():
         return "cuda"
@@ -40,6 +38,27 @@ def choose(device: str | None) -> str:
 def check(device: str | None) -> None:
     """Raise InputError for what is no device's name; whether it is there is seen by ``choose``."""
     _name(device)
+
+
+def may_be_among(device: str | None, gpus: Iterable[str]) -> bool:
+    """Whether it is one of these GPUs, named as ``nvidia-smi -L`` does; by an index or a UUID.
+
+    Which of these is which is not looked up: an index may be any UUID.
+    """
+    gpu = None if device == "cpu" else _gpu(device)
+    if gpu is None:
+        return False
+    return any(gpu == each or gpu.isdigit() != each.isdigit() for each in gpus)
+
+
+def _gpu(device: str | None) -> str | None:
+    """As CUDA_VISIBLE_DEVICES would name it; None: it has fewer."""
+    place = int(_name(device)[1] or 0)
+    seen = os.environ.get(VISIBLE)
+    if seen is None:
+        return str(place)
+    names = [each for each in seen.split(",") if each]
+    return names[place] if place < len(names) else None
 
 
 def _name(device: str | None) -> "re.Match[str]":

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from distill.training import loop_page, methods, rows
 from distill.training import plan as plans
 from distill.training.alone import alone
 from distill.training.command import OF_EXPORTS, settings_of
+from distill.training.devices import may_be_among
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
 from distill.training.iterations import Came, Loop, TaskSets
@@ -88,6 +90,8 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 concurrency=given.concurrency,
             )
             trainer = TrainerProcess(method, str(base.path), plan.training)
+            if may_be_among(options["device"], _gpus(engine)):
+                trainer = replace(trainer, make_room=workers.make_room)
             display.line(to_do(plan, sets))
             loop = Loop(plan, out, sets, base, asking, trainer, display)
             with _said_how_to_go_on(out, display):
@@ -243,6 +247,12 @@ def _engine(given: LoopOptions, plan: Plan, rank: int | None) -> EngineArguments
     engine = engine_arguments.taken_from(asked, plan.supervisor)
     engine.check_devices(Budget())
     return engine
+
+
+def _gpus(engine: EngineArguments) -> list[str]:
+    """All that it has, each by itself."""
+    servers = (*engine.workers.gpus, *(engine.supervisor.gpus if engine.supervisor else ()))
+    return [gpu for server in servers for gpu in server.split("+")]
 
 
 @contextlib.contextmanager

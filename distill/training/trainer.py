@@ -70,15 +70,19 @@ def trained_in(out: Path) -> Told | None:
 
 @dataclass(frozen=True, slots=True)
 class TrainerProcess:
-    """``options`` are those of ``distill train METHOD``, by their flags; True: it has no value."""
+    """``options`` are those of ``distill train METHOD``, by their flags; True: it has no value.
+    ``make_room`` is called before its process starts.
+    """
 
     method: str
     model: str
     options: Mapping[str, Any]
+    make_room: Callable[[], object] = lambda: None
 
     def __call__(self, data: Path, out: Path, parent: Path | None, hear: Hear) -> None:
         """Train, and hear its progress."""
         log = out.with_name(out.name + LOG)
+        self.make_room()
         with log.open("ab") as said:
             process = subprocess.Popen(
                 self.command(data, out, parent),

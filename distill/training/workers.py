@@ -2,6 +2,7 @@
 
 An engine of this process's own (``Resident``) is started when somebody is to be asked for the
 first time, stays up through all iterations, and takes each version into its running worker servers.
+Only where a training needs their GPU it has to make room.
 """
 
 import contextlib
@@ -79,6 +80,11 @@ class EngineOfItsOwn(Workers):
             self._tell(f"{worker} does not serve this version: {why}")
         self._loaded = adapter
 
-    def close(self) -> None:
-        """End the engine, if it was started."""
+    def make_room(self) -> None:
+        """End the engine, if it was started; the next ``use`` starts another."""
+        self._resident = self._loaded = None
         self._up.close()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.make_room()

@@ -4,7 +4,9 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from distill.engine_arguments import EngineArguments
@@ -62,6 +64,39 @@ def calls(logs: Path) -> set[tuple[str | None, str]]:
     """Who has answered: the adapter's name and the hash of its files."""
     found: list[records.Call] = [call for run in read(logs).runs.values() for call in run.calls]
     return {(call.model.adapter, call.model.adapter_hash) for call in found}
+
+
+def test_an_engine_makes_room_and_comes_again(engine: EngineOfItsOwn, tmp_path: Path) -> None:
+    good = write_adapter(tmp_path / "good", GOOD)
+
+    def servers() -> set[int]:
+        mine = psutil.Process().children(recursive=True)
+        return {each.pid for each in mine if "distill.worker_server" in " ".join(each.cmdline())}
+
+    engine.use(good)
+    before = servers()
+    assert before
+    engine.make_room()
+    assert not servers()
+    engine.make_room()  # there is none
+    trained_beside: list[set[int]] = []
+
+    class Watching(Table):
+        def __call__(self, *words: Any) -> None:
+            engine.make_room()
+            trained_beside.append(servers())
+            super().__call__(*words)
+
+    changed = zlib.crc32((good / WEIGHTS).read_bytes())
+    sets = TaskSets(
+        tasks("train", 2, changed=changed, base=1), tasks("test", 3, changed=changed, base=1)
+    )
+    trainer = Watching({"iteration-1": GOOD, "iteration-2": GOOD})
+    came = go_round(tmp_path / "out", plan(), trainer, engine, sets=sets, base=MODEL)
+    assert [each.accuracy for each in came.versions] == [1 / 3, 2 / 3, 2 / 3]
+    assert trained_beside == [set(), set()]
+    assert servers()
+    assert not servers() & before
 
 
 def test_versions_are_loaded_into_running_workers_and_taken_back(
