@@ -16,7 +16,7 @@ from distill.training.fitting import OnProgress, arguments
 from distill.training.forced import is_constrained
 from distill.training.loss import Clipping, clipped, drift, log_ratio, sampled_logprobs
 from distill.training.method import Made, Method
-from distill.training.sampled_rows import Fit, broken, kept
+from distill.training.sampled_rows import Fit, Kept, broken, kept
 from distill.training.settings import TrainSettings
 from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
@@ -102,6 +102,8 @@ class Rl(Method):
         found = kept((row for row in data.rows() if row["group"] not in held), fit)
         told = [*found.told(), *_unlike(data)]
         _check_differ(row.advantage for row in found.rows)
+        if equal := self._leave_equal(found):
+            told.append(f"{equal:,} rows left out: they earned as much as all of their group")
         given = arguments(settings, weights, found.longest)
         trainer = CompletionTrainer(weights, found.rows, self._loss, given)
         watch = Watch(
@@ -113,6 +115,13 @@ class Rl(Method):
         if not (settings.out / SAMPLES).exists():  # else it goes on
             made = replace(made, at_first=f"{ANSWERS} answers of the model as it is (tripwire)")
         return made
+
+    def _leave_equal(self, found: Kept) -> int:
+        """Leave out, and count, rows of no advantage: without the anchor they have no gradient."""
+        before = len(found.rows)
+        if not self.kl:
+            found.rows = [row for row in found.rows if abs(row.advantage) > EQUAL]
+        return before - len(found.rows)
 
     def _loss(self, logits: "Tensor", batch: "Mapping[str, Tensor]") -> "TokenLosses":
         from distill.training.completion_trainer import TokenLosses, completion_ids

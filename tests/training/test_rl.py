@@ -151,6 +151,24 @@ def test_the_rows_of_a_batch_may_be_computed_one_after_the_other(
     assert parts == pytest.approx(whole, abs=1e-4)
 
 
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+def test_rows_that_earned_as_much_as_their_group_are_computed_for_an_anchor_only(
+    toy_weights: Weights, rows: list[EpisodeRow], tmp_path: Path, kl: float
+) -> None:
+    some = [
+        msgspec.structs.replace(row, advantage=row.advantage if place < 6 else 0.0)
+        for place, row in enumerate(rows[:16])
+    ]
+    telling = sum(bool(row.advantage) for row in some)
+    assert 0 < telling <= 6
+    data = data_set(tmp_path / "data", "episodes", some)
+    asked = settings(tmp_path / "out", toy_weights.folder.path)
+    made = Rl(kl=kl).trainer(load(asked), DataSet.read(data), asked)
+    assert made.rows == (16 if kl else telling)
+    said = f"{16 - telling} rows left out: they earned as much as all of their group"
+    assert (said in made.warnings) is not bool(kl)
+
+
 def refused(
     tmp_path: Path, rows: list[EpisodeRow], toy_folder: Path, method: Rl | None = None
 ) -> str:
