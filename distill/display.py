@@ -87,9 +87,11 @@ class Display:
             self._phase = text
             self._show(text, new=False)
 
-    def status(self, engine: EngineStatus) -> None:
-        """How the engine and its workers are."""
+    def status(self, engine: EngineStatus, *, of: Callable[[], EngineStatus] | None = None) -> None:
+        """How the engine and its workers are; ``of``: unless that one is watched no more."""
         with self._lock, contextlib.suppress(OSError, ValueError):
+            if of is not None and of is not self._look:
+                return
             self._engine = engine
             if self._live is None:
                 self._tell_changes(engine)
@@ -160,7 +162,7 @@ class Display:
         while not self._ended.wait(REFRESH_S):
             if (look := self._look) is not None:
                 with contextlib.suppress(TimeoutError, RuntimeError, DistillError):  # it is ending
-                    self.status(look())
+                    self.status(look(), of=look)
             with self._lock, contextlib.suppress(OSError, ValueError):
                 if self._phase and not self._phase.startswith(COUNTED):
                     seconds = time.monotonic() - self._since_s

@@ -56,11 +56,12 @@ EXPORT = told(
 )
 TRAIN = told(
     {
-        0: "trained",
+        0: "trained; with --tasks: at least one version, kept or dropped",
         2: "the runs, the model or an argument can't be used",
         3: "the device is not there, or its memory is full",
         4: "the model in training collapsed; with --tasks: a model or its endpoint failed",
-        5: "the rows, if there are any, have nothing to learn from",
+        5: "the rows, if there are any, have nothing to learn from; with --tasks: no version\n"
+        "could be trained",
         130: "Ctrl-C; the same command goes on from there",
     }
 )

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distill.training.collapse import Sample
+from distill.training.collapse import CollapseError, Sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distill.training.weights import Weights
 
 PROMPTS = 16
@@ -89,7 +91,7 @@ class Answering:
         self._tokens = min(TOKENS_LIMIT, 2 * longest + 8)
 
     def sample(self, step: int) -> Sample:
-        """Let it answer; what is random elsewhere is left as it was."""
+        """Let it answer; what is random elsewhere is left as it was. Raises CollapseError."""
         import torch
 
         model = self._weights.model
@@ -139,10 +141,21 @@ class Answering:
             max_new_tokens=limit,
             eos_token_id=ends,
             pad_token_id=ends[0],
+            logits_processor=[_checked],
             **stops,
         )
         for place, row in enumerate(made[:, before:].tolist()):
             yield _answer(tokenizer, row, ends, asked[place // self._times])
+
+
+def _checked(_ids: "Tensor", scores: "Tensor") -> "Tensor":
+    """The logits, of which something can be drawn. Raises CollapseError.
+
+    The loss of this step, which would say so, too, is told after the model was looked at.
+    """
+    if scores.isnan().any() or scores.isposinf().any():
+        raise CollapseError("what the model says next is no number: try a lower --learning-rate")
+    return scores
 
 
 def _answer(tokenizer: Any, row: Sequence[int], ends: Sequence[int], prompt: Prompt) -> _Answer:

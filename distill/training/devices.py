@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 
 from distill.errors import InputError, MachineError
+from distill.worker_server.errors import DeviceUnavailable
+from distill.worker_server.gpus import Gpu, pick
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -22,6 +24,8 @@ def choose(device: str | None) -> str:
     import torch
 
     if not torch.cuda.is_initialized():
+        # As nvidia-smi counts them; CUDA itself has the fastest first.
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         if (gpu := _gpu(device)) is not None:
             os.environ[VISIBLE] = gpu
         elif device is not None:
@@ -40,15 +44,18 @@ def check(device: str | None) -> None:
     _name(device)
 
 
-def may_be_among(device: str | None, gpus: Iterable[str]) -> bool:
-    """Whether it is one of these GPUs, named as ``nvidia-smi -L`` does; by an index or a UUID.
+def may_be_among(device: str | None, taken: Collection[Gpu], there: Sequence[Gpu]) -> bool:
+    """Whether a device's name is one of the GPUs ``taken``, of all that are ``there``.
 
-    Which of these is which is not looked up: an index may be any UUID.
+    So, too, where CUDA may know it by a name that ``nvidia-smi`` does not.
     """
-    gpu = None if device == "cpu" else _gpu(device)
-    if gpu is None:
+    name = None if device == "cpu" else _gpu(device)
+    if name is None or not taken:
         return False
-    return any(gpu == each or gpu.isdigit() != each.isdigit() for each in gpus)
+    try:
+        return any(gpu in taken for gpu in pick(name, there))
+    except DeviceUnavailable:
+        return True
 
 
 def _gpu(device: str | None) -> str | None:

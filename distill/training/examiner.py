@@ -61,8 +61,7 @@ class Examiner:
         ``what`` is for people. Where all runs ``may_fail`` that is the version's doing, and an
         accuracy of 0. Raises what ``evaluate`` raises, ModelError: no run has a score.
         """
-        marker = place.with_name(place.name + FIGURES)
-        if (known := found(marker, Figures)) is not None:
+        if (known := known_figures(place)) is not None:
             return known
         started_s = time.monotonic()
         self._display.tasks(f"{what} · getting ready")
@@ -83,13 +82,22 @@ class Examiner:
         )
         wall_s = time.monotonic() - started_s
         made = figures_of(done.results, supervisor, wall_s, may_fail=may_fail)
-        written(marker, made)
+        written(_marker(place), made)
         self._display.line(told(what, made))
         return made
 
     def _use(self, version: Version) -> tuple[Any, dict[str, Any]]:
         adapter = None if version.adapter is None else self._out / version.adapter
         return self._workers.use(adapter, version.adapter_sha256)
+
+
+def known_figures(place: Path) -> Figures | None:
+    """Those of an evaluation that has ended there."""
+    return found(_marker(place), Figures)
+
+
+def _marker(place: Path) -> Path:
+    return place.with_name(place.name + FIGURES)
 
 
 def _has_only_errors(results: Path) -> bool:

@@ -12,7 +12,7 @@
     oracle (its own figure), whole runs: base and the last version kept
 
 A step is finished when its file is there (``markers``); what is not is done again, or gone on with:
-the same command after any end ends with the same lineage.
+the same command after any end ends with the same versions.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from distill.training import plan as plans
 from distill.training.collapse import CollapseError
 from distill.training.data import DataSet, is_data_set
 from distill.training.decision import decide
-from distill.training.examiner import LOGPROBS, LOGS, Examiner
+from distill.training.examiner import LOGPROBS, LOGS, Examiner, known_figures
 from distill.training.figures import Figures
 from distill.training.leakage import HeldOut
 from distill.training.lineage import Version, write_lineage
@@ -40,7 +40,7 @@ from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.errors import AdapterRefused
 from distill.worker_server.model import ModelFolder
 
-DECISION = "decision.json"
+DECISION, HELD_OUT = "decision.json", "held-out"
 ORACLE = -1
 """No version's number."""
 FEW_ROWS = 32
@@ -77,6 +77,7 @@ class Came:
 
     ``held_out`` has a version's by its number, if it did not collapse, ``collected`` an
     iteration's. ``whole_runs`` are of the base worker and of the last version that was kept.
+    ``no_oracle`` says why there is none, where one was asked for.
     """
 
     versions: list[Version]
@@ -85,6 +86,7 @@ class Came:
     baselines: dict[str, Figures]
     whole_runs: dict[str, Figures]
     oracle: Figures | None = None
+    no_oracle: str = ""
 
     @property
     def last(self) -> Version:
@@ -135,6 +137,7 @@ class Loop:
         for number in range(1, plan.iterations + 1):
             came.versions.append(self._iteration(number, came.last))
             write_lineage(self._out, came.versions)
+            self._recall()
             on_iteration(came)
         if plan.labels == "oracle":
             came.oracle = self._oracle()
@@ -144,21 +147,32 @@ class Loop:
                 came.whole_runs["trained"] = self._whole_runs("trained", came.last)
         return came
 
+    def _recall(self) -> None:
+        """What an earlier end has measured already, of a loop that goes on or grows."""
+        came = self._came
+        came.oracle = known_figures(self._out / "oracle" / HELD_OUT)
+        for name, version in (("base", self._first), ("trained", came.last)):
+            known = known_figures(self._whole_runs_of(version))
+            if known is not None and (name == "base" or version.version):
+                came.whole_runs[name] = known
+
     def _examined(self, what: str, folder: Path, version: Version) -> Figures:
         """The held-out figures of a version; they lie with what it came from."""
         asked = (self._sets.held_out, self._plan.supervisor, version)
         return self._examiner.figures(
-            f"{what} · held-out", folder / "held-out", *asked, may_fail=version.version != 0
+            f"{what} · held-out", folder / HELD_OUT, *asked, may_fail=version.version != 0
         )
 
     def _whole_runs(self, name: str, version: Version) -> Figures:
-        # By its number: the last version is another one when iterations are added.
-        place = self._out / "whole-runs" / f"version-{version.version}"
-        asked = self._plan.whole_runs_with
+        place, asked = self._whole_runs_of(version), self._plan.whole_runs_with
         what = f"whole runs, {name}"
         return self._examiner.figures(
             what, place, self._sets.whole_runs, asked, version, may_fail=version.version != 0
         )
+
+    def _whole_runs_of(self, version: Version) -> Path:
+        """By its number: the last version is another one when iterations are added."""
+        return self._out / "whole-runs" / f"version-{version.version}"
 
     # -- an iteration
 
@@ -260,16 +274,18 @@ class Loop:
             adapter_sha256=self._files_sha256(adapter),
             data_manifest_sha256=DataSet.read(data).sha256,
             rows=came.rows,
-            settings=told.asked.get("settings", {})
-            | {"model": self._base.own_name, "adapter": parent.adapter},
+            settings=told.asked.get("settings", {}) | {"model": self._base.own_name},
             steps=came.steps,
         )
 
     def _check_base(self) -> None:
-        """Raise InputError where the engine's model is not what would be trained."""
-        if plans.of_model(self._plan, self._base) != self._plan:
+        """Raise InputError where the engine's worker is not what would be trained."""
+        now = plans.of_model(self._plan, self._base)
+        if now != self._plan:
+            is_adapter = now.adapter_sha256 != self._plan.adapter_sha256
+            changed = self._plan.adapter if is_adapter else self._base.path
             raise InputError(
-                f"the files in {self._base.path} are not those that this loop was begun with: put "
+                f"the files in {changed} are not those that this loop was begun with: put "
                 "them back, or begin another loop, with another --out"
             )
 
@@ -283,27 +299,30 @@ class Loop:
 
     def _oracle(self) -> Figures | None:
         """Its figures; None where there is nothing to learn from, or it collapsed."""
-        try:
-            return self._taught_labels()
-        except (CollapseError, NoRowsError) as error:
-            self._display.line(f"oracle · left out: {error}")
-            return None
-
-    def _taught_labels(self) -> Figures:
-        """What the labels of the tasks would teach: rows of the first iteration, from the base on.
-
-        Its weights are no version, and nothing is collected with them.
-        """
-        folder, number = self._out / "oracle", ORACLE
+        folder = self._out / "oracle"
         if (version := found(folder / DECISION, Version)) is None:
-            asked = rows.of(self._plan)
-            # All that was asked, whatever was answered: of equal answers none is left out.
-            every = rows.Asked(asked.formats, asked.choice | {"select": "all", "dedup": False})
+            version = self._taught_labels(folder)
+            written(folder / DECISION, version)
+        if version.adapter is None:
+            self._came.no_oracle = version.why
+            self._display.line(f"oracle · left out: {version.why}")
+            return None
+        return self._examined("oracle", folder, version)
+
+    def _taught_labels(self, folder: Path) -> Version:
+        """What the labels of the tasks teach: rows of the first iteration, from version 0 on.
+
+        Its weights, if any came of it, are no version, and nothing is collected with them.
+        """
+        asked = rows.of(self._plan)
+        # All that was asked, whatever was answered: of equal answers none is left out.
+        every = rows.Asked(asked.formats, asked.choice | {"select": "all", "dedup": False})
+        try:
             logged = self._data("oracle", 1, folder / "logged", every)
             data = folder / "data"
             if not is_data_set(data):
                 oracle.relabelled(logged, data, {each.id: each.label for each in self._share(1)})
-            version = self._trained("oracle", number, data, folder / "train", self._first)
-            version = msgspec.structs.replace(version, kept=False, why=NO_VERSION)
-            written(folder / DECISION, version)
-        return self._examined("oracle", folder, version)
+            version = self._trained("oracle", ORACLE, data, folder / "train", self._first)
+        except (CollapseError, NoRowsError) as error:
+            return Version(version=ORACLE, kept=False, why=str(error))
+        return msgspec.structs.replace(version, kept=False, why=NO_VERSION)

@@ -22,8 +22,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     ``adapter`` is its folder, relative to the loop's (of version 0 an absolute path);
     ``adapter_sha256`` is of its files, as worker servers compute it and calls in logs have it
     (``adapter_hash``). ``data_manifest_sha256`` is of
-    the data set's ``manifest.json``. ``settings`` are those of the training, without paths of this
-    machine: the model's name, and the parent's adapter as above. ``steps`` are the optimiser's.
+    the data set's ``manifest.json``. ``settings`` are those of the training; of the worker and
+    of adapters they have no path, but name and hash. ``steps`` are the optimiser's.
     ``accuracy`` is that of the held-out tasks.
     """
 

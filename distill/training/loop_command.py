@@ -12,10 +12,10 @@ import click
 
 from distill import engine_arguments
 from distill.asking import check_options
-from distill.budget import Budget
+from distill.budget import Budget, counted
 from distill.display import Display
 from distill.engine_arguments import EngineArguments
-from distill.errors import InputError
+from distill.errors import InputError, NoRowsError
 from distill.local_supervisor import check_local
 from distill.models import ModelHandler
 from distill.rates import UNLIMITED
@@ -42,6 +42,8 @@ from distill.training.settings import LORA_RANK
 from distill.training.trainer import TrainerProcess
 from distill.training.weights import rank_of, resolved
 from distill.training.workers import EngineOfItsOwn
+from distill.worker_server import gpus
+from distill.worker_server.model import ModelFolder
 from distill.worker_settings import DEFAULT_MODEL
 
 NO_SUCH = {
@@ -89,9 +91,7 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
                 scorer=plan.scorer,
                 concurrency=given.concurrency,
             )
-            trainer = TrainerProcess(method, str(base.path), plan.training)
-            if may_be_among(options["device"], _gpus(engine)):
-                trainer = replace(trainer, make_room=workers.make_room)
+            trainer = _trainer(plan, base, engine, workers, options["device"])
             display.line(to_do(plan, sets))
             loop = Loop(plan, out, sets, base, asking, trainer, display)
             with _said_how_to_go_on(out, display):
@@ -102,34 +102,51 @@ def run(method: str, given: LoopOptions, options: dict[str, Any]) -> int:
     return 0
 
 
+def _trainer(
+    plan: Plan,
+    base: ModelFolder,
+    engine: EngineArguments,
+    workers: EngineOfItsOwn,
+    device: str | None,
+) -> TrainerProcess:
+    trainer = TrainerProcess(plan.method, str(base.path), plan.training)
+    if shares_gpu(engine, device):
+        trainer = replace(trainer, make_room=workers.make_room)
+    return trainer
+
+
 def to_do(plan: Plan, sets: TaskSets) -> str:
     """How much a loop runs, the finished steps included, in a line."""
     workers = ["the worker as it is"]
-    workers += [_counted(len(plan.baselines), "baseline")] if plan.baselines else []
-    workers += [_counted(plan.iterations, "version")]
+    workers += [counted(len(plan.baselines), "baseline")] if plan.baselines else []
+    workers += [counted(plan.iterations, "version")]
     workers += ["the oracle"] if plan.labels == "oracle" else []
-    share = min(plan.tasks_per_iteration or len(sets.training), len(sets.training))
+    share = sets.training[: plan.tasks_per_iteration]
     trainings = plan.iterations + (plan.labels == "oracle")
     tried = 1 + len(plan.baselines) + trainings
     parts = [
-        f"{_counted(len(sets.held_out), 'held-out task')} × {tried} ({', '.join(workers)})",
-        f"{_counted(share, 'training task')} × {plan.iterations}",
-        _counted(trainings, "training"),
+        f"{_amount(sets.held_out, 'held-out task')} × {tried} ({', '.join(workers)})",
+        f"{_amount(share, 'training task')} × {plan.iterations}",
+        counted(trainings, "training"),
     ]
     if sets.whole_runs:
-        parts.append(f"{_counted(len(sets.whole_runs), 'whole run')} × 2")
+        parts.append(f"{_amount(sets.whole_runs, 'task')} of whole runs × 2")
     return f"To do       {' · '.join(parts)}"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _amount(tasks: Sequence[Task], noun: str) -> str:
+    runs = sum(task.attempts for task in tasks)
+    return counted(len(tasks), noun) + (f" ({runs:,} runs)" if runs != len(tasks) else "")
 
 
 def _tell(report: Report, page: Path) -> None:
+    """Tell what came of it. Raises NoRowsError: of no version there are weights."""
     click.echo(visible(table(report)))
     if report.serve:
         click.echo(visible(f"Worker      {report.serve}"), err=True)
     click.echo(f"Report      {page}", err=True)
+    if not report.trainings.keys() - {"oracle"}:
+        raise NoRowsError(f"no version could be trained; the last: {report.versions[-1].why}")
 
 
 def _report(out: Path, plan: Plan, came: Came) -> Report:
@@ -249,10 +266,14 @@ def _engine(given: LoopOptions, plan: Plan, rank: int | None) -> EngineArguments
     return engine
 
 
-def _gpus(engine: EngineArguments) -> list[str]:
-    """All that it has, each by itself."""
-    servers = (*engine.workers.gpus, *(engine.supervisor.gpus if engine.supervisor else ()))
-    return [gpu for server in servers for gpu in server.split("+")]
+def shares_gpu(engine: EngineArguments, device: str | None) -> bool:
+    """Whether a training on this device may find its memory taken by the engine's servers."""
+    own = engine.supervisor.gpus if engine.supervisor is not None else ()
+    there = gpus.list_gpus()
+    taken = [gpu for server in (*engine.workers.gpus, *own) for gpu in gpus.pick(server, there)]
+    if not (engine.workers.gpus or engine.workers.cores):
+        taken += there[:1]  # which a worker server takes that is told nothing
+    return may_be_among(device, taken, there)
 
 
 @contextlib.contextmanager

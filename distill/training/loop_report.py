@@ -101,6 +101,7 @@ def report_of(out: Path, plan: Plan, came: Came, command: str) -> Report:
         trainings=trainings,
         begun_at_s=begun_at_s,
         ended_at_s=max(begun_at_s, last_written_s(out, "*/*.figures.json")),
+        notes=(*NOTES, f"There is no oracle: {came.no_oracle}") if came.no_oracle else NOTES,
         serve=_serve(out, plan, last),
     )
 

@@ -17,7 +17,7 @@ from distill.training.data import DataSet
 from distill.training.fitting import OnProgress, arguments
 from distill.training.method import Made, Method
 from distill.training.sampled_rows import Fit, kept
-from distill.training.settings import TrainSettings
+from distill.training.settings import TrainSettings, adapter_sha256
 from distill.training.staleness import COLUMNS, Fresh
 from distill.training.trained import Trained
 from distill.training.weights import rank_of
@@ -44,7 +44,7 @@ class Opd(Method):
         adapter = self.teacher_adapter
         return {
             "teacher": self.teacher,
-            "teacher_adapter": None if adapter is None else str(adapter.absolute()),
+            "teacher_adapter_sha256": adapter and adapter_sha256(adapter),
             "staleness": self.staleness,
         }
 

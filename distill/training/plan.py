@@ -60,6 +60,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     training: dict[str, Any]
 
 
+DEFAULTS = {
+    each.name: each.default
+    for each in msgspec.structs.fields(Plan)
+    if each.default is not msgspec.NODEFAULT
+}
+"""What a loop has that was begun before there was such an option."""
+
+
 def of_model(plan: Plan, base: ModelFolder) -> Plan:
     """The plan, with the hashes of the worker's files as they are now, its adapter's included.
 
@@ -91,6 +99,7 @@ def begin(out: Path, plan: Plan) -> None:
         written(out / FILE, plan)
         return
     asked = msgspec.to_builtins(plan)
+    known = DEFAULTS | known
     has_more = plan.iterations > known.get("iterations", plan.iterations)
     others = [
         f"{name} was {known.get(name)!r}, and is {asked[name]!r}"

@@ -1,13 +1,14 @@
 """What a training is told."""
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import InputError
 from distill.training import devices
+from distill.worker_server.adapter_files import files_hash
+from distill.worker_server.errors import AdapterRefused
 
 LORA_RANK = 16
 PARITY_ROWS = 16
@@ -79,9 +80,16 @@ class TrainSettings:
         return self.out / ("model" if self.lora_rank is None else "adapter")
 
     def told(self) -> dict[str, Any]:
-        """For ``training.json``: what the weights that come of it hang on."""
+        """For ``training.json``: what the weights that come of it hang on. Raises InputError."""
         told = asdict(self)
-        del told["out"], told["parity_rows"]
-        # As seen from there: a loop's folder may be moved.
-        adapter = None if self.adapter is None else os.path.relpath(self.adapter, self.out)
-        return told | {"adapter": adapter}
+        del told["out"], told["parity_rows"], told["adapter"]
+        # By its files: a folder may be moved.
+        return told | {"adapter_sha256": self.adapter and adapter_sha256(self.adapter)}
+
+
+def adapter_sha256(adapter: Path) -> str:
+    """By which logs name an adapter: of its files. Raises InputError."""
+    try:
+        return files_hash(adapter)
+    except AdapterRefused as error:
+        raise InputError(str(error)) from error

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine_stand_in.spec import HERE, ROOT
+from tests.pretended_gpus import pretend_gpus
 
 GPUS_PER_NODE = 4
 Clusters = Callable[..., Any]
@@ -24,15 +25,9 @@ def pretended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     package = folder / "gpu_build" / "vllm-0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0\n")
-    program = folder / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    lines = (f"echo '{n}, GPU-0{n}, Pretended {n}, 9000, 9000'" for n in range(GPUS_PER_NODE))
-    cases = f"--query-gpu*) {'; '.join(lines)};;"
-    program.write_text(f'#!/bin/sh\ncase "$1" in {cases} esac\n')
-    program.chmod(0o755)
     paths = [str(package.parent), str(HERE), str(ROOT)]
     return {
-        "PATH": os.pathsep.join([str(program.parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([pretend_gpus(folder / "bin", GPUS_PER_NODE), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join(filter(None, [*paths, os.environ.get("PYTHONPATH")])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "STAND_IN_LATENCY_S": "0.1",

@@ -225,13 +225,14 @@ def go_round(
     display: Display | None = None,
     base: Path = STAND_IN,
     supervisors: Callable[[str], ModelHandler] = Boss,
+    look: Callable[[Came], object] = lambda _: None,
 ) -> Came:
     """A loop to its end."""
     display = display or Silent()
     asked = of_model(asked, ModelFolder("m", base))
     begin(out, asked)
     asking = Examiner(out, workers, supervisors, display, scorer=asked.scorer, concurrency=4)
-    return Loop(asked, out, sets, ModelFolder("m", base), asking, trainer, display).run()
+    return Loop(asked, out, sets, ModelFolder("m", base), asking, trainer, display).run(look)
 
 
 def lineage(out: Path) -> list[Version]:

@@ -7,6 +7,7 @@ import pytest
 
 from distill.errors import MachineError
 from distill.training.devices import choose, has_bfloat16, may_be_among
+from distill.worker_server.gpus import Gpu, pick
 
 torch = pytest.importorskip("torch", reason="needs the extra train")
 
@@ -38,29 +39,29 @@ def test_one_gpu_is_left_of_those_to_be_seen(
 
 
 @pytest.mark.parametrize(
-    ("seen", "device", "gpus", "may_be"),
+    ("seen", "device", "taken", "may_be"),
     [
-        (None, None, ["0"], True),
-        (None, None, ["1", "2"], False),
-        (None, "cuda:2", ["1", "2"], True),
-        (None, "cpu", ["0"], False),
-        (None, None, [], False),
-        (None, "cuda:1", ["GPU-7"], True),
-        ("3,1", "cuda:1", ["1"], True),
-        ("3,1", "cuda:1", ["3"], False),
-        ("GPU-8,GPU-7", "cuda", ["GPU-7"], False),
-        ("GPU-8", "cuda", ["0"], True),
-        ("", None, ["0"], False),
+        (None, None, "0", True),
+        (None, None, "1+2", False),
+        (None, "cuda:2", "1+2", True),
+        (None, "cpu", "0", False),
+        (None, None, "", False),
+        ("2,1", "cuda:1", "1", True),
+        ("2,1", "cuda:1", "2", False),
+        ("GPU-2222", "cuda", "2", True),
+        ("GPU-2222,GPU-1111", "cuda:1", "2", False),
+        ("GPU-22", "cuda", "1", True),  # CUDA takes a shorter start than we do
+        ("", None, "0", False),
     ],
 )
 def test_whether_a_gpu_is_one_that_others_have(
-    monkeypatch: pytest.MonkeyPatch,
-    seen: str | None, device: str | None, gpus: list[str], may_be: bool,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch, seen: str | None, device: str | None, taken: str, may_be: bool
+) -> None:
+    there = [Gpu(each, f"GPU-{each * 4}", "H100", 9, 9) for each in "012"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    assert may_be_among(device, gpus) is may_be
+    assert may_be_among(device, pick(taken, there) if taken else [], there) is may_be
 
 
 def test_bfloat16_that_is_emulated_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

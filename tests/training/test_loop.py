@@ -160,14 +160,14 @@ class Learning(SkilledWorkers):
         return super().use(adapter, sha256)
 
 
-@pytest.mark.parametrize("kind", [CollapseError, NoRowsError])
+@pytest.mark.parametrize(("code", "kind"), [(4, CollapseError), (5, NoRowsError)])
 def test_a_training_that_ends_a_version_says_so_in_its_exit_code(
-    tmp_path: Path, kind: type[DistillError]
+    tmp_path: Path, code: int, kind: type[DistillError]
 ) -> None:
     class Ending(TrainerProcess):
         def command(self, *_: object) -> list[str]:
-            code = "import sys; print('step 3\\ndistill: it collapsed'); sys.exit({})"
-            return [sys.executable, "-c", code.format(kind.exit_code)]
+            said = "'step 3\\ndistill: it collapsed'"
+            return [sys.executable, "-c", f"import sys; print({said}); sys.exit({code})"]
 
     with pytest.raises(kind, match=r"^it collapsed$"):
         Ending("rl", "m", {})(tmp_path, tmp_path / "train", None, lambda _: None)
@@ -194,6 +194,38 @@ def test_a_loop_goes_on_from_an_adapter(tmp_path: Path) -> None:
     write_adapter(mine, 9.0)
     with pytest.raises(InputError, match="another loop's: adapter_sha256 was"):
         go_round(out, asked, trainer, workers, sets=sets)
+
+
+def test_an_oracle_that_collapses_is_left_out_for_good(tmp_path: Path) -> None:
+    trainer = Table(SKILLS | {"oracle": CollapseError("no number")})
+    sets = TaskSets(tasks("train", 2), tasks("test", 2), tasks("whole", 2))
+    for iterations in (1, 1, 2):
+        asked = plan(labels="oracle", iterations=iterations, whole_runs="whole.jsonl")
+        came = go_round(tmp_path, asked, trainer, SkilledWorkers(), sets=sets)
+        assert (came.oracle, came.no_oracle) == (None, "no number")
+        assert came.whole_runs["base"].accuracy == 1 / 2
+    assert [name for name, _ in trainer.trained] == ["iteration-1", "oracle", "iteration-2"]
+
+
+def test_what_was_measured_stays_on_the_page_while_a_loop_grows(tmp_path: Path) -> None:
+    sets = TaskSets(tasks("train", 2), tasks("test", 5), tasks("whole", 6))
+    pages: list[tuple[bool, list[str]]] = []
+
+    def look(came: Came) -> None:
+        pages.append((came.oracle is not None, list(came.whole_runs)))
+
+    for iterations in (1, 2):
+        asked = plan(labels="oracle", iterations=iterations, whole_runs="whole.jsonl")
+        go_round(tmp_path, asked, Table(SKILLS), SkilledWorkers(), sets=sets, look=look)
+    assert pages == [(False, []), (True, ["base", "trained"]), (True, ["base", "trained"])]
+
+
+def test_a_loop_of_a_time_with_fewer_options_goes_on(tmp_path: Path) -> None:
+    begin(tmp_path, plan())
+    known = json.loads((tmp_path / "loop.json").read_bytes())
+    del known["adapter"], known["adapter_sha256"]
+    (tmp_path / "loop.json").write_text(json.dumps(known))
+    begin(tmp_path, plan())
 
 
 def test_iterations_are_added_to_a_loop_that_has_ended(tmp_path: Path) -> None:
@@ -246,10 +278,10 @@ def test_oracle_rows_are_labels_and_in_no_version(tmp_path: Path) -> None:
     ids=["two rows", "one that is there already", "one that failed"],
 )
 def test_a_run_with_several_questions_has_no_labels_to_learn(tmp_path: Path, code: str) -> None:
-    display = Silent()
+    display, asked = Silent(), plan(labels="oracle", iterations=1, selection={"select": "all"})
     came = go_round(
         tmp_path,
-        plan(labels="oracle", iterations=1, selection={"select": "all"}),
+        asked,
         Table(SKILLS),
         SkilledWorkers(),
         supervisors=lambda name: Boss(name, code),
@@ -258,6 +290,7 @@ def test_a_run_with_several_questions_has_no_labels_to_learn(tmp_path: Path, cod
     )
     assert came.oracle is None
     assert re.search("oracle · left out: .*exactly one question", display.lines[-1])
+    assert "There is no oracle" in page(report_of(tmp_path, asked, came, "x"))
 
 
 def test_all_that_was_asked_is_taught_once_whatever_was_answered(tmp_path: Path) -> None:
@@ -504,11 +537,11 @@ def test_killed_it_goes_on_to_the_same_lineage(
 
 def test_a_training_and_its_logs_may_be_moved_together(tmp_path: Path) -> None:
     def told(loop: Path, parent: str = "iteration-1") -> dict[str, Any]:
-        adapter = loop / parent / "train" / "adapter"
+        adapter = write_adapter(loop / parent / "train" / "adapter", float(parent[-1]))
         return TrainSettings(out=loop / "iteration-2" / "train", adapter=adapter).told()
 
-    assert told(tmp_path / "out") == told(tmp_path / "moved")
-    assert told(tmp_path / "out") != told(tmp_path / "out", "iteration-0")
+    assert told(tmp_path / "here") == told(tmp_path / "there")
+    assert told(tmp_path / "here") != told(tmp_path / "here", "iteration-0")
     out, moved = tmp_path / "out", tmp_path / "moved"
     sets = TaskSets(tasks("train", 2), tasks("test", 2))
     asked = plan(labels="oracle", iterations=1)

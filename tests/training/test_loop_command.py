@@ -2,19 +2,25 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
 import click
+import msgspec
 import pytest
 
 from distill.cli import cli
+from distill.engine_arguments import EngineArguments
+from distill.resident import SandboxSettings
 from distill.training.gathering import UNASKED
 from distill.training.iterations import TaskSets
-from distill.training.loop_command import to_do
+from distill.training.loop_command import shares_gpu, to_do
 from distill.training.loop_options import NOT_OF_A_LOOP, OF_BOTH, OF_ROWS
+from distill.worker_settings import WorkerSettings
 from tests.distill.commands import Done, command_here
 from tests.engine_stand_in.spec import MODEL
+from tests.pretended_gpus import pretend_gpus
 from tests.training.loops import plan, tasks
 
 pytestmark = pytest.mark.skipif(
@@ -144,10 +150,40 @@ def test_how_much_there_is_to_do_is_told_at_first() -> None:
     sets = TaskSets(tasks("train", 4), tasks("test", 5), tasks("whole", 1))
     assert to_do(asked, sets) == (
         "To do       5 held-out tasks × 6 (the worker as it is, 2 baselines, 2 versions, "
-        "the oracle) · 3 training tasks × 2 · 3 trainings · 1 whole run × 2"
+        "the oracle) · 3 training tasks × 2 · 3 trainings · 1 task of whole runs × 2"
     )
-    sets = TaskSets(tasks("train", 1), tasks("test", 1))
-    assert to_do(plan(iterations=1), sets) == (
+    often = [msgspec.structs.replace(each, attempts=8) for each in tasks("train", 2)]
+    assert to_do(plan(iterations=1), TaskSets(often, tasks("test", 1))) == (
         "To do       1 held-out task × 2 (the worker as it is, 1 version)"
-        " · 1 training task × 1 · 1 training"
+        " · 2 training tasks (16 runs) × 1 · 1 training"
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "device", "shares"),
+    [
+        ((), (), None, True),  # a worker server that is told nothing takes the first
+        ((), (), "cuda:1", False),
+        ((), (), "cpu", False),
+        ((), ("0",), None, False),
+        (("0+1",), (), "cuda:1", True),
+        (("GPU-01",), (), None, False),
+        (("GPU-01",), (), "cuda:1", True),
+    ],
+)
+def test_a_training_on_a_gpu_of_the_engine_needs_room(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: tuple[str, ...], cores: tuple[str, ...], device: str | None, shares: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PATH", pretend_gpus(tmp_path / "bin", 2), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    workers = WorkerSettings(str(MODEL), gpus=gpus, cores=cores)
+    engine = EngineArguments(workers, None, SandboxSettings(), None)
+    assert shares_gpu(engine, device) is shares
+
+
+def test_without_gpus_nobody_shares_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    workers = WorkerSettings(str(MODEL))
+    assert not shares_gpu(EngineArguments(workers, None, SandboxSettings(), None), None)

@@ -1,5 +1,6 @@
 """The loop's engine: real worker servers take each version while they run, and go back to one."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -70,8 +71,12 @@ def test_an_engine_makes_room_and_comes_again(engine: EngineOfItsOwn, tmp_path: 
     good = write_adapter(tmp_path / "good", GOOD)
 
     def servers() -> set[int]:
-        mine = psutil.Process().children(recursive=True)
-        return {each.pid for each in mine if "distill.worker_server" in " ".join(each.cmdline())}
+        found = set()
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                if "distill.worker_server" in " ".join(each.cmdline()):
+                    found.add(each.pid)
+        return found
 
     engine.use(good)
     before = servers()

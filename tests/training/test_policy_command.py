@@ -137,5 +137,5 @@ def test_log_probabilities_that_were_not_logged_are_asked_for(
     tiny: Path, tmp_path: Path, typed: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs = asked(tmp_path, Wordless(tiny), attempts=1)
-    assert typed("train", "rl", runs, "--model", tiny, "-o", tmp_path / "out") == 2
+    assert typed("train", "rl", runs, "--model", tiny, "-o", tmp_path / "out") == 5
     assert "record=ids+logprobs keeps them" in capfd.readouterr().err

@@ -91,6 +91,15 @@ def test_the_tripwire_stops_what_a_subtracted_length_leads_to(
         rl.train(data, settings(out, toy_folder, save_every_steps=4), method=wide)
 
 
+def test_weights_that_are_no_numbers_are_not_sampled_of(
+    rows: list[EpisodeRow], toy_folder: Path, tmp_path: Path
+) -> None:
+    data = data_set(tmp_path / "data", "episodes", rows)
+    asked = settings(tmp_path / "out", toy_folder, save_every_steps=1, learning_rate=1e30)
+    with pytest.raises(CollapseError, match=r"lower --learning-rate"):
+        rl.train(data, asked)
+
+
 AT_FIRST = Sample(0, 32, tokens=40, empty=0.05, cut=0.1, earned=0.4, examples=[])
 
 

@@ -35,6 +35,16 @@ def test_it_notices_that_its_loop_was_killed_before_it_could_look() -> None:
     assert "Usage" not in done.stdout
 
 
+def test_it_starts_when_there_is_room(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise MachineError("the engine does not end")
+
+    trainer = TrainerProcess("sft", "model", {}, fails)
+    with pytest.raises(MachineError, match="does not end"):
+        trainer(tmp_path / "data", tmp_path / "train", None, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_that_the_kernel_killed_is_told_as_a_lack_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
