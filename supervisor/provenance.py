@@ -137,14 +137,28 @@ class SpanIndex:
         return spans
 
     def _guessed(self, prompt: str, end: int) -> Span | None:
-        """The first span, if it begins about where the last prompt's did and none is before it."""
-        span, found = None, self._guess - 1
+        """The first span, if it begins about where the last prompt's did and none is before it.
+
+        Where it begins before the guess, that is the better one: blocks between the two may be of a
+        longer match.
+        """
+        guess = self._guess
+        span = self._near(prompt, guess, end)
+        while span is not None and (start := span.prompt_start) < guess:
+            if self._next_block(prompt, start, guess) < len(prompt):
+                span = self._near(prompt, start, end)
+            guess = start
+        if span is None or self._first_block(prompt, guess + self._block - 1) < len(prompt):
+            return None
+        return span
+
+    def _near(self, prompt: str, guess: int, end: int) -> Span | None:
+        """The match of the first block that has one, of those that begin soon from ``guess`` on."""
+        span, found = None, guess - 1
         while span is None and found < len(prompt):
-            found = self._next_block(prompt, found + 1, self._guess + self._block)
+            found = self._next_block(prompt, found + 1, guess + self._block)
             if found < len(prompt):
                 span = self._longest(prompt, found, 0, end)
-        if span is None or self._first_block(prompt, span.prompt_start) < len(prompt):
-            return None
         return span
 
     def _first_block(self, prompt: str, end: int = sys.maxsize) -> int:

@@ -201,6 +201,16 @@ def test_where_the_truth_is_known_coverage_is_the_truth(
     assert found.chars == sum(map(len, book.parts))
 
 
+def test_where_the_last_prompt_had_its_passage_is_only_a_guess() -> None:
+    """There, in the midst of a passage, a shorter match may be that is before it, too."""
+    book = Book([(130, -1, 30, -2, 70, -1, 130, -2)])
+    (text,) = book.parts
+    later, sooner = f"{'?' * 70}{text[376:432]}", f"{'?' * 31}{text[345:416]}"
+    index = SpanIndex(text)
+    assert [span.prompt_start for span in index.spans(later)] == [70]
+    assert [(span.start, span.end) for span in index.spans(sooner)] == [(345, 416)]
+
+
 def test_an_edited_passage_counts_up_to_the_edit() -> None:
     book = Book([[300]])
     (text,) = book.parts

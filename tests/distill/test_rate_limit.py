@@ -30,17 +30,21 @@ from tests.distill.scripted import Endpoint, Reply, cell, completion, endpoint, 
 
 RATE = {"error": {"message": "slow down", "type": "rate"}}
 GONE = {"error": {"message": "overloaded"}}
-
-
+TESTS = itertools.count()
 At = Callable[..., OpenAIHandler]
 
 
 @pytest.fixture
 def at() -> Iterator[At]:
-    """Makes handlers of an address; they are closed at the end."""
+    """Makes handlers of an address; they are closed at the end.
+
+    Their model is this test's alone: what an endpoint may be asked is counted by address and model,
+    and an earlier test may have had the address.
+    """
+    own = f"scripted-{next(TESTS)}"
     with contextlib.ExitStack() as stack:
 
-        def at(url: str, *words: Any, model: str = "scripted", **options: Any) -> OpenAIHandler:
+        def at(url: str, *words: Any, model: str = own, **options: Any) -> OpenAIHandler:
             handler = OpenAIHandler(model, url, *words, **options)
             stack.callback(handler.close)
             return handler
@@ -84,9 +88,8 @@ def test_another_key_or_model_does_not_wait(at: At, differs: str) -> None:
     with endpoint(refusing(1, 429, {"Retry-After": "60"})) as server:
         with pytest.raises(ModelError):
             at(server.url, "sk-first", retries=0).chat(say("a"))
-        model = "other" if differs == "model" else "scripted"
         key = "sk-other" if differs == "key" else "sk-first"
-        handler = at(server.url, key, model=model)
+        handler = at(server.url, key, **{"model": "other"} if differs == "model" else {})
         assert run_bounded(lambda: handler.chat(say("b"))).waited_s < 30
 
 

@@ -187,6 +187,30 @@ def test_a_file_leads_a_browser_to_it(
         expect(watched.page.locator(".badge").first).to_be_visible()
 
 
+AT_ONCE = """
+new MutationObserver((_, self) => {
+  if (!document.querySelector(".figures")?.textContent) return;
+  self.disconnect();
+  dispatchEvent(new KeyboardEvent("keydown", { key: "3" }));
+}).observe(document, { subtree: true, childList: true });
+"""
+
+
+def test_a_key_as_soon_as_a_run_is_there_is_not_undone(
+    watched: Watched, serve: Serve, log: Log
+) -> None:
+    log.begin()
+    log.calls([("why?", "so")])
+    log.end(status="answered")
+    page = watched.page
+    page.add_init_script(AT_ONCE)
+    page.goto(serve(log.folder).url)
+    calls = page.get_by_role("tab", name="Calls")
+    expect(calls).to_have_attribute("aria-selected", "true")
+    page.wait_for_timeout(200)
+    expect(calls).to_have_attribute("aria-selected", "true")
+
+
 def test_long_texts_are_shown_by_pieces(watched: Watched, serve: Serve, log: Log) -> None:
     """What a browser lays out at once is bounded, whichever field of the log it is."""
     long = "long words " * 20_000

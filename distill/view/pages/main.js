@@ -108,7 +108,8 @@ class App {
     else if (this.open === "runs") this.update();
   }
 
-  async load(short) {
+  // Shows it in `view` as soon as it is there: a moment later that could undo a key.
+  async load(short, view = this.open) {
     const { key } = short;
     const isNew = this.run?.key !== key;
     this.loading = key;
@@ -127,7 +128,8 @@ class App {
     if (run.context.parts.length !== this.coverage.parts.length) this.coverage = new Coverage(run.context.parts);
     document.title = `${(run.query || run.id).slice(0, 60)} · distill`;
     byId("loading").hidden = true;
-    this.update();
+    if (isNew) this.show(view);
+    else this.update();
     await this.loadCalls(short);
   }
 
@@ -211,9 +213,8 @@ class App {
   async openRun(key, view = "overview") {
     const short = this.state.runs.find((run) => run.key === key);
     if (!short) return;
-    const loaded = this.load(short);
-    while (this.run?.key !== key && this.loading === key) await Promise.race([loaded, pause(10)]);
     if (this.run?.key === key) this.show(view);
+    await this.load(short, view);
   }
 
   openTurn(turn, cell = null) {
@@ -292,10 +293,6 @@ class App {
     if (help.open) help.close();
     else help.showModal();
   }
-}
-
-function pause(ms) {
-  return new Promise((done) => setTimeout(done, ms));
 }
 
 const KEYS = [
