@@ -31,10 +31,10 @@ from distill.training.data import DataSet, is_data_set
 from distill.training.decision import decide
 from distill.training.examiner import LOGPROBS, LOGS, Examiner, known_figures
 from distill.training.figures import Figures
-from distill.training.leakage import HeldOut
 from distill.training.lineage import Version, write_lineage
 from distill.training.markers import found, written
 from distill.training.plan import Plan
+from distill.training.task_sets import TaskSets
 from distill.training.trainer import Trainer, trained_in
 from distill.worker_server.adapter_files import AdapterFiles
 from distill.worker_server.errors import AdapterRefused
@@ -46,29 +46,6 @@ ORACLE = -1
 FEW_ROWS = 32
 """With fewer a version hardly learns more than their form."""
 NO_VERSION = "the oracle, no version: it was taught the labels of the tasks"
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSets:
-    """The tasks of a loop, read; ``whole_runs`` may be none."""
-
-    training: Sequence[Task]
-    held_out: Sequence[Task]
-    whole_runs: Sequence[Task] = ()
-
-    def apart(self) -> HeldOut:
-        """What is held out. Raises InputError where training tasks have some of it, or where those
-        that choose the versions have some of those that choose nothing.
-        """
-        files = {"the held-out tasks": self.held_out, "the whole runs": self.whole_runs}
-        held_out = HeldOut({name: tasks for name, tasks in files.items() if tasks})
-        held_out.check_tasks(self.training)
-        if self.whole_runs:
-            choosing = HeldOut({"the held-out tasks": self.held_out})
-            choosing.check_tasks(
-                self.whole_runs, "the whole runs", "What chooses the versions is too kind to them"
-            )
-        return held_out
 
 
 @dataclass(slots=True)

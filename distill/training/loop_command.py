@@ -32,13 +32,14 @@ from distill.training.command import OF_EXPORTS, settings_of
 from distill.training.devices import may_be_among
 from distill.training.examiner import Examiner
 from distill.training.extra import check_extra
-from distill.training.iterations import Came, Loop, TaskSets
+from distill.training.iterations import Came, Loop
 from distill.training.loop_options import LoopOptions, for_trainings
 from distill.training.loop_report import Report, report_of, table
 from distill.training.method import Method
 from distill.training.opd import Opd
 from distill.training.plan import Plan
 from distill.training.settings import LORA_RANK
+from distill.training.task_sets import TaskSets
 from distill.training.trainer import TrainerProcess
 from distill.training.weights import rank_of, resolved
 from distill.training.workers import EngineOfItsOwn

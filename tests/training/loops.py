@@ -21,9 +21,10 @@ from distill.errors import InputError, ModelError
 from distill.tasks import Task
 from distill.training.data import DataSet
 from distill.training.examiner import Examiner
-from distill.training.iterations import Came, Loop, TaskSets
+from distill.training.iterations import Came, Loop
 from distill.training.lineage import FILE, Version
 from distill.training.plan import Plan, begin, of_model
+from distill.training.task_sets import TaskSets
 from distill.training.workers import Workers
 from distill.worker_server.adapter_files import WEIGHTS
 from distill.worker_server.model import ModelFolder

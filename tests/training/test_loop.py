@@ -18,12 +18,13 @@ from distill.tasks import Task
 from distill.training.collapse import CollapseError
 from distill.training.data import DataSet
 from distill.training.decision import decide
-from distill.training.iterations import NO_VERSION, Came, TaskSets
+from distill.training.iterations import NO_VERSION, Came
 from distill.training.lineage import OF_AN_ADAPTER
 from distill.training.loop_page import page
 from distill.training.loop_report import report_of
 from distill.training.plan import begin, of_model
 from distill.training.settings import TrainSettings
+from distill.training.task_sets import TaskSets
 from distill.training.trainer import TrainerProcess
 from distill.worker_server.adapter_files import CONFIG, WEIGHTS, files_hash
 from distill.worker_server.model import ModelFolder

@@ -14,9 +14,9 @@ from distill.cli import cli
 from distill.engine_arguments import EngineArguments
 from distill.resident import SandboxSettings
 from distill.training.gathering import UNASKED
-from distill.training.iterations import TaskSets
 from distill.training.loop_command import shares_gpu, to_do
 from distill.training.loop_options import NOT_OF_A_LOOP, OF_BOTH, OF_ROWS
+from distill.training.task_sets import TaskSets
 from distill.worker_settings import WorkerSettings
 from tests.distill.commands import Done, command_here
 from tests.engine_stand_in.spec import MODEL

@@ -15,7 +15,7 @@ from distill.errors import MachineError
 from distill.resident import SandboxSettings
 from distill.tasks import Task
 from distill.traces import read, records
-from distill.training.iterations import TaskSets
+from distill.training.task_sets import TaskSets
 from distill.training.workers import NAME, EngineOfItsOwn
 from distill.worker_server.adapter_files import WEIGHTS
 from distill.worker_settings import WorkerSettings

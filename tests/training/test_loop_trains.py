@@ -19,7 +19,7 @@ import pytest
 from distill.scorers import normalised
 from distill.tasks import Task
 from distill.traces import read
-from distill.training.iterations import TaskSets
+from distill.training.task_sets import TaskSets
 from distill.training.trainer import TrainerProcess
 from distill.training.workers import Workers
 from tests.distill.scripted import SMALL
