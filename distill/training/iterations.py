@@ -128,10 +128,9 @@ class Loop:
         """What an earlier end has measured already, of a loop that goes on or grows."""
         came = self._came
         came.oracle = known_figures(self._out / "oracle" / HELD_OUT)
-        for name, version in (("base", self._first), ("trained", came.last)):
-            known = known_figures(self._whole_runs_of(version))
-            if known is not None and (name == "base" or version.version):
-                came.whole_runs[name] = known
+        versions = {"base": self._first} | ({"trained": came.last} if came.last.version else {})
+        known = {name: known_figures(self._whole_runs_of(of)) for name, of in versions.items()}
+        came.whole_runs = {name: each for name, each in known.items() if each is not None}
 
     def _examined(self, what: str, folder: Path, version: Version) -> Figures:
         """The held-out figures of a version; they lie with what it came from."""
