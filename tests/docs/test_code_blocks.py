@@ -227,7 +227,9 @@ def distill_command(words: list[str], _: Path) -> None:
     command = cli.commands[name]
     if isinstance(command, click.Group):
         command, arguments = command.commands[arguments[0]], arguments[1:]
-    with command.make_context(f"distill {name}", arguments, resilient_parsing=False) as context:
+    # Below the group, whose settings a command keeps from the first time that it is parsed.
+    group = click.Context(cli, **cli.context_settings)
+    with command.make_context(f"distill {name}", arguments, parent=group) as context:
         tasks = context.params.get("tasks")
         named = (*context.params.get("paths", ()), *([] if tasks is None else [str(tasks)]))
     for path in named:
